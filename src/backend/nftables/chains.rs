@@ -1,0 +1,253 @@
+//! The chains that grow with the shapes of Services, not with their number.
+//!
+//! A verdict in a map names a chain, and the chain's name says everything that it does: name
+//! and [`Route`] translate into each other without looking at the kernel.
+
+use std::fmt;
+
+use crate::ir::{Entry, Host, List, Route, SourcePolicy};
+
+/// A chain for one shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum ShapeChain {
+    /// Sends to one of `endpoints` endpoints.
+    Balance {
+        /// For `NodePort`s, whose endpoints have a map of their own.
+        node_port: bool,
+        /// Which list.
+        list: List,
+        /// How many there are.
+        endpoints: u32,
+        /// Seconds for which a client's choice holds.
+        affinity: Option<u32>,
+    },
+    /// Tells sources apart, then sends them on.
+    Policy {
+        /// For `NodePort`s.
+        node_port: bool,
+        /// How.
+        policy: SourcePolicy,
+        /// How many endpoints the primary list has.
+        endpoints: u32,
+        /// Seconds for which a client's choice holds.
+        affinity: Option<u32>,
+    },
+    /// Remembers a client's choice.
+    Remember {
+        /// For how many seconds.
+        timeout_seconds: u32,
+    },
+}
+
+impl ShapeChain {
+    /// The chain that an entry's verdict goes to, if it is one that goes somewhere.
+    pub(crate) fn of(entry: &Entry) -> Option<Self> {
+        let is_node_port = |host: &Host| matches!(host, Host::Node(_));
+        match entry {
+            Entry::Route {
+                destination,
+                route:
+                    Route::Balance {
+                        policy,
+                        endpoints,
+                        affinity,
+                    },
+                ..
+            } => Some(Self::Policy {
+                node_port: is_node_port(&destination.host),
+                policy: *policy,
+                endpoints: *endpoints,
+                affinity: *affinity,
+            }),
+            Entry::ExternalRoute {
+                destination,
+                route:
+                    Route::Balance {
+                        endpoints,
+                        affinity,
+                        ..
+                    },
+            } => Some(Self::Balance {
+                node_port: is_node_port(&destination.host),
+                list: List::External,
+                endpoints: *endpoints,
+                affinity: *affinity,
+            }),
+            Entry::Remember {
+                timeout_seconds, ..
+            } => Some(Self::Remember {
+                timeout_seconds: *timeout_seconds,
+            }),
+            _ => None,
+        }
+    }
+
+    /// The chain that this one sends to at its end, if any.
+    pub(crate) const fn next(self) -> Option<Self> {
+        match self {
+            Self::Policy {
+                node_port,
+                endpoints,
+                affinity,
+                ..
+            } => Some(Self::Balance {
+                node_port,
+                list: List::Primary,
+                endpoints,
+                affinity,
+            }),
+            Self::Balance {
+                node_port,
+                list,
+                endpoints,
+                affinity: Some(_),
+            } => Some(Self::Balance {
+                node_port,
+                list,
+                endpoints,
+                affinity: None,
+            }),
+            Self::Balance { affinity: None, .. } | Self::Remember { .. } => None,
+        }
+    }
+
+    /// The timeout of the affinity map that it uses, if any.
+    pub(crate) const fn affinity_map(self) -> Option<u32> {
+        match self {
+            Self::Balance { affinity, .. } => affinity,
+            Self::Remember { timeout_seconds } => Some(timeout_seconds),
+            Self::Policy { .. } => None,
+        }
+    }
+
+    /// The chain with this name.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        let parsed = Self::parse(name)?;
+        // One name per chain: no leading zeros, no signs.
+        (parsed.to_string() == name).then_some(parsed)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        if let Some(timeout) = name.strip_prefix("remember-") {
+            return Some(Self::Remember {
+                timeout_seconds: timeout.parse().ok()?,
+            });
+        }
+        let (name, affinity) = match name.split_once("-affinity-") {
+            Some((name, timeout)) => (name, Some(timeout.parse().ok()?)),
+            None => (name, None),
+        };
+        let (name, node_port) = match name.strip_prefix("np-") {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        let (kind, endpoints) = name.rsplit_once('-')?;
+        let endpoints = endpoints.parse().ok().filter(|endpoints| *endpoints > 0)?;
+        let balance = |list| Self::Balance {
+            node_port,
+            list,
+            endpoints,
+            affinity,
+        };
+        let policy = |policy| Self::Policy {
+            node_port,
+            policy,
+            endpoints,
+            affinity,
+        };
+        Some(match kind {
+            "lb" => balance(List::Primary),
+            "lb-local" => balance(List::External),
+            "cluster-ip" => policy(SourcePolicy::ClusterIp),
+            "external" => policy(SourcePolicy::External),
+            "external-local" => policy(SourcePolicy::ExternalLocal),
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for ShapeChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (node_port, kind, endpoints, affinity) = match *self {
+            Self::Remember { timeout_seconds } => return write!(f, "remember-{timeout_seconds}"),
+            Self::Balance {
+                node_port,
+                list,
+                endpoints,
+                affinity,
+            } => {
+                let kind = match list {
+                    List::Primary => "lb",
+                    List::External => "lb-local",
+                };
+                (node_port, kind, endpoints, affinity)
+            }
+            Self::Policy {
+                node_port,
+                policy,
+                endpoints,
+                affinity,
+            } => {
+                let kind = match policy {
+                    SourcePolicy::ClusterIp => "cluster-ip",
+                    SourcePolicy::External => "external",
+                    SourcePolicy::ExternalLocal => "external-local",
+                };
+                (node_port, kind, endpoints, affinity)
+            }
+        };
+        let prefix = if node_port { "np-" } else { "" };
+        write!(f, "{prefix}{kind}-{endpoints}")?;
+        if let Some(timeout) = affinity {
+            write!(f, "-affinity-{timeout}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_its_name_and_nothing_else_has_one() {
+        let names = [
+            "lb-3",
+            "lb-local-2",
+            "np-lb-1",
+            "np-lb-local-100000",
+            "cluster-ip-3",
+            "external-7-affinity-10800",
+            "np-external-local-4-affinity-1",
+            "lb-3-affinity-86400",
+            "remember-10800",
+        ];
+        for name in names {
+            let chain = ShapeChain::from_name(name).unwrap();
+            assert_eq!(chain.to_string(), name);
+        }
+        for name in [
+            "lb-0",
+            "lb-03",
+            "lb-",
+            "lb",
+            "services",
+            "np-remember-1",
+            "lb-+3",
+            "lb--3",
+        ] {
+            assert_eq!(ShapeChain::from_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_chain_leads_to_a_plain_choice() {
+        let mut chain = ShapeChain::from_name("np-external-local-4-affinity-60").unwrap();
+        let mut way = Vec::new();
+        while let Some(next) = chain.next() {
+            way.push(next.to_string());
+            chain = next;
+        }
+        assert_eq!(way, ["np-lb-4-affinity-60", "np-lb-4"]);
+    }
+}

@@ -1,0 +1,485 @@
+//! Set elements in netlink's encoding: the hot path.
+//!
+//! The layout of a key follows the registers of the rule that looks it up: each field fills
+//! whole 4-byte registers. Addresses and ports are in network byte order, slot numbers in the
+//! host's, as `numgen` makes them. Writing is direct; reading is for dumps and forgives nothing:
+//! an element that we could not have written is `None`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use super::attributes::{
+    Attributes, be_u32, begin_nest, end_nest, find, put_bytes, put_string, put_u32, string,
+};
+use super::uapi::*;
+use crate::backend::nftables::chains::ShapeChain;
+use crate::backend::nftables::sets::{SetId, slot_number, slot_place};
+use crate::ir::{Destination, Entry, Host, Label, List, Route, Shared};
+use crate::model::{Endpoint, Family, Protocol};
+use crate::networks;
+
+/// The longest key: two IPv6 addresses, a protocol and a port.
+const KEY_MAX: usize = 40;
+
+/// A key under construction.
+struct Key {
+    bytes: [u8; KEY_MAX],
+    length: usize,
+}
+
+impl Key {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; KEY_MAX],
+            length: 0,
+        }
+    }
+
+    fn put(&mut self, value: &[u8]) -> &mut Self {
+        let end = self.length + value.len();
+        self.bytes[self.length..end].copy_from_slice(value);
+        self.length = end.next_multiple_of(4);
+        self
+    }
+
+    fn address(&mut self, address: IpAddr) -> &mut Self {
+        match address {
+            IpAddr::V4(address) => self.put(&address.octets()),
+            IpAddr::V6(address) => self.put(&address.octets()),
+        }
+    }
+
+    fn protocol_port(&mut self, protocol: Protocol, port: u16) -> &mut Self {
+        self.put(&[protocol.number()]).put(&port.to_be_bytes())
+    }
+
+    fn destination(&mut self, destination: &Destination) -> &mut Self {
+        if let Host::Address(address) = destination.host {
+            self.address(address);
+        }
+        self.protocol_port(destination.protocol, destination.port)
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// Bytes that no single element exceeds: a range's two keys, a verdict with a chain's name and
+/// a comment, with their headers.
+pub(crate) const ELEMENT_MAX: usize = 512;
+
+/// Appends an entry as an element of its set, with its value.
+pub(crate) fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
+    put(out, entry, true);
+}
+
+/// Appends an entry as an element to delete: its key alone.
+pub(crate) fn put_entry_key(out: &mut Vec<u8>, entry: &Entry) {
+    put(out, entry, false);
+}
+
+fn put(out: &mut Vec<u8>, entry: &Entry, with_value: bool) {
+    let mut key = Key::new();
+    match entry {
+        Entry::Slot {
+            destination,
+            list,
+            index,
+            endpoint,
+        } => {
+            key.destination(destination)
+                .put(&slot_number(*list, *index).to_ne_bytes());
+            element(out, key.as_slice(), |out| {
+                if with_value {
+                    put_endpoint(out, *endpoint);
+                }
+            });
+        }
+        Entry::Route {
+            destination, label, ..
+        } => {
+            key.destination(destination);
+            element(out, key.as_slice(), |out| {
+                if with_value {
+                    put_verdict(out, entry);
+                    put_comment(out, label);
+                }
+            });
+        }
+        Entry::ExternalRoute { destination, .. } | Entry::Remember { destination, .. } => {
+            key.destination(destination);
+            element(out, key.as_slice(), |out| {
+                if with_value {
+                    put_verdict(out, entry);
+                }
+            });
+        }
+        Entry::NoEndpoints { destination, label } => {
+            key.destination(destination);
+            element(out, key.as_slice(), |out| {
+                if with_value {
+                    put_comment(out, label);
+                }
+            });
+        }
+        Entry::Guarded { destination } => {
+            key.destination(destination);
+            element(out, key.as_slice(), |_| {});
+        }
+        Entry::AllowedSource {
+            destination,
+            network,
+        } => {
+            key.destination(destination).address(network.ip());
+            let mut end = Key::new();
+            end.destination(destination)
+                .address(networks::last(*network));
+            element(out, key.as_slice(), |out| {
+                put_value(out, NFTA_SET_ELEM_KEY_END, end.as_slice());
+            });
+        }
+        Entry::Shared(Shared::ClusterIp(address) | Shared::NodePortAddress(address)) => {
+            key.address(*address);
+            element(out, key.as_slice(), |_| {});
+        }
+        Entry::Shared(Shared::Hairpin { protocol, endpoint }) => {
+            key.address(endpoint.address)
+                .address(endpoint.address)
+                .protocol_port(*protocol, endpoint.port);
+            element(out, key.as_slice(), |_| {});
+        }
+        Entry::Shared(Shared::ServiceCidr(network)) => {
+            key.address(network.ip());
+            element(out, key.as_slice(), |_| {});
+            // A range is two elements: its first address, and the first one beyond it.
+            if let Some(beyond) = networks::after(*network) {
+                let mut end = Key::new();
+                end.address(beyond);
+                element(out, end.as_slice(), |out| {
+                    put_u32(out, NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+                });
+            }
+        }
+    }
+}
+
+fn element(out: &mut Vec<u8>, key: &[u8], rest: impl FnOnce(&mut Vec<u8>)) {
+    let element = begin_nest(out, NFTA_LIST_ELEM);
+    put_value(out, NFTA_SET_ELEM_KEY, key);
+    rest(out);
+    end_nest(out, element);
+}
+
+fn put_value(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let data = begin_nest(out, kind);
+    put_bytes(out, NFTA_DATA_VALUE, value);
+    end_nest(out, data);
+}
+
+fn put_endpoint(out: &mut Vec<u8>, endpoint: Endpoint) {
+    let mut data = Key::new();
+    data.address(endpoint.address)
+        .put(&endpoint.port.to_be_bytes());
+    put_value(out, NFTA_SET_ELEM_DATA, data.as_slice());
+}
+
+fn put_verdict(out: &mut Vec<u8>, entry: &Entry) {
+    let data = begin_nest(out, NFTA_SET_ELEM_DATA);
+    let verdict = begin_nest(out, NFTA_DATA_VERDICT);
+    match ShapeChain::of(entry) {
+        Some(chain) => {
+            put_u32(out, NFTA_VERDICT_CODE, NFT_GOTO.cast_unsigned());
+            put_string(out, NFTA_VERDICT_CHAIN, &chain.to_string());
+        }
+        None => put_u32(out, NFTA_VERDICT_CODE, NF_DROP.cast_unsigned()),
+    }
+    end_nest(out, verdict);
+    end_nest(out, data);
+}
+
+fn put_comment(out: &mut Vec<u8>, label: &Label) {
+    let text = label.as_str().as_bytes();
+    let mut user_data = Vec::with_capacity(text.len() + 3);
+    user_data.push(udata::ELEM_COMMENT);
+    // A label is at most 128 bytes.
+    user_data.push(u8::try_from(text.len() + 1).unwrap_or(u8::MAX));
+    user_data.extend_from_slice(text);
+    user_data.push(0);
+    put_bytes(out, NFTA_SET_ELEM_USERDATA, &user_data);
+}
+
+/// Takes fields off a key or a value.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let value = self.0.get(..N)?.try_into().ok()?;
+        self.0 = self.0.get(N.next_multiple_of(4)..)?;
+        Some(value)
+    }
+
+    fn address(&mut self, family: Family) -> Option<IpAddr> {
+        Some(match family {
+            Family::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
+            Family::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
+        })
+    }
+
+    fn protocol(&mut self) -> Option<Protocol> {
+        Protocol::from_number(self.take::<1>()?[0])
+    }
+
+    fn port(&mut self) -> Option<u16> {
+        Some(u16::from_be_bytes(self.take()?))
+    }
+
+    fn destination(&mut self, set: SetId, family: Family) -> Option<Destination> {
+        let host = if set.key().first() == Some(&super::super::sets::Field::Address) {
+            Host::Address(self.address(family)?)
+        } else {
+            Host::Node(family)
+        };
+        Some(Destination {
+            host,
+            protocol: self.protocol()?,
+            port: self.port()?,
+        })
+    }
+
+    fn endpoint(&mut self, family: Family) -> Option<Endpoint> {
+        Some(Endpoint::new(self.address(family)?, self.port()?))
+    }
+}
+
+/// An element as dumped.
+pub(crate) struct Element<'a> {
+    key: &'a [u8],
+    key_end: Option<&'a [u8]>,
+    data: Option<&'a [u8]>,
+    /// Where a verdict goes: `Some(None)` for drop.
+    verdict: Option<Option<&'a str>>,
+    comment: Option<&'a str>,
+    interval_end: bool,
+}
+
+impl<'a> Element<'a> {
+    /// Reads the attributes of one element. `None` if it holds what we never write.
+    pub(crate) fn read(attributes: &'a [u8]) -> Option<Self> {
+        let value = |nested| find(nested, NFTA_DATA_VALUE);
+        let mut element = Self {
+            key: value(find(attributes, NFTA_SET_ELEM_KEY)?)?,
+            key_end: find(attributes, NFTA_SET_ELEM_KEY_END).and_then(value),
+            data: None,
+            verdict: None,
+            comment: None,
+            interval_end: false,
+        };
+        if let Some(data) = find(attributes, NFTA_SET_ELEM_DATA) {
+            element.data = value(data);
+            if let Some(verdict) = find(data, NFTA_DATA_VERDICT) {
+                let code = find(verdict, NFTA_VERDICT_CODE).and_then(be_u32)?;
+                let chain = find(verdict, NFTA_VERDICT_CHAIN).and_then(string);
+                element.verdict = Some(match code.cast_signed() {
+                    NFT_GOTO => Some(chain?),
+                    NF_DROP => None,
+                    _ => return None,
+                });
+            }
+        }
+        if let Some(flags) = find(attributes, NFTA_SET_ELEM_FLAGS).and_then(be_u32) {
+            element.interval_end = flags & NFT_SET_ELEM_INTERVAL_END != 0;
+        }
+        if let Some(user_data) = find(attributes, NFTA_SET_ELEM_USERDATA) {
+            element.comment = Some(comment(user_data)?);
+        }
+        Some(element)
+    }
+
+    /// The entry that this element is; `None` if it is not one that we write.
+    pub(crate) fn entry(&self, set: SetId, family: Family) -> Option<Entry> {
+        let mut key = Fields(self.key);
+        let entry = match set {
+            SetId::Endpoints | SetId::NodePortEndpoints => {
+                let destination = key.destination(set, family)?;
+                let (list, index) = slot_place(u32::from_ne_bytes(key.take()?));
+                Entry::Slot {
+                    destination,
+                    list,
+                    index,
+                    endpoint: Fields(self.data?).endpoint(family)?,
+                }
+            }
+            SetId::ServiceIps | SetId::ServiceNodePorts => {
+                let destination = key.destination(set, family)?;
+                let route = match self.verdict? {
+                    None => Route::Drop,
+                    Some(name) => match ShapeChain::from_name(name)? {
+                        ShapeChain::Policy {
+                            policy,
+                            endpoints,
+                            affinity,
+                            ..
+                        } => Route::Balance {
+                            policy,
+                            endpoints,
+                            affinity,
+                        },
+                        _ => return None,
+                    },
+                };
+                Entry::Route {
+                    destination,
+                    route,
+                    label: Label::new(self.comment.unwrap_or_default()),
+                }
+            }
+            SetId::ExternalLocalIps | SetId::ExternalLocalNodePorts => {
+                let destination = key.destination(set, family)?;
+                let route = match self.verdict? {
+                    None => Route::Drop,
+                    Some(name) => match ShapeChain::from_name(name)? {
+                        ShapeChain::Balance {
+                            list: List::External,
+                            endpoints,
+                            affinity,
+                            ..
+                        } => Route::Balance {
+                            policy: crate::ir::SourcePolicy::ExternalLocal,
+                            endpoints,
+                            affinity,
+                        },
+                        _ => return None,
+                    },
+                };
+                Entry::ExternalRoute { destination, route }
+            }
+            SetId::AffinityIps | SetId::AffinityNodePorts => {
+                let destination = key.destination(set, family)?;
+                match ShapeChain::from_name(self.verdict??)? {
+                    ShapeChain::Remember { timeout_seconds } => Entry::Remember {
+                        destination,
+                        timeout_seconds,
+                    },
+                    _ => return None,
+                }
+            }
+            SetId::NoEndpointsIps | SetId::NoEndpointsNodePorts => Entry::NoEndpoints {
+                destination: key.destination(set, family)?,
+                label: Label::new(self.comment.unwrap_or_default()),
+            },
+            SetId::GuardedIps => Entry::Guarded {
+                destination: key.destination(set, family)?,
+            },
+            SetId::AllowedSources => {
+                let destination = key.destination(set, family)?;
+                let first = key.address(family)?;
+                let mut end = Fields(self.key_end?);
+                end.destination(set, family)?;
+                Entry::AllowedSource {
+                    destination,
+                    network: network(first, end.address(family)?)?,
+                }
+            }
+            SetId::ClusterIps => Entry::Shared(Shared::ClusterIp(key.address(family)?)),
+            SetId::NodePortIps => Entry::Shared(Shared::NodePortAddress(key.address(family)?)),
+            SetId::Hairpin => {
+                let address = key.address(family)?;
+                let same = key.address(family)? == address;
+                let protocol = key.protocol()?;
+                let endpoint = Endpoint::new(address, key.port()?);
+                same.then_some(Entry::Shared(Shared::Hairpin { protocol, endpoint }))?
+            }
+            SetId::ServiceCidrs | SetId::Affinity(_) => return None,
+        };
+        Some(entry)
+    }
+
+    /// The address of one end of a range in an interval set, and whether it is the first one
+    /// beyond the range.
+    pub(crate) fn interval_bound(&self, family: Family) -> Option<(IpAddr, bool)> {
+        Some((Fields(self.key).address(family)?, self.interval_end))
+    }
+
+    /// A remembered client's destination, and the endpoint that it went to.
+    pub(crate) fn remembered(&self, family: Family) -> Option<(Destination, Endpoint)> {
+        let mut key = Fields(self.key);
+        key.address(family)?;
+        let destination = key.destination(SetId::ServiceIps, family)?;
+        Some((destination, Fields(self.data?).endpoint(family)?))
+    }
+
+    /// Appends this element's key, to delete it.
+    pub(crate) fn put_key(&self, out: &mut Vec<u8>) {
+        element(out, self.key, |_| {});
+    }
+}
+
+/// The entries that the bounds of `service-cidrs` make.
+pub(crate) fn service_cidrs(mut bounds: Vec<(IpAddr, bool)>) -> Option<Vec<Entry>> {
+    // At one address, the end of a range comes before the start of the next.
+    bounds.sort_unstable_by_key(|(address, end)| (*address, !*end));
+    let mut entries = Vec::new();
+    let mut start = None;
+    for (address, is_end) in bounds {
+        match (start, is_end) {
+            (None, false) => start = Some(address),
+            (Some(first), true) => {
+                entries.push(cidr(first, Some(address))?);
+                start = None;
+            }
+            // nft marks the address space below the first range as not in the set.
+            (None, true) if address.is_unspecified() => {}
+            _ => return None,
+        }
+    }
+    if let Some(first) = start {
+        entries.push(cidr(first, None)?);
+    }
+    Some(entries)
+}
+
+fn cidr(first: IpAddr, beyond: Option<IpAddr>) -> Option<Entry> {
+    let last = match (first, beyond) {
+        (IpAddr::V4(_), None) => Ipv4Addr::BROADCAST.into(),
+        (IpAddr::V6(_), None) => Ipv6Addr::from(u128::MAX).into(),
+        (_, Some(IpAddr::V4(beyond))) => Ipv4Addr::from(u32::from(beyond).checked_sub(1)?).into(),
+        (_, Some(IpAddr::V6(beyond))) => Ipv6Addr::from(u128::from(beyond).checked_sub(1)?).into(),
+    };
+    Some(Entry::Shared(Shared::ServiceCidr(network(first, last)?)))
+}
+
+/// The network from a first to a last address, if they are those of a network.
+fn network(first: IpAddr, last: IpAddr) -> Option<IpNetwork> {
+    let prefix = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            (u32::from(first) ^ u32::from(last)).leading_zeros()
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            (u128::from(first) ^ u128::from(last)).leading_zeros()
+        }
+        _ => return None,
+    };
+    let network = IpNetwork::new(first, u8::try_from(prefix).ok()?).ok()?;
+    (network.network() == first && networks::last(network) == last).then_some(network)
+}
+
+fn comment(user_data: &[u8]) -> Option<&str> {
+    let (kind, length) = (*user_data.first()?, usize::from(*user_data.get(1)?));
+    if kind != udata::ELEM_COMMENT {
+        return None;
+    }
+    string(user_data.get(2..2 + length)?)
+}
+
+/// The elements in a message that lists them.
+pub(crate) fn listed(attributes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    Attributes(find(attributes, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(&[]))
+        .filter(|(kind, _)| *kind == NFTA_LIST_ELEM)
+        .map(|(_, element)| element)
+}
+
+#[cfg(test)]
+#[path = "elements_tests.rs"]
+mod tests;

@@ -1,0 +1,399 @@
+//! Messages that create and delete the program: tables, sets, chains and rules.
+
+use nftnl::{MsgType, ProtoFamily};
+
+use super::attributes::put_string;
+use super::batch::{Batch, close_message, put_headers};
+use super::ffi::{self, NewSet};
+use super::uapi::*;
+use super::{expressions, family_number};
+use crate::backend::nftables::program::{Base, Chain, ChainKind, Hook, TABLE};
+use crate::backend::nftables::sets::{AFFINITY_SIZE, Data, EXTERNAL_OFFSET, Field, SetId};
+use crate::model::Family;
+
+fn table(family: Family) -> nftnl::Table {
+    let family = match family {
+        Family::V4 => ProtoFamily::Ipv4,
+        Family::V6 => ProtoFamily::Ipv6,
+    };
+    ffi::table(TABLE, family)
+}
+
+/// Appends what removes the table, whether it is there or not.
+pub(crate) fn put_delete_table(batch: &mut Batch, family: Family) {
+    put_create_table(batch, family);
+    let message = ffi::message(&table(family), MsgType::Del, batch.next_sequence());
+    batch.put_program(&message, format!("deleting table {TABLE} ({family})"));
+}
+
+/// Appends what creates the table unless it is there.
+pub(crate) fn put_create_table(batch: &mut Batch, family: Family) {
+    let message = ffi::message(&table(family), MsgType::Add, batch.next_sequence());
+    batch.put_program(&message, format!("table {TABLE} ({family})"));
+}
+
+/// Appends what creates a set.
+pub(crate) fn put_set(batch: &mut Batch, family: Family, set: SetId) {
+    let sequence = batch.next_sequence();
+    let message = ffi::new_set(&new_set(family, set, sequence), sequence);
+    batch.put_program(&message, format!("set {} ({family})", set.name()));
+}
+
+/// Appends what creates a chain without its rules: verdicts may refer to it from here on.
+pub(crate) fn put_chain(batch: &mut Batch, family: Family, chain: &Chain) {
+    let table = table(family);
+    let mut object = ffi::chain(&chain.name, &table);
+    if let Some(Base {
+        kind,
+        hook,
+        priority,
+    }) = chain.base
+    {
+        object.set_type(match kind {
+            ChainKind::Filter => nftnl::ChainType::Filter,
+            ChainKind::Nat => nftnl::ChainType::Nat,
+        });
+        object.set_hook(hook.into(), priority);
+        object.set_policy(nftnl::Policy::Accept);
+    }
+    let message = ffi::message(&object, MsgType::Add, batch.next_sequence());
+    batch.put_program(&message, format!("chain {} ({family})", chain.name));
+}
+
+impl From<Hook> for nftnl::Hook {
+    fn from(hook: Hook) -> Self {
+        match hook {
+            Hook::Prerouting => Self::PreRouting,
+            Hook::Input => Self::In,
+            Hook::Forward => Self::Forward,
+            Hook::Output => Self::Out,
+            Hook::Postrouting => Self::PostRouting,
+        }
+    }
+}
+
+/// Appends a chain's rules.
+pub(crate) fn put_rules(batch: &mut Batch, family: Family, chain: &Chain) {
+    for (index, message) in rule_messages(family, chain, batch.next_sequence()).enumerate() {
+        let what = format!("rule {index} of chain {} ({family})", chain.name);
+        batch.put_program(&message, what);
+    }
+}
+
+/// The messages that append a chain's rules, numbered from `sequence` on.
+pub(crate) fn rule_messages(
+    family: Family,
+    chain: &Chain,
+    sequence: u32,
+) -> impl Iterator<Item = Vec<u8>> {
+    (sequence..).zip(&chain.rules).map(move |(sequence, rule)| {
+        let table = table(family);
+        let object = ffi::chain(&chain.name, &table);
+        let mut message = nftnl::Rule::new(&object);
+        for expression in expressions::rule(family, rule) {
+            message.add_expr(&expression);
+        }
+        ffi::message(&message, MsgType::Add, sequence)
+    })
+}
+
+/// What a rule does, as libnftnl describes it; see [`ffi::describe_rule`].
+pub(crate) fn describe_rule(message: &[u8]) -> Option<String> {
+    ffi::describe_rule(message)
+}
+
+/// Appends what deletes a chain, which nothing may refer to any more, with its rules.
+pub(crate) fn put_delete_chain(batch: &mut Batch, family: Family, name: &str) {
+    let message = named(
+        NFT_MSG_DELCHAIN,
+        family,
+        (NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME),
+        name,
+        batch.next_sequence(),
+    );
+    batch.put_program(&message, format!("deleting chain {name} ({family})"));
+}
+
+/// Appends what deletes a set, which no rule may refer to any more.
+pub(crate) fn put_delete_set(batch: &mut Batch, family: Family, set: SetId) {
+    let name = set.name();
+    let message = named(
+        NFT_MSG_DELSET,
+        family,
+        (NFTA_SET_TABLE, NFTA_SET_NAME),
+        &name,
+        batch.next_sequence(),
+    );
+    batch.put_program(&message, format!("deleting set {name} ({family})"));
+}
+
+fn named(
+    kind: u16,
+    family: Family,
+    (table_attribute, name_attribute): (u16, u16),
+    name: &str,
+    sequence: u32,
+) -> Vec<u8> {
+    let mut message = Vec::new();
+    put_headers(
+        &mut message,
+        (NFNL_SUBSYS_NFTABLES << 8) | kind,
+        NLM_F_REQUEST,
+        sequence,
+        family_number(family),
+        0,
+    );
+    put_string(&mut message, table_attribute, TABLE);
+    put_string(&mut message, name_attribute, name);
+    close_message(&mut message, 0);
+    message
+}
+
+fn new_set(family: Family, set: SetId, id: u32) -> NewSet {
+    let shape = SetShape::of(family, set);
+    let concat = if set.is_interval() && set.key().len() > 1 {
+        set.key()
+            .iter()
+            // Each field's bytes; at most 16.
+            .map(|field| u8::try_from(field.width(family)).unwrap_or(0))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    NewSet {
+        family: u16::from(family_number(family)),
+        table: TABLE,
+        name: set.name(),
+        id,
+        flags: shape.flags,
+        key_type: shape.key_type,
+        key_length: shape.key_length,
+        data: shape.data,
+        size: set.is_dynamic().then_some(AFFINITY_SIZE),
+        concat,
+        user_data: user_data(family, set),
+    }
+}
+
+/// What tells a set of ours from another with its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SetShape {
+    /// `NFT_SET_*`.
+    pub(crate) flags: u32,
+    /// nft's number for the key's type.
+    pub(crate) key_type: u32,
+    /// Bytes of the key.
+    pub(crate) key_length: u32,
+    /// The data's type and bytes, for a map.
+    pub(crate) data: Option<(u32, u32)>,
+}
+
+impl SetShape {
+    pub(crate) fn of(family: Family, set: SetId) -> Self {
+        let mut flags = 0;
+        if set.data() != Data::None {
+            flags |= NFT_SET_MAP;
+        }
+        if set.is_interval() {
+            flags |= NFT_SET_INTERVAL;
+            if set.key().len() > 1 {
+                flags |= NFT_SET_CONCAT;
+            }
+        }
+        if set.is_dynamic() {
+            flags |= NFT_SET_EVAL | NFT_SET_TIMEOUT;
+        }
+        let data = match set.data() {
+            Data::None => None,
+            // The length of a verdict is that of a register.
+            Data::Verdict => Some((datatype::VERDICT, 16)),
+            Data::Endpoint => {
+                let fields = [Field::Address, Field::Port];
+                Some((type_number(family, &fields), length(family, &fields)))
+            }
+        };
+        Self {
+            flags,
+            key_type: type_number(family, set.key()),
+            key_length: length(family, set.key()),
+            data,
+        }
+    }
+}
+
+/// nft numbers a concatenation by its parts' numbers, 6 bits each.
+fn type_number(family: Family, fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |number, field| {
+        (number << datatype::CONCAT_BITS)
+            | match (field, family) {
+                (Field::Address, Family::V4) => datatype::IPV4_ADDR,
+                (Field::Address, Family::V6) => datatype::IPV6_ADDR,
+                (Field::Protocol, _) => datatype::INET_PROTOCOL,
+                (Field::Port, _) => datatype::INET_SERVICE,
+                (Field::Slot, _) => datatype::INTEGER,
+            }
+    })
+}
+
+fn length(family: Family, fields: &[Field]) -> u32 {
+    let bytes: usize = fields.iter().map(|field| field.registers(family)).sum();
+    // At most 60.
+    u32::try_from(bytes).unwrap_or(0)
+}
+
+/// What nft keeps in a set to print it as it was written (`src/mnl.c`, `src/netlink.c`).
+fn user_data(family: Family, set: SetId) -> Vec<u8> {
+    let mut out = Vec::new();
+    let by_example = set.key().contains(&Field::Slot);
+    let is_map = set.data() != Data::None;
+    if let [_] = set.key() {
+        put_number(
+            &mut out,
+            udata::SET_KEYBYTEORDER,
+            udata::BYTEORDER_BIG_ENDIAN,
+        );
+        return out;
+    }
+    put_number(&mut out, udata::SET_KEYBYTEORDER, udata::BYTEORDER_INVALID);
+    if is_map {
+        put_number(&mut out, udata::SET_DATABYTEORDER, udata::BYTEORDER_INVALID);
+    }
+    let key = concat(family, set.key(), by_example);
+    put(&mut out, udata::SET_KEY_TYPEOF, &key);
+    if set.data() == Data::Endpoint {
+        let data = concat(family, &[Field::Address, Field::Port], by_example);
+        put(&mut out, udata::SET_DATA_TYPEOF, &data);
+    }
+    if is_map {
+        put_number(&mut out, udata::SET_DATA_INTERVAL, 0);
+    }
+    out
+}
+
+fn put(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    out.push(kind);
+    // A description of four parts has less than 100 bytes.
+    out.push(u8::try_from(value.len()).unwrap_or(0));
+    out.extend_from_slice(value);
+}
+
+fn put_number(out: &mut Vec<u8>, kind: u8, value: u32) {
+    put(out, kind, &value.to_ne_bytes());
+}
+
+/// A concatenation, given by example or as a mere concatenation of the key's types.
+fn concat(family: Family, fields: &[Field], by_example: bool) -> Vec<u8> {
+    let mut parts = Vec::new();
+    if by_example {
+        for (index, field) in (0..).zip(fields) {
+            put(&mut parts, index, &example(family, *field));
+        }
+    }
+    expression(udata::EXPR_CONCAT, &parts)
+}
+
+fn expression(kind: u32, data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_number(&mut out, udata::TYPEOF_EXPR, kind);
+    put(&mut out, udata::TYPEOF_DATA, data);
+    out
+}
+
+fn example(family: Family, field: Field) -> Vec<u8> {
+    let numbers = |numbers: &[u32]| {
+        let mut data = Vec::new();
+        for (index, number) in (0..).zip(numbers) {
+            put_number(&mut data, index, *number);
+        }
+        data
+    };
+    match (field, family) {
+        (Field::Address, Family::V4) => expression(
+            udata::EXPR_PAYLOAD,
+            &numbers(&[udata::PROTO_IP, udata::IP_DADDR]),
+        ),
+        (Field::Address, Family::V6) => expression(
+            udata::EXPR_PAYLOAD,
+            &numbers(&[udata::PROTO_IP6, udata::IP6_DADDR]),
+        ),
+        (Field::Protocol, _) => expression(udata::EXPR_META, &numbers(&[udata::META_L4PROTO])),
+        (Field::Port, _) => expression(
+            udata::EXPR_PAYLOAD,
+            &numbers(&[udata::PROTO_TH, udata::TH_DPORT]),
+        ),
+        (Field::Slot, _) => expression(
+            udata::EXPR_NUMGEN,
+            &numbers(&[udata::NUMGEN_RANDOM, EXTERNAL_OFFSET, 0]),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What nft 1.0.6 sends for the same sets, read back from a kernel.
+    #[test]
+    fn user_data_is_what_nft_keeps() {
+        let hex =
+            |bytes: Vec<u8>| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
+        let cases = [
+            (
+                Family::V4,
+                SetId::Endpoints,
+                "000400000000010400000000036000040d00000001580014000407000000010c00040c00000001040c\
+                 000000010e00040900000001060004100000000214000407000000010c00040b000000010402000000\
+                 031a0004170000000112000401000000010400000001020400000000043400040d000000012c0014000\
+                 407000000010c00040c00000001040c0000000114000407000000010c00040b0000000104020000000\
+                 60400000000",
+            ),
+            (
+                Family::V6,
+                SetId::NodePortEndpoints,
+                "000400000000010400000000034a00040d0000000142000e0004090000000106000410000000011400\
+                 0407000000010c00040b000000010402000000021a0004170000000112000401000000010400000001\
+                 020400000000043400040d000000012c0014000407000000010c00040d000000010409000000011400\
+                 0407000000010c00040b000000010402000000060400000000",
+            ),
+            (
+                Family::V4,
+                SetId::ServiceIps,
+                "000400000000010400000000030800040d0000000100060400000000",
+            ),
+            (
+                Family::V4,
+                SetId::Affinity(10800),
+                "000400000000010400000000030800040d0000000100040800040d0000000100060400000000",
+            ),
+            (
+                Family::V6,
+                SetId::Hairpin,
+                "000400000000030800040d0000000100",
+            ),
+            (Family::V4, SetId::ClusterIps, "000402000000"),
+            (
+                Family::V4,
+                SetId::AllowedSources,
+                "000400000000030800040d0000000100",
+            ),
+        ];
+        for (family, set, expected) in cases {
+            assert_eq!(hex(user_data(family, set)), expected, "{family} {set:?}");
+        }
+    }
+
+    #[test]
+    fn key_types_are_numbered_as_nft_numbers_them() {
+        let cases = [
+            (Family::V4, SetId::Endpoints, 0x001c_c344, 16),
+            (Family::V6, SetId::Endpoints, 0x0020_c344, 28),
+            (Family::V4, SetId::ServiceNodePorts, 0x0000_030d, 8),
+            (Family::V6, SetId::AllowedSources, 0x0020_c348, 40),
+            (Family::V4, SetId::ClusterIps, 7, 4),
+        ];
+        for (family, set, key_type, key_length) in cases {
+            let shape = SetShape::of(family, set);
+            assert_eq!((shape.key_type, shape.key_length), (key_type, key_length));
+        }
+    }
+}

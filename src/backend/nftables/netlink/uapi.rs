@@ -1,0 +1,124 @@
+//! Numbers of the kernel's interface that the `libc` and `nftnl-sys` crates do not have.
+//!
+//! Source: `include/uapi/linux/netfilter/nf_tables.h`, `nfnetlink.h` and `netlink.h`.
+
+#![allow(missing_docs, reason = "the names are the kernel's")]
+
+pub(crate) const NFTA_TABLE_NAME: u16 = 1;
+
+pub(crate) const NFTA_CHAIN_TABLE: u16 = 1;
+pub(crate) const NFTA_CHAIN_NAME: u16 = 3;
+pub(crate) const NFTA_CHAIN_HOOK: u16 = 4;
+pub(crate) const NFTA_CHAIN_POLICY: u16 = 5;
+pub(crate) const NFTA_CHAIN_TYPE: u16 = 7;
+pub(crate) const NFTA_HOOK_HOOKNUM: u16 = 1;
+pub(crate) const NFTA_HOOK_PRIORITY: u16 = 2;
+
+pub(crate) const NFTA_RULE_TABLE: u16 = 1;
+pub(crate) const NFTA_RULE_CHAIN: u16 = 2;
+
+pub(crate) const NFTA_SET_TABLE: u16 = 1;
+pub(crate) const NFTA_SET_NAME: u16 = 2;
+pub(crate) const NFTA_SET_FLAGS: u16 = 3;
+pub(crate) const NFTA_SET_KEY_TYPE: u16 = 4;
+pub(crate) const NFTA_SET_KEY_LEN: u16 = 5;
+pub(crate) const NFTA_SET_DATA_TYPE: u16 = 6;
+pub(crate) const NFTA_SET_DATA_LEN: u16 = 7;
+
+pub(crate) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub(crate) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(crate) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub(crate) const NFTA_LIST_ELEM: u16 = 1;
+pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(crate) const NFTA_SET_ELEM_FLAGS: u16 = 3;
+pub(crate) const NFTA_SET_ELEM_USERDATA: u16 = 6;
+pub(crate) const NFTA_SET_ELEM_KEY_END: u16 = 10;
+pub(crate) const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+
+pub(crate) const NFTA_DATA_VALUE: u16 = 1;
+pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
+pub(crate) const NFTA_VERDICT_CODE: u16 = 1;
+pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
+pub(crate) const NFT_GOTO: i32 = -4;
+pub(crate) const NF_DROP: i32 = 0;
+
+pub(crate) const NFT_SET_INTERVAL: u32 = 0x4;
+pub(crate) const NFT_SET_MAP: u32 = 0x8;
+pub(crate) const NFT_SET_TIMEOUT: u32 = 0x10;
+pub(crate) const NFT_SET_EVAL: u32 = 0x20;
+pub(crate) const NFT_SET_CONCAT: u32 = 0x80;
+
+pub(crate) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_DONE: u16 = 3;
+pub(crate) const NLM_F_REQUEST: u16 = 0x1;
+pub(crate) const NLM_F_ACK: u16 = 0x4;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_EXCL: u16 = 0x200;
+pub(crate) const NLM_F_ACK_TLVS: u16 = 0x200;
+pub(crate) const NLM_F_CAPPED: u16 = 0x100;
+pub(crate) const NLMSGERR_ATTR_MSG: u16 = 1;
+pub(crate) const NLMSGERR_ATTR_OFFS: u16 = 2;
+
+/// A netlink message's header: length, type, flags, sequence number, port.
+pub(crate) const NLMSG_HEADER: usize = 16;
+/// nfnetlink's own header: family, version, resource.
+pub(crate) const NFGEN_HEADER: usize = 4;
+
+pub(crate) const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+pub(crate) const NFNL_MSG_BATCH_END: u16 = 17;
+pub(crate) const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(crate) const NFT_MSG_GETTABLE: u16 = 1;
+pub(crate) const NFT_MSG_GETCHAIN: u16 = 4;
+pub(crate) const NFT_MSG_DELCHAIN: u16 = 5;
+pub(crate) const NFT_MSG_GETRULE: u16 = 7;
+pub(crate) const NFT_MSG_NEWSET: u16 = 9;
+pub(crate) const NFT_MSG_GETSET: u16 = 10;
+pub(crate) const NFT_MSG_DELSET: u16 = 11;
+pub(crate) const NFT_MSG_NEWSETELEM: u16 = 12;
+pub(crate) const NFT_MSG_GETSETELEM: u16 = 13;
+pub(crate) const NFT_MSG_DELSETELEM: u16 = 14;
+
+/// libnftnl's user data (`include/libnftnl/udata.h`) and nft's (`include/rule.h`): what makes
+/// `nft list ruleset` print types and comments as they were written.
+pub(crate) mod udata {
+    pub(crate) const SET_KEYBYTEORDER: u8 = 0;
+    pub(crate) const SET_DATABYTEORDER: u8 = 1;
+    pub(crate) const SET_KEY_TYPEOF: u8 = 3;
+    pub(crate) const SET_DATA_TYPEOF: u8 = 4;
+    pub(crate) const SET_DATA_INTERVAL: u8 = 6;
+    pub(crate) const TYPEOF_EXPR: u8 = 0;
+    pub(crate) const TYPEOF_DATA: u8 = 1;
+    pub(crate) const ELEM_COMMENT: u8 = 0;
+    pub(crate) const BYTEORDER_INVALID: u32 = 0;
+    pub(crate) const BYTEORDER_BIG_ENDIAN: u32 = 2;
+    /// `enum expr_types`.
+    pub(crate) const EXPR_PAYLOAD: u32 = 7;
+    pub(crate) const EXPR_META: u32 = 9;
+    pub(crate) const EXPR_CONCAT: u32 = 13;
+    pub(crate) const EXPR_NUMGEN: u32 = 23;
+    /// `enum proto_desc_id` and the fields of its descriptions.
+    pub(crate) const PROTO_TH: u32 = 11;
+    pub(crate) const PROTO_IP: u32 = 12;
+    pub(crate) const PROTO_IP6: u32 = 13;
+    pub(crate) const TH_DPORT: u32 = 2;
+    pub(crate) const IP_DADDR: u32 = 12;
+    pub(crate) const IP6_DADDR: u32 = 9;
+    pub(crate) const META_L4PROTO: u32 = 16;
+    pub(crate) const NUMGEN_RANDOM: u32 = 1;
+}
+
+/// nft's numbers for data types (`include/datatype.h`, `enum datatypes`).
+pub(crate) mod datatype {
+    pub(crate) const INTEGER: u32 = 4;
+    pub(crate) const IPV4_ADDR: u32 = 7;
+    pub(crate) const IPV6_ADDR: u32 = 8;
+    pub(crate) const INET_PROTOCOL: u32 = 12;
+    pub(crate) const INET_SERVICE: u32 = 13;
+    /// Bits that each part takes in the number of a concatenation (`TYPE_BITS`).
+    pub(crate) const CONCAT_BITS: u32 = 6;
+    /// `NFT_DATA_VERDICT` in the kernel's header.
+    pub(crate) const VERDICT: u32 = 0xffff_ff00;
+}

@@ -1,0 +1,342 @@
+//! From one Service and its endpoints to what packets must experience.
+//!
+//! Pure, and one Service at a time: its result depends on the Service, its slices and the node,
+//! and on nothing else, so a change costs what its Service costs. Who owns a destination that
+//! two Services claim is not decided here.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use crate::ir::{Action, Destination, Endpoints, Forwarding, Host, Label, Shared, SourcePolicy};
+use crate::model::{
+    EndpointSlice, Family, Name, Node, ObjectKey, PerFamily, Service, ServicePort, SourceRanges,
+    State,
+};
+use crate::networks;
+use crate::select::{Selection, Uses, select};
+
+/// Which of the node's addresses accept `NodePort`s (`nodePortAddresses`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum NodePortAddresses {
+    /// The node's first address of each family; nobody in a family without one.
+    #[default]
+    Primary,
+    /// Every local address but loopback.
+    All,
+    /// The addresses of local interfaces inside these networks; a family without a network
+    /// accepts them on every address.
+    Networks(Vec<IpNetwork>),
+}
+
+impl NodePortAddresses {
+    /// Whether every local address of a family accepts them.
+    #[must_use]
+    pub fn all(&self, family: Family) -> bool {
+        match self {
+            Self::Primary => false,
+            Self::All => true,
+            Self::Networks(list) => !list
+                .iter()
+                .any(|network| networks::family(*network) == family),
+        }
+    }
+}
+
+/// What the node's and the cluster's own entries depend on, besides the objects.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Where `NodePort`s are accepted.
+    pub node_port_addresses: NodePortAddresses,
+    /// Addresses of the node's interfaces, loopback included.
+    pub interface_addresses: Vec<IpAddr>,
+}
+
+/// One Service, compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Compiled {
+    /// The age that decides contested destinations: smaller is older.
+    pub created: i64,
+    /// The name that decides between Services of one age.
+    pub key: Option<ObjectKey>,
+    /// What it claims, and what should happen there. A destination appears once.
+    pub destinations: Vec<(Destination, Forwarding)>,
+    /// Facts that it states together with others.
+    pub shared: Vec<Shared>,
+}
+
+/// Compiles one Service.
+#[must_use]
+pub fn compile(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
+    let mut compiled = Compiled {
+        created: service.created,
+        key: Some(key.clone()),
+        ..Compiled::default()
+    };
+    let slices: Vec<&EndpointSlice> = state.slices(key).collect();
+    for (family, cluster_ip) in service.cluster_ips.iter() {
+        let Some(cluster_ip) = *cluster_ip else {
+            continue;
+        };
+        for (index, port) in service.ports.iter().enumerate() {
+            // Of two ports with one name and protocol the last counts (SEMANTICS B1).
+            let repeated = service.ports[index + 1..]
+                .iter()
+                .any(|other| other.name == port.name && other.protocol == port.protocol);
+            if !repeated {
+                PortCompiler {
+                    key,
+                    service,
+                    family,
+                    port,
+                }
+                .compile(cluster_ip, &slices, state.node(), &mut compiled);
+            }
+        }
+        if !service.ports.is_empty() {
+            compiled.shared.push(Shared::ClusterIp(cluster_ip));
+        }
+    }
+    compiled.shared.sort_unstable();
+    compiled.shared.dedup();
+    compiled
+}
+
+/// One Service port in one family: kube-proxy's "service port" (SEMANTICS, terms).
+struct PortCompiler<'a> {
+    key: &'a ObjectKey,
+    service: &'a Service,
+    family: Family,
+    port: &'a ServicePort,
+}
+
+impl PortCompiler<'_> {
+    fn compile(
+        &self,
+        cluster_ip: IpAddr,
+        slices: &[&EndpointSlice],
+        node: &Node,
+        compiled: &mut Compiled,
+    ) {
+        let Self {
+            service,
+            family,
+            port,
+            ..
+        } = *self;
+        let external = service.externally_accessible(family, port);
+        let uses = Uses {
+            cluster: !service.internal_local || external,
+            local: service.internal_local || (service.external_local && external),
+        };
+        let selection = select(
+            slices.iter().copied(),
+            family,
+            &port.name,
+            port.protocol,
+            uses,
+            node,
+        );
+        let lists = Lists::from(&selection);
+        let label = label(self.key, &port.name);
+
+        let mut claim = |host, action, allowed_sources| {
+            let destination = Destination {
+                host,
+                protocol: port.protocol,
+                port: if matches!(host, Host::Node(_)) {
+                    port.node_port
+                } else {
+                    port.port
+                },
+            };
+            // One Service may list an address twice, or have two ports that differ in name
+            // only: the first claim stands.
+            if !compiled
+                .destinations
+                .iter()
+                .any(|(claimed, _)| *claimed == destination)
+            {
+                let forwarding = Forwarding {
+                    label: label.clone(),
+                    action,
+                    allowed_sources,
+                };
+                compiled.destinations.push((destination, forwarding));
+            }
+        };
+
+        claim(
+            Host::Address(cluster_ip),
+            self.internal_action(&selection, &lists),
+            None,
+        );
+        for vip in in_family(&service.vips, family) {
+            let allowed = self.allowed_sources(node);
+            claim(
+                Host::Address(vip),
+                self.external_action(&selection, &lists),
+                allowed,
+            );
+        }
+        for address in in_family(&service.external_ips, family) {
+            claim(
+                Host::Address(address),
+                self.external_action(&selection, &lists),
+                None,
+            );
+        }
+        if port.node_port != 0 {
+            claim(
+                Host::Node(family),
+                self.external_action(&selection, &lists),
+                None,
+            );
+        }
+        compiled.shared.extend(
+            selection
+                .on_this_node
+                .iter()
+                .map(|endpoint| Shared::Hairpin {
+                    protocol: port.protocol,
+                    endpoint: *endpoint,
+                }),
+        );
+    }
+
+    fn internal_action(&self, selection: &Selection, lists: &Lists) -> Action {
+        let list = if self.service.internal_local {
+            &lists.local
+        } else {
+            &lists.cluster
+        };
+        self.action(selection, SourcePolicy::ClusterIp, list, None)
+    }
+
+    fn external_action(&self, selection: &Selection, lists: &Lists) -> Action {
+        if self.service.external_local {
+            self.action(
+                selection,
+                SourcePolicy::ExternalLocal,
+                &lists.cluster,
+                Some(&lists.local),
+            )
+        } else {
+            self.action(selection, SourcePolicy::External, &lists.cluster, None)
+        }
+    }
+
+    fn action(
+        &self,
+        selection: &Selection,
+        policy: SourcePolicy,
+        primary: &Endpoints,
+        external: Option<&Endpoints>,
+    ) -> Action {
+        if !selection.has_any {
+            Action::Reject
+        } else if primary.is_empty() {
+            Action::Drop
+        } else {
+            Action::Balance {
+                policy,
+                primary: Arc::clone(primary),
+                external: external.map(Arc::clone),
+                affinity: self.service.affinity.map(|a| a.timeout_seconds),
+            }
+        }
+    }
+
+    /// Who may reach the VIPs. A range that holds the node's own address admits the VIPs as
+    /// sources too: some balancers deliver with their own address (SEMANTICS E10).
+    fn allowed_sources(&self, node: &Node) -> Option<Arc<[IpNetwork]>> {
+        let SourceRanges::Only(ranges) = self.service.source_ranges.get(self.family) else {
+            return None;
+        };
+        let holds_node = node
+            .primary_addresses()
+            .get(self.family)
+            .is_some_and(|address| ranges.iter().any(|range| range.contains(address)));
+        if !holds_node {
+            return Some(networks::merge(ranges.iter().copied()).into());
+        }
+        let vips = in_family(&self.service.vips, self.family).map(IpNetwork::from);
+        Some(networks::merge(ranges.iter().copied().chain(vips)).into())
+    }
+}
+
+/// The selection's lists, shared by all destinations of a port.
+struct Lists {
+    cluster: Endpoints,
+    local: Endpoints,
+}
+
+impl From<&Selection> for Lists {
+    fn from(selection: &Selection) -> Self {
+        Self {
+            cluster: selection.cluster.as_slice().into(),
+            local: selection.local.as_slice().into(),
+        }
+    }
+}
+
+fn in_family(addresses: &[IpAddr], family: Family) -> impl Iterator<Item = IpAddr> {
+    addresses
+        .iter()
+        .copied()
+        .filter(move |address| Family::of(*address) == family)
+}
+
+fn label(key: &ObjectKey, port_name: &Name) -> Label {
+    if port_name.is_empty() {
+        Label::new(&key.to_string())
+    } else {
+        Label::new(&format!("{key}:{port_name}"))
+    }
+}
+
+/// Compiles what belongs to no Service: the `ServiceCIDR`s and the addresses of `NodePort`s.
+#[must_use]
+pub fn compile_cluster(state: &State, settings: &Settings) -> Compiled {
+    let mut shared: Vec<Shared> = networks::merge(state.service_cidrs())
+        .into_iter()
+        .map(Shared::ServiceCidr)
+        .collect();
+    shared.extend(node_port_addresses(state.node(), settings).map(Shared::NodePortAddress));
+    shared.sort_unstable();
+    shared.dedup();
+    Compiled {
+        shared,
+        ..Compiled::default()
+    }
+}
+
+fn node_port_addresses<'a>(
+    node: &Node,
+    settings: &'a Settings,
+) -> Box<dyn Iterator<Item = IpAddr> + 'a> {
+    match &settings.node_port_addresses {
+        NodePortAddresses::All => Box::new(std::iter::empty()),
+        NodePortAddresses::Primary => {
+            let PerFamily { v4, v6 } = node.primary_addresses();
+            Box::new(
+                v4.into_iter()
+                    .chain(v6)
+                    .filter(|address| !address.is_loopback()),
+            )
+        }
+        NodePortAddresses::Networks(list) => Box::new(
+            settings
+                .interface_addresses
+                .iter()
+                .copied()
+                .filter(|address| !address.is_loopback())
+                .filter(move |address| list.iter().any(|network| network.contains(*address))),
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "compile_tests.rs"]
+mod tests;

@@ -1,0 +1,425 @@
+//! The diff engine: from what is applied to what is wanted, in the fewest element operations.
+//!
+//! It holds what each Service wants and what the backend holds, both per destination, and turns
+//! the difference into a [`Delta`]. Work is proportional to what changed: only destinations and
+//! shared facts touched since the last delta are looked at. Pure: no I/O, no clock, no failure.
+//!
+//! The caller's side of the bargain: every [`Pending`] is either committed, when the backend
+//! has applied it, or dropped, after which [`Engine::adopt`] must be told what the backend
+//! holds if that may have changed.
+
+mod adopt;
+mod claims;
+mod slots;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+
+use crate::compile::Compiled;
+use crate::ir::{
+    Action, Delta, Destination, Endpoints, Entry, Forwarding, List, Operation, Shared,
+};
+use crate::model::ServiceId;
+
+use claims::Claims;
+
+/// Two Services claim one destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contested {
+    /// The destination.
+    pub destination: Destination,
+    /// Who has it.
+    pub winner: ServiceId,
+    /// Who waits for it.
+    pub loser: ServiceId,
+}
+
+/// What is applied and what is wanted.
+#[derive(Debug, Default)]
+pub struct Engine {
+    /// What each Service wants.
+    wanted: HashMap<ServiceId, Compiled, FxBuildHasher>,
+    /// Who claims each destination.
+    claims: Claims,
+    /// How many Services state each shared fact.
+    stated: FxHashMap<Shared, u32>,
+    /// What the backend holds at each destination; lists are in slot order.
+    applied: FxHashMap<Destination, Forwarding>,
+    /// The shared facts that the backend holds.
+    applied_shared: FxHashSet<Shared>,
+    /// Entries the backend holds that fit nowhere: the next delta removes them.
+    strays: Vec<Entry>,
+    /// Destinations whose applied and wanted state may differ.
+    dirty: FxHashSet<Destination>,
+    /// Shared facts whose applied and wanted state may differ.
+    dirty_shared: FxHashSet<Shared>,
+}
+
+/// A delta, and what will be applied once the backend has taken it.
+#[derive(Debug, Default)]
+pub struct Pending {
+    delta: Delta,
+    destinations: Vec<(Destination, Option<Forwarding>)>,
+    shared: Vec<(Shared, bool)>,
+    /// What was looked at to make the delta, changed or not.
+    looked_at: Vec<Destination>,
+}
+
+impl Pending {
+    /// The operations.
+    #[must_use]
+    pub const fn delta(&self) -> &Delta {
+        &self.delta
+    }
+}
+
+impl Engine {
+    /// Sets what a Service wants; `None` when it is gone. Returns the destinations that it
+    /// newly shares with others.
+    pub fn update(&mut self, id: ServiceId, wanted: Option<Compiled>) -> Vec<Contested> {
+        let old = self.wanted.remove(&id);
+        if old == wanted {
+            if let Some(wanted) = wanted {
+                self.wanted.insert(id, wanted);
+            }
+            return Vec::new();
+        }
+        let mut before = FxHashSet::default();
+        if let Some(old) = old {
+            for (destination, _) in &old.destinations {
+                if self.claims.release(*destination, id) > 0 {
+                    before.insert(*destination);
+                }
+                self.dirty.insert(*destination);
+            }
+            for shared in old.shared {
+                self.unstate(shared);
+            }
+        }
+        let mut contested = Vec::new();
+        if let Some(wanted) = wanted {
+            for (index, (destination, _)) in (0..).zip(&wanted.destinations) {
+                let rank = claims::Rank::new(wanted.created, wanted.key.clone(), id);
+                let others = self.claims.claim(*destination, rank, index);
+                if let Some(winner) = others
+                    && !before.contains(destination)
+                {
+                    contested.push((*destination, winner));
+                }
+                self.dirty.insert(*destination);
+            }
+            for shared in &wanted.shared {
+                *self.stated.entry(*shared).or_insert(0) += 1;
+                self.dirty_shared.insert(*shared);
+            }
+            self.wanted.insert(id, wanted);
+        }
+        contested
+            .into_iter()
+            .map(|(destination, other)| {
+                let winner = self
+                    .claims
+                    .winner(destination)
+                    .map_or(id, |claim| claim.owner());
+                Contested {
+                    destination,
+                    winner,
+                    loser: if winner == id { other } else { id },
+                }
+            })
+            .collect()
+    }
+
+    fn unstate(&mut self, shared: Shared) {
+        if let Some(count) = self.stated.get_mut(&shared) {
+            *count -= 1;
+            if *count == 0 {
+                self.stated.remove(&shared);
+            }
+        }
+        self.dirty_shared.insert(shared);
+    }
+
+    /// The difference between what is applied and what is wanted.
+    ///
+    /// Calling it again before a commit gives the same delta again.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        let mut pending = Pending {
+            looked_at: self.dirty.iter().copied().collect(),
+            ..Pending::default()
+        };
+        // One order for one state, so that logs and tests can be compared.
+        pending.looked_at.sort_unstable();
+        for entry in &self.strays {
+            pending.delta.remove.push(Operation {
+                owner: ServiceId::CLUSTER,
+                entry: entry.clone(),
+            });
+        }
+        let mut memo = SlotMemo::default();
+        for destination in &pending.looked_at {
+            let claim = self.claims.winner(*destination);
+            let wanted = claim.and_then(|claim| {
+                let compiled = self.wanted.get(&claim.owner())?;
+                Some(&compiled.destinations.get(claim.index as usize)?.1)
+            });
+            let owner = claim.map_or(ServiceId::CLUSTER, claims::Claim::owner);
+            let applied = self.applied.get(destination);
+            let next = wanted.map(|wanted| memo.place(wanted, applied));
+            if applied == next.as_ref() {
+                continue;
+            }
+            difference(
+                *destination,
+                applied,
+                next.as_ref(),
+                owner,
+                &mut pending.delta,
+            );
+            pending.destinations.push((*destination, next));
+        }
+        self.pending_shared(&mut pending);
+        pending
+    }
+
+    fn pending_shared(&self, pending: &mut Pending) {
+        for shared in &self.dirty_shared {
+            let wanted = self.stated.contains_key(shared);
+            if wanted == self.applied_shared.contains(shared) {
+                continue;
+            }
+            pending.shared.push((*shared, wanted));
+        }
+        pending.shared.sort_unstable();
+        for (shared, wanted) in &pending.shared {
+            let operations = if *wanted {
+                &mut pending.delta.add
+            } else {
+                &mut pending.delta.remove
+            };
+            operations.push(Operation {
+                owner: ServiceId::CLUSTER,
+                entry: Entry::Shared(*shared),
+            });
+        }
+    }
+
+    /// Notes that the backend has applied a delta.
+    pub fn commit(&mut self, pending: Pending) {
+        for destination in &pending.looked_at {
+            self.dirty.remove(destination);
+        }
+        for (destination, forwarding) in pending.destinations {
+            match forwarding {
+                Some(forwarding) => self.applied.insert(destination, forwarding),
+                None => self.applied.remove(&destination),
+            };
+        }
+        for (shared, wanted) in pending.shared {
+            if wanted {
+                self.applied_shared.insert(shared);
+            } else {
+                self.applied_shared.remove(&shared);
+            }
+        }
+        self.dirty_shared.clear();
+        self.strays.clear();
+        self.release_unused_memory();
+    }
+
+    /// A burst of changes must not leave its high-water mark behind.
+    fn release_unused_memory(&mut self) {
+        if self.dirty.is_empty() {
+            self.dirty = FxHashSet::default();
+        }
+        self.dirty_shared = FxHashSet::default();
+    }
+
+    /// All entries that are wanted, in a stable order, as if compiled from nothing.
+    #[must_use]
+    pub fn wanted_entries(&self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for (destination, forwarding) in self.wanted_destinations() {
+            forwarding.for_each_entry(destination, |entry| entries.push(entry));
+        }
+        entries.extend(self.stated.keys().copied().map(Entry::Shared));
+        entries.sort_unstable();
+        entries
+    }
+
+    /// What is wanted at each destination, by the Service that owns it, in a stable order.
+    #[must_use]
+    pub fn wanted_destinations(&self) -> Vec<(Destination, &Forwarding)> {
+        let mut wanted: Vec<(Destination, &Forwarding)> = self
+            .claims
+            .winners()
+            .filter_map(|(destination, claim)| {
+                let compiled = self.wanted.get(&claim.owner())?;
+                let (_, forwarding) = compiled.destinations.get(claim.index as usize)?;
+                Some((destination, forwarding))
+            })
+            .collect();
+        wanted.sort_unstable_by_key(|(destination, _)| *destination);
+        wanted
+    }
+
+    /// The shared facts that are wanted, in a stable order.
+    #[must_use]
+    pub fn wanted_shared(&self) -> Vec<Shared> {
+        let mut shared: Vec<Shared> = self.stated.keys().copied().collect();
+        shared.sort_unstable();
+        shared
+    }
+
+    /// All entries that are applied, in a stable order.
+    #[must_use]
+    pub fn applied_entries(&self) -> Vec<Entry> {
+        let mut entries = self.strays.clone();
+        for (destination, forwarding) in &self.applied {
+            forwarding.for_each_entry(*destination, |entry| entries.push(entry));
+        }
+        entries.extend(self.applied_shared.iter().copied().map(Entry::Shared));
+        entries.sort_unstable();
+        entries
+    }
+
+    /// What is applied at a destination.
+    #[must_use]
+    pub fn applied(&self, destination: &Destination) -> Option<&Forwarding> {
+        self.applied.get(destination)
+    }
+
+    /// Number of claims that another Service's claim keeps from being served.
+    #[must_use]
+    pub const fn contested_claims(&self) -> usize {
+        self.claims.contested()
+    }
+}
+
+/// Places the endpoints of one Service port once, however many destinations share them.
+#[derive(Default)]
+struct SlotMemo {
+    last: Option<(Endpoints, Endpoints, Endpoints)>,
+}
+
+impl SlotMemo {
+    /// The wanted forwarding with its lists in slot order.
+    fn place(&mut self, wanted: &Forwarding, applied: Option<&Forwarding>) -> Forwarding {
+        let Action::Balance {
+            policy,
+            primary,
+            external,
+            affinity,
+        } = &wanted.action
+        else {
+            return wanted.clone();
+        };
+        let held = applied.and_then(|applied| match &applied.action {
+            Action::Balance {
+                primary, external, ..
+            } => Some((primary, external.as_ref())),
+            _ => None,
+        });
+        Forwarding {
+            label: wanted.label.clone(),
+            action: Action::Balance {
+                policy: *policy,
+                primary: self.slots(primary, held.map(|(primary, _)| primary)),
+                external: external
+                    .as_ref()
+                    .map(|external| self.slots(external, held.and_then(|(_, external)| external))),
+                affinity: *affinity,
+            },
+            allowed_sources: wanted.allowed_sources.clone(),
+        }
+    }
+
+    fn slots(&mut self, wanted: &Endpoints, held: Option<&Endpoints>) -> Endpoints {
+        let Some(held) = held else {
+            return Arc::clone(wanted);
+        };
+        if held == wanted {
+            return Arc::clone(held);
+        }
+        if let Some((for_wanted, for_held, slots)) = &self.last
+            && Arc::ptr_eq(for_wanted, wanted)
+            && Arc::ptr_eq(for_held, held)
+        {
+            return Arc::clone(slots);
+        }
+        let assigned = slots::assign(held, wanted);
+        let slots: Endpoints = if *assigned == **held {
+            Arc::clone(held)
+        } else {
+            assigned.into()
+        };
+        self.last = Some((Arc::clone(wanted), Arc::clone(held), Arc::clone(&slots)));
+        slots
+    }
+}
+
+/// Appends what turns one destination's entries into others.
+fn difference(
+    destination: Destination,
+    old: Option<&Forwarding>,
+    new: Option<&Forwarding>,
+    owner: ServiceId,
+    delta: &mut Delta,
+) {
+    let facts = |forwarding: Option<&Forwarding>| {
+        let mut facts = Vec::new();
+        if let Some(forwarding) = forwarding {
+            forwarding.for_each_fact(destination, |entry| facts.push(entry));
+        }
+        facts
+    };
+    let (old_facts, new_facts) = (facts(old), facts(new));
+    let operation = |entry: Entry| Operation { owner, entry };
+    // Facts are few, but for long lists of source ranges, which are sorted in both.
+    let lookup_old: FxHashSet<&Entry> = old_facts.iter().collect();
+    let lookup_new: FxHashSet<&Entry> = new_facts.iter().collect();
+    delta.remove.extend(
+        old_facts
+            .iter()
+            .filter(|entry| !lookup_new.contains(entry))
+            .cloned()
+            .map(operation),
+    );
+    delta.add.extend(
+        new_facts
+            .iter()
+            .filter(|entry| !lookup_old.contains(entry))
+            .cloned()
+            .map(operation),
+    );
+    for list in List::BOTH {
+        let old = old.map_or(&[][..], |forwarding| forwarding.list(list));
+        let new = new.map_or(&[][..], |forwarding| forwarding.list(list));
+        for index in 0..old.len().max(new.len()) {
+            let (before, after) = (old.get(index), new.get(index));
+            if before == after {
+                continue;
+            }
+            let slot = |endpoint: &crate::model::Endpoint| Entry::Slot {
+                destination,
+                list,
+                // A list longer than u32 cannot be held in memory.
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                endpoint: *endpoint,
+            };
+            if let Some(endpoint) = before {
+                delta.remove.push(operation(slot(endpoint)));
+            }
+            if let Some(endpoint) = after {
+                delta.add.push(operation(slot(endpoint)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,18 @@
+//! pointsman sets the points of a Kubernetes node: it makes every connection to a Service reach
+//! one of its endpoints.
+//!
+//! Data flows one way: `source` → `model` → `select` → `compile` → `ir` → `diff` → `backend`.
+//! `ARCHITECTURE.md` has the map and the invariants.
+
+pub mod backend;
+pub mod cli;
+pub mod compile;
+pub mod diff;
+pub mod dry_run;
+pub mod ir;
+pub mod model;
+pub mod networks;
+pub mod proxy;
+pub mod run;
+pub mod select;
+pub mod source;

@@ -1,0 +1,91 @@
+//! Endpoints and the slices that carry them.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::{Family, Name, ObjectKey, Protocol};
+
+/// Where a connection can be sent: an address and a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The address.
+    pub address: IpAddr,
+    /// The port, in host byte order.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// An endpoint from its parts.
+    #[must_use]
+    pub const fn new(address: IpAddr, port: u16) -> Self {
+        Self { address, port }
+    }
+
+    /// The family of the address.
+    #[must_use]
+    pub const fn family(self) -> Family {
+        Family::of(self.address)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
+/// One of an `EndpointSlice`'s ports.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SlicePort {
+    /// The name that pairs it with a Service's port; empty for an unnamed one.
+    pub name: Name,
+    /// The protocol that pairs it with a Service's port.
+    pub protocol: Protocol,
+    /// The port on the endpoints; never 0.
+    pub port: u16,
+}
+
+/// What an endpoint's hints say about this node (KEP-2433, KEP-3015).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum Hint {
+    /// No hint.
+    #[default]
+    None,
+    /// Hints that name only others.
+    Elsewhere,
+    /// A hint that names this node.
+    Here,
+}
+
+/// One endpoint of a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// The first address: kube-proxy and pointsman use no other.
+    pub address: IpAddr,
+    /// Condition `ready`; absent means true.
+    pub ready: bool,
+    /// Condition `serving`; absent means true.
+    pub serving: bool,
+    /// Condition `terminating`; absent means false.
+    pub terminating: bool,
+    /// Whether it runs on this node.
+    pub local: bool,
+    /// What `hints.forNodes` says about this node.
+    pub node_hint: Hint,
+    /// The zones of `hints.forZones`, if any.
+    pub zone_hints: Option<Arc<[Name]>>,
+}
+
+/// Some of a Service's endpoints, in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// The Service that its `kubernetes.io/service-name` label names.
+    pub service: ObjectKey,
+    /// The family of its addresses.
+    pub family: Family,
+    /// Its ports: every endpoint serves on each of them.
+    pub ports: Arc<[SlicePort]>,
+    /// Its endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}

@@ -1,0 +1,210 @@
+//! The cluster's objects as last seen, and which Services a change touches.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use ipnetwork::IpNetwork;
+use rustc_hash::{FxBuildHasher, FxHashSet};
+
+use super::{EndpointSlice, Node, ObjectKey, Service};
+
+/// A Service's short name inside this process. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceId(pub u32);
+
+impl ServiceId {
+    /// The owner of what belongs to no Service: the node's and the cluster's own entries.
+    pub const CLUSTER: Self = Self(0);
+}
+
+/// Something that happened in the cluster.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A Service as it is now, or that it is gone.
+    Service(ObjectKey, Option<Box<Service>>),
+    /// An `EndpointSlice` as it is now, or that it is gone.
+    EndpointSlice(ObjectKey, Option<Box<EndpointSlice>>),
+    /// This Node as it is now, or that it is gone.
+    Node(Option<Box<Node>>),
+    /// A `ServiceCIDR`'s ranges as they are now, or that it is gone.
+    ServiceCidr(String, Option<Vec<IpNetwork>>),
+}
+
+/// Everything known about one Service.
+#[derive(Debug)]
+struct ServiceRecord {
+    id: ServiceId,
+    service: Option<Service>,
+    /// Names of its slices, ordered so that compiling does not depend on arrival.
+    slices: BTreeSet<ObjectKey>,
+}
+
+/// The cluster's objects as last seen.
+#[derive(Debug)]
+pub struct State {
+    services: HashMap<ObjectKey, ServiceRecord, FxBuildHasher>,
+    keys: HashMap<ServiceId, ObjectKey, FxBuildHasher>,
+    slices: HashMap<ObjectKey, EndpointSlice, FxBuildHasher>,
+    service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
+    node: Node,
+    dirty: FxHashSet<ServiceId>,
+    next_id: u32,
+}
+
+impl State {
+    /// An empty cluster around a node.
+    #[must_use]
+    pub fn new(node: Node) -> Self {
+        Self {
+            services: HashMap::default(),
+            keys: HashMap::default(),
+            slices: HashMap::default(),
+            service_cidrs: BTreeMap::new(),
+            node,
+            dirty: std::iter::once(ServiceId::CLUSTER).collect(),
+            next_id: 1,
+        }
+    }
+
+    /// Takes in one change and notes which Services it touches.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Service(key, service) => self.set_service(&key, service.map(|s| *s)),
+            Change::EndpointSlice(key, slice) => self.set_slice(&key, slice.map(|s| *s)),
+            Change::Node(node) => self.set_node(node.map(|n| *n)),
+            Change::ServiceCidr(name, ranges) => self.set_service_cidr(name, ranges),
+        }
+    }
+
+    fn set_service(&mut self, key: &ObjectKey, service: Option<Service>) {
+        if service.is_none() && !self.services.contains_key(key) {
+            return;
+        }
+        let record = self.record(key);
+        if record.service == service {
+            return;
+        }
+        record.service = service;
+        let id = record.id;
+        self.dirty.insert(id);
+        self.forget_if_empty(key);
+    }
+
+    fn set_slice(&mut self, key: &ObjectKey, slice: Option<EndpointSlice>) {
+        if self.slices.get(key) == slice.as_ref() {
+            return;
+        }
+        // A relabelled slice leaves its old Service at once.
+        if let Some(old) = self.slices.remove(key)
+            && slice
+                .as_ref()
+                .is_none_or(|slice| slice.service != old.service)
+        {
+            if let Some(record) = self.services.get_mut(&old.service) {
+                record.slices.remove(key);
+                self.dirty.insert(record.id);
+            }
+            self.forget_if_empty(&old.service);
+        }
+        if let Some(slice) = slice {
+            let record = self.record(&slice.service);
+            record.slices.insert(key.clone());
+            let id = record.id;
+            self.dirty.insert(id);
+            self.slices.insert(key.clone(), slice);
+        }
+    }
+
+    fn set_node(&mut self, node: Option<Node>) {
+        // A deleted Node leaves its last zone and addresses in force.
+        let Some(node) = node else { return };
+        if node == self.node {
+            return;
+        }
+        self.dirty.insert(ServiceId::CLUSTER);
+        if node.zone != self.node.zone || node.addresses != self.node.addresses {
+            self.dirty
+                .extend(self.services.values().map(|record| record.id));
+        }
+        self.node = node;
+    }
+
+    fn set_service_cidr(&mut self, name: String, ranges: Option<Vec<IpNetwork>>) {
+        match ranges {
+            Some(ranges) => self.service_cidrs.insert(name, ranges),
+            None => self.service_cidrs.remove(&name),
+        };
+        self.dirty.insert(ServiceId::CLUSTER);
+    }
+
+    fn record(&mut self, key: &ObjectKey) -> &mut ServiceRecord {
+        self.services.entry(key.clone()).or_insert_with(|| {
+            let id = ServiceId(self.next_id);
+            self.next_id = self.next_id.wrapping_add(1).max(1);
+            self.keys.insert(id, key.clone());
+            ServiceRecord {
+                id,
+                service: None,
+                slices: BTreeSet::new(),
+            }
+        })
+    }
+
+    fn forget_if_empty(&mut self, key: &ObjectKey) {
+        if let Some(record) = self.services.get(key)
+            && record.service.is_none()
+            && record.slices.is_empty()
+        {
+            self.keys.remove(&record.id);
+            self.services.remove(key);
+        }
+    }
+
+    /// The Services touched since the last call, oldest name first.
+    pub fn take_dirty(&mut self) -> Vec<ServiceId> {
+        let mut dirty: Vec<_> = self.dirty.drain().collect();
+        dirty.sort_unstable();
+        dirty
+    }
+
+    /// A Service and its name, if it still exists.
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<(&ObjectKey, &Service)> {
+        let key = self.keys.get(&id)?;
+        Some((key, self.services.get(key)?.service.as_ref()?))
+    }
+
+    /// The name of a Service that has, or had, this id.
+    #[must_use]
+    pub fn name(&self, id: ServiceId) -> Option<&ObjectKey> {
+        self.keys.get(&id)
+    }
+
+    /// The slices of a Service, in the order of their names.
+    pub fn slices(&self, key: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+        self.services
+            .get(key)
+            .into_iter()
+            .flat_map(|record| record.slices.iter())
+            .filter_map(|slice| self.slices.get(slice))
+    }
+
+    /// This node.
+    #[must_use]
+    pub const fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The ranges of all `ServiceCIDR`s, as their objects list them.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = IpNetwork> {
+        self.service_cidrs.values().flatten().copied()
+    }
+
+    /// Number of Services that a proxy serves.
+    #[must_use]
+    pub fn service_count(&self) -> usize {
+        self.services
+            .values()
+            .filter(|record| record.service.is_some())
+            .count()
+    }
+}

@@ -1,0 +1,237 @@
+//! The sync loop's heart: the cluster's state, the diff engine and the backend, in one place
+//! that owns all that changes.
+//!
+//! Changes go in, transactions come out. When to sync, and what to do about a failure that
+//! lasts, is `run`'s business.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::backend::nftables::{Applied, ApplyError, Nftables, SocketError};
+use crate::compile::{self, Settings};
+use crate::diff::{Contested, Engine};
+use crate::model::{Change, Node, ServiceId, State};
+
+/// A sync that did not happen. Nothing that was programmed is lost; call
+/// [`Proxy::sync`] again, after a while.
+#[derive(Debug, Error)]
+pub enum SyncError {
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The kernel refuses the transaction for another reason than a single Service.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+/// What a sync did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// The transaction, if there was something to do.
+    pub applied: Applied,
+    /// Services that were compiled again.
+    pub compiled: usize,
+    /// Time that compiling and comparing took.
+    pub computing: Duration,
+    /// Services left out because the kernel refused them.
+    pub left_out: usize,
+}
+
+/// How often one sync reads the kernel again and retries: once for drift, once to find a
+/// Service that is refused, and then without it.
+const ATTEMPTS: usize = 4;
+
+/// What the cluster wants and what the kernel has.
+#[derive(Debug)]
+pub struct Desired {
+    state: State,
+    engine: Engine,
+    settings: Settings,
+}
+
+impl Desired {
+    /// An empty cluster around a node.
+    #[must_use]
+    pub fn new(node: Node, settings: Settings) -> Self {
+        Self {
+            state: State::new(node),
+            engine: Engine::default(),
+            settings,
+        }
+    }
+
+    /// Takes in what happened in the cluster.
+    pub fn take(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            self.state.apply(change);
+        }
+    }
+
+    /// Compiles what the changes touched; returns how many Services that were.
+    pub fn compile(&mut self) -> usize {
+        let dirty = self.state.take_dirty();
+        for id in &dirty {
+            let compiled = if *id == ServiceId::CLUSTER {
+                Some(compile::compile_cluster(&self.state, &self.settings))
+            } else {
+                self.state
+                    .service(*id)
+                    .map(|(key, service)| compile::compile(key, service, &self.state))
+            };
+            for contested in self.engine.update(*id, compiled) {
+                self.report(&contested);
+            }
+        }
+        dirty.len()
+    }
+
+    fn report(&self, contested: &Contested) {
+        tracing::warn!(
+            destination = %contested.destination,
+            served = self.name(contested.winner),
+            waiting = self.name(contested.loser),
+            "two Services claim one address and port: the older one has it",
+        );
+    }
+
+    fn name(&self, id: ServiceId) -> String {
+        self.state
+            .name(id)
+            .map_or_else(|| "the cluster".to_owned(), ToString::to_string)
+    }
+
+    /// The cluster's objects.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What is wanted, compared with what is applied.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+/// A cluster and the kernel that follows it.
+pub struct Proxy {
+    desired: Desired,
+    backend: Nftables,
+    left_out: BTreeSet<ServiceId>,
+}
+
+impl Proxy {
+    /// Takes over what the kernel holds. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    pub fn start(desired: Desired, backend: Nftables) -> Result<Self, SocketError> {
+        let mut proxy = Self {
+            desired,
+            backend,
+            left_out: BTreeSet::new(),
+        };
+        proxy.adopt()?;
+        Ok(proxy)
+    }
+
+    fn adopt(&mut self) -> Result<(), SocketError> {
+        let entries = self.backend.read()?;
+        self.desired.engine.adopt(entries);
+        Ok(())
+    }
+
+    /// Takes in what happened in the cluster; [`Self::sync`] makes it so.
+    pub fn take(&mut self, changes: impl IntoIterator<Item = Change>) {
+        self.desired.take(changes);
+    }
+
+    /// The cluster and what it wants.
+    #[must_use]
+    pub const fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// Brings the kernel to what the cluster wants, in one transaction.
+    ///
+    /// A transaction that is refused is tried again after reading what the kernel really
+    /// holds; a Service that is refused even then is left out, loudly, until it changes.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be brought there now. Nothing has changed in it.
+    pub fn sync(&mut self) -> Result<Synced, SyncError> {
+        let mut synced = Synced::default();
+        let started = std::time::Instant::now();
+        synced.compiled = self.desired.compile();
+        synced.computing = started.elapsed();
+        let mut result = Ok(());
+        for attempt in 0..ATTEMPTS {
+            let started = std::time::Instant::now();
+            let pending = self.desired.engine.pending();
+            synced.computing += started.elapsed();
+            match self.backend.apply(pending.delta()) {
+                Ok(applied) => {
+                    self.desired.engine.commit(pending);
+                    self.backend.isolate_services(false);
+                    synced.applied = applied;
+                    synced.left_out = self.left_out.len();
+                    self.forget_clients();
+                    return Ok(synced);
+                }
+                Err(ApplyError::Socket(error)) => return Err(error.into()),
+                Err(ApplyError::Refused(refused)) => {
+                    let blamed: BTreeSet<ServiceId> = refused
+                        .iter()
+                        .flat_map(|refused| refused.owners.iter().copied())
+                        .filter(|owner| *owner != ServiceId::CLUSTER)
+                        .collect();
+                    let error = ApplyError::Refused(refused);
+                    tracing::warn!(attempt, %error, "transaction refused; reading the kernel again");
+                    if attempt > 1 {
+                        self.leave_out(&blamed);
+                    }
+                    result = Err(error);
+                    // From the second time on it is not drift: find out whose fault it is.
+                    self.backend.isolate_services(attempt > 0);
+                    self.adopt()?;
+                }
+            }
+        }
+        self.backend.isolate_services(false);
+        result?;
+        Ok(synced)
+    }
+
+    fn leave_out(&mut self, services: &BTreeSet<ServiceId>) {
+        for id in services {
+            tracing::error!(
+                service = self.desired.name(*id),
+                "the kernel refuses this Service: it is left out until it changes",
+            );
+            self.desired.engine.update(*id, None);
+            self.left_out.insert(*id);
+        }
+    }
+
+    fn forget_clients(&mut self) {
+        if let Err(error) = self.backend.forget_clients() {
+            tracing::warn!(%error, "clients of endpoints that are gone are still remembered; trying again");
+        }
+    }
+
+    /// Does what may wait for a quiet moment. Returns whether something is left to do.
+    pub fn tidy(&mut self) -> bool {
+        match self.backend.tidy() {
+            Ok(more) => more,
+            Err(error) => {
+                // Harmless: unused chains stay until the next time.
+                tracing::debug!(%error, "could not take away what is unused");
+                true
+            }
+        }
+    }
+}

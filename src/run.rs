@@ -1,0 +1,322 @@
+//! What the program does once it knows what it was asked: puts the parts together and keeps
+//! them going.
+//!
+//! The sync loop runs in a thread of its own, since a transaction blocks; sources talk to it by
+//! message.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::backend::nftables::{Nftables, ProgramConfig};
+use crate::cli::{Action, Config, Output};
+use crate::compile::{NodePortAddresses, Settings};
+use crate::dry_run;
+use crate::model::{Change, Family, Node, PerFamily};
+use crate::proxy::{Desired, Proxy, Synced};
+use crate::source::manifests::{Loaded, Manifests, STDIN};
+use crate::source::watch_files::FileWatch;
+
+/// A message to the sync loop.
+#[derive(Debug)]
+enum Event {
+    /// Something happened in the cluster.
+    Changes(Vec<Change>),
+    /// Finish what is under way, and end.
+    Stop,
+}
+
+/// How long a quiet moment is, before unused chains are taken away.
+const QUIET: Duration = Duration::from_secs(1);
+/// The pause after the first failure of a sync; it doubles with each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// The longest pause between retries.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Editors write in several steps; a load that comes between them is only wasted.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Does what was asked.
+///
+/// # Errors
+///
+/// If it cannot be done; the message says what to do about it.
+pub fn run(config: &Config) -> Result<()> {
+    if config.action == Action::Cleanup {
+        let program = ProgramConfig {
+            families: families(),
+            ..ProgramConfig::default()
+        };
+        Nftables::connect(program)?.cleanup()?;
+        return Ok(());
+    }
+    let path = config.manifests.clone().context("no manifests")?;
+    let mut manifests = Manifests::new(path, &config.node_name);
+    let mut loaded = manifests.load()?;
+    report(&mut loaded);
+    // At the start there is nothing to fall back on: a broken file is a failure.
+    if let Some(error) = loaded.broken.pop() {
+        return Err(error.into());
+    }
+    let (desired, program) = prepare(config, loaded.changes)?;
+    match config.action {
+        Action::DryRun(Output::Nft) => {
+            print_whole(&dry_run::nft(&program, &desired))?;
+        }
+        Action::DryRun(Output::Json) => {
+            print_whole(&dry_run::json(&desired)?)?;
+        }
+        Action::Once => {
+            let program = ProgramConfig {
+                families: families(),
+                ..program
+            };
+            let mut proxy = Proxy::start(desired, Nftables::connect(program)?)?;
+            let synced = proxy.sync()?;
+            anyhow::ensure!(
+                synced.left_out == 0,
+                "the kernel refused {} Services; everything else was committed",
+                synced.left_out
+            );
+            proxy.tidy();
+            log_sync(&proxy, &synced);
+        }
+        Action::Run => {
+            let program = ProgramConfig {
+                families: families(),
+                ..program
+            };
+            let proxy = Proxy::start(desired, Nftables::connect(program)?)?;
+            follow(proxy, manifests)?;
+        }
+        Action::Cleanup => {}
+    }
+    Ok(())
+}
+
+/// Prints all of a text; a reader that goes away early is no error of ours.
+fn print_whole(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out
+        .write_all(text.as_bytes())
+        .and_then(|()| {
+            if text.ends_with('\n') {
+                Ok(())
+            } else {
+                out.write_all(b"\n")
+            }
+        })
+        .and_then(|()| out.flush())
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+/// The cluster of the first load, and the program that suits its node.
+fn prepare(config: &Config, changes: Vec<Change>) -> Result<(Desired, ProgramConfig)> {
+    let settings = Settings {
+        node_port_addresses: config.node_port_addresses.clone(),
+        interface_addresses: match config.node_port_addresses {
+            NodePortAddresses::Networks(_) => interface_addresses()?,
+            NodePortAddresses::Primary | NodePortAddresses::All => Vec::new(),
+        },
+    };
+    let mut desired = Desired::new(Node::named(config.node_name.as_str()), settings);
+    desired.take(changes);
+    desired.compile();
+    let node = desired.state().node();
+    if config.node_port_addresses == NodePortAddresses::Primary && node.addresses.is_empty() {
+        tracing::warn!(
+            node = config.node_name,
+            "there is no Node of this name with an address: NodePorts are accepted nowhere until there is",
+        );
+    }
+    let program = ProgramConfig {
+        masquerade_all: config.masquerade_all,
+        local_detector: config.local_detector(node)?,
+        node_ports_everywhere: PerFamily::from_fn(|family| config.node_port_addresses.all(family)),
+        ..ProgramConfig::default()
+    };
+    Ok((desired, program))
+}
+
+/// The families that this kernel speaks.
+fn families() -> Vec<Family> {
+    if std::path::Path::new("/proc/net/if_inet6").exists() {
+        Family::BOTH.to_vec()
+    } else {
+        vec![Family::V4]
+    }
+}
+
+/// The addresses of the node's interfaces.
+fn interface_addresses() -> Result<Vec<IpAddr>> {
+    let found: BTreeSet<IpAddr> = nix::ifaddrs::getifaddrs()
+        .context("cannot list the node's interfaces")?
+        .filter_map(|interface| {
+            let address = interface.address?;
+            address
+                .as_sockaddr_in()
+                .map(|v4| IpAddr::from(v4.ip()))
+                .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+        })
+        .collect();
+    Ok(found.into_iter().collect())
+}
+
+fn report(loaded: &mut Loaded) {
+    for warning in loaded.warnings.drain(..) {
+        tracing::warn!(
+            object = warning.object,
+            field = warning.field,
+            "{}",
+            warning.problem
+        );
+    }
+}
+
+fn log_sync(proxy: &Proxy, synced: &Synced) {
+    let applied = synced.applied;
+    tracing::info!(
+        services = proxy.desired().state().service_count(),
+        operations = applied.operations,
+        bytes = applied.bytes,
+        kernel = ?applied.kernel,
+        "synced",
+    );
+}
+
+/// Follows the manifests until a signal says stop.
+fn follow(proxy: Proxy, manifests: Manifests) -> Result<()> {
+    let (events, inbox) = channel();
+    let sync = thread::Builder::new()
+        .name("sync".to_owned())
+        .spawn(move || sync_loop(proxy, &inbox))
+        .context("cannot start the sync thread")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(watch(manifests, &events));
+    // The loop may have ended already, with nobody to tell.
+    let _ = events.send(Event::Stop);
+    let ended = sync.join();
+    result?;
+    ended.map_err(|_| anyhow::anyhow!("the sync thread panicked; the rules stay in place"))
+}
+
+async fn watch(mut manifests: Manifests, events: &Sender<Event>) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let mut files = if manifests.path() == std::path::Path::new(STDIN) {
+        None
+    } else {
+        match FileWatch::start(manifests.path()) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(%error, "manifests are not followed");
+                None
+            }
+        }
+    };
+    // What changed between the first load and the start of the watch.
+    if files.is_some() {
+        load_again(&mut manifests, events)?;
+    }
+    loop {
+        let changed = async {
+            match &mut files {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            moved = changed => {
+                if moved.is_none() {
+                    files = None;
+                    continue;
+                }
+                tokio::time::sleep(SETTLE).await;
+                load_again(&mut manifests, events)?;
+            }
+        }
+    }
+}
+
+fn load_again(manifests: &mut Manifests, events: &Sender<Event>) -> Result<()> {
+    match manifests.load() {
+        Ok(mut loaded) => {
+            report(&mut loaded);
+            for error in loaded.broken {
+                tracing::warn!(%error, "the file counts as it last was");
+            }
+            events
+                .send(Event::Changes(loaded.changes))
+                .map_err(|_| anyhow::anyhow!("the sync thread has ended"))?;
+        }
+        Err(error) => tracing::warn!(%error, "everything stays as it was"),
+    }
+    Ok(())
+}
+
+/// Takes events and keeps the kernel in step. The first event of a quiet time is programmed at
+/// once; what comes while a transaction runs is programmed by the next one.
+fn sync_loop(mut proxy: Proxy, inbox: &Receiver<Event>) {
+    let mut retry = FIRST_RETRY;
+    let mut wake: Option<Wake> = Some(Wake::Sync(Instant::now()));
+    loop {
+        let event = match wake {
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(Wake::Sync(at) | Wake::Tidy(at)) => {
+                inbox.recv_timeout(at.saturating_duration_since(Instant::now()))
+            }
+        };
+        match event {
+            Ok(Event::Changes(changes)) => {
+                proxy.take(changes);
+                for event in inbox.try_iter() {
+                    match event {
+                        Event::Changes(changes) => proxy.take(changes),
+                        Event::Stop => return,
+                    }
+                }
+            }
+            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                if matches!(wake, Some(Wake::Tidy(_))) {
+                    wake = proxy.tidy().then(|| Wake::Tidy(Instant::now() + QUIET));
+                    continue;
+                }
+            }
+        }
+        wake = Some(match proxy.sync() {
+            Ok(synced) => {
+                if synced.applied.operations > 0 {
+                    log_sync(&proxy, &synced);
+                }
+                retry = FIRST_RETRY;
+                Wake::Tidy(Instant::now() + QUIET)
+            }
+            Err(error) => {
+                tracing::error!(%error, ?retry, "sync failed; what was programmed stays in place");
+                let at = Instant::now() + retry;
+                retry = (retry * 2).min(LAST_RETRY);
+                Wake::Sync(at)
+            }
+        });
+    }
+}
+
+/// What the loop does if nothing happens until then.
+enum Wake {
+    Sync(Instant),
+    Tidy(Instant),
+}

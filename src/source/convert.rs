@@ -1,0 +1,642 @@
+//! From Kubernetes objects to the model (SEMANTICS A, B, C).
+//!
+//! Pure. Whatever cannot be used is left out with a warning; what remains is programmed.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+use super::objects::{self, HEADLESS_LABEL, OTHER_PROXY_LABEL, SERVICE_NAME_LABEL, ZONE_LABEL};
+use super::{Warning, parse};
+use crate::model::{
+    Affinity, Change, EndpointSlice, Family, Hint, Interner, Name, Node, ObjectKey, PerFamily,
+    Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges,
+};
+
+/// The affinity timeout that the API server fills in, in seconds
+/// (`DefaultClientIPServiceAffinitySeconds`).
+const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
+
+/// Turns objects into changes for one node.
+#[derive(Debug)]
+pub struct Converter {
+    node_name: String,
+    names: Interner,
+    warnings: Vec<Warning>,
+}
+
+/// Collects the warnings about one object.
+struct Reporter<'a> {
+    object: String,
+    warnings: &'a mut Vec<Warning>,
+}
+
+impl Reporter<'_> {
+    fn warn(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        self.warnings.push(Warning {
+            object: self.object.clone(),
+            field: field.into(),
+            problem: problem.into(),
+        });
+    }
+}
+
+impl Converter {
+    /// A converter for the node with this name.
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            names: Interner::default(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The warnings since the last call.
+    pub fn take_warnings(&mut self) -> Vec<Warning> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    fn key(&mut self, metadata: &objects::Metadata) -> Option<ObjectKey> {
+        (!metadata.name.is_empty() && !metadata.namespace.is_empty()).then(|| ObjectKey {
+            namespace: self.names.intern(&metadata.namespace),
+            name: Name::from(metadata.name.as_str()),
+        })
+    }
+
+    fn unnamed(&mut self, kind: &str, metadata: &objects::Metadata) {
+        self.warnings.push(Warning {
+            object: format!("{kind} {}/{}", metadata.namespace, metadata.name),
+            field: "metadata".to_owned(),
+            problem: "has no name or no namespace; the object is left out".to_owned(),
+        });
+    }
+
+    /// A Service. One that is not for us is a Service that is gone.
+    pub fn service(&mut self, object: &objects::Service) -> Option<Change> {
+        let Some(key) = self.key(&object.metadata) else {
+            self.unnamed("Service", &object.metadata);
+            return None;
+        };
+        let mut report = Reporter {
+            object: format!("Service {key}"),
+            warnings: &mut self.warnings,
+        };
+        let service = service(object, &mut self.names, &mut report);
+        Some(Change::Service(key, service.map(Box::new)))
+    }
+
+    /// An `EndpointSlice`. One that no Service can use is a slice that is gone.
+    pub fn endpoint_slice(&mut self, object: &objects::EndpointSlice) -> Option<Change> {
+        let Some(key) = self.key(&object.metadata) else {
+            self.unnamed("EndpointSlice", &object.metadata);
+            return None;
+        };
+        let mut report = Reporter {
+            object: format!("EndpointSlice {key}"),
+            warnings: &mut self.warnings,
+        };
+        let slice = endpoint_slice(
+            object,
+            &key.namespace,
+            &self.node_name,
+            &mut self.names,
+            &mut report,
+        );
+        Some(Change::EndpointSlice(key, slice.map(Box::new)))
+    }
+
+    /// A Node; any but ours is passed over.
+    pub fn node(&mut self, object: &objects::Node) -> Option<Change> {
+        if object.metadata.name != self.node_name {
+            return None;
+        }
+        let mut report = Reporter {
+            object: format!("Node {}", object.metadata.name),
+            warnings: &mut self.warnings,
+        };
+        Some(Change::Node(Some(Box::new(node(object, &mut report)))))
+    }
+
+    /// A `ServiceCIDR`.
+    pub fn service_cidr(&mut self, object: &objects::ServiceCidr) -> Option<Change> {
+        let name = object.metadata.name.clone();
+        let mut report = Reporter {
+            object: format!("ServiceCIDR {name}"),
+            warnings: &mut self.warnings,
+        };
+        let cidrs = networks("spec.cidrs", &object.spec.cidrs, &mut report);
+        Some(Change::ServiceCidr(name, Some(cidrs)))
+    }
+}
+
+fn networks(field: &str, texts: &[String], report: &mut Reporter<'_>) -> Vec<IpNetwork> {
+    let mut networks = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        match parse::network(text.trim()) {
+            Some(network) => networks.push(network),
+            None => report.warn(
+                format!("{field}[{index}]"),
+                format!("{text:?} is not a network in CIDR notation; it is left out"),
+            ),
+        }
+    }
+    networks
+}
+
+fn service(
+    object: &objects::Service,
+    names: &mut Interner,
+    report: &mut Reporter<'_>,
+) -> Option<Service> {
+    let spec = &object.spec;
+    let cluster_ip = spec.cluster_ip.as_deref().unwrap_or_default();
+    if cluster_ip.is_empty()
+        || cluster_ip == "None"
+        || spec.type_.as_deref() == Some("ExternalName")
+        || object.metadata.labels.contains_key(OTHER_PROXY_LABEL)
+    {
+        return None;
+    }
+    let cluster_ips = cluster_ips(spec, report);
+    let vips = vips(object, report);
+    let external_local = external_local(spec);
+    Some(Service {
+        created: created(&object.metadata, report),
+        cluster_ips,
+        external_ips: addresses("spec.externalIPs", &spec.external_ips, report),
+        source_ranges: source_ranges(spec, &vips, report),
+        vips,
+        ports: ports(spec, names, report),
+        affinity: affinity(spec, report),
+        internal_local: is_local(
+            "spec.internalTrafficPolicy",
+            spec.internal_traffic_policy.as_deref(),
+            report,
+        ),
+        external_local: external_local
+            && is_local(
+                "spec.externalTrafficPolicy",
+                spec.external_traffic_policy.as_deref(),
+                report,
+            ),
+        health_check_node_port: health_check_node_port(spec, external_local),
+    })
+}
+
+fn created(metadata: &objects::Metadata, report: &mut Reporter<'_>) -> i64 {
+    let Some(text) = &metadata.creation_timestamp else {
+        return i64::MAX;
+    };
+    text.parse::<jiff::Timestamp>().map_or_else(
+        |_| {
+            report.warn(
+                "metadata.creationTimestamp",
+                format!("{text:?} is not a time; the Service counts as the youngest"),
+            );
+            i64::MAX
+        },
+        jiff::Timestamp::as_second,
+    )
+}
+
+/// The address of each family: `ipFamilies` pairs with `clusterIPs` by position.
+fn cluster_ips(
+    spec: &objects::ServiceSpec,
+    report: &mut Reporter<'_>,
+) -> PerFamily<Option<IpAddr>> {
+    let mut found = PerFamily::default();
+    let mut take = |field: String, text: &str, family: Option<Family>| {
+        match parse::address(text) {
+        Some(address) if family.is_none_or(|family| family == Family::of(address)) => {
+            *found.get_mut(Family::of(address)) = Some(address);
+        }
+        Some(_) => report.warn(
+            field,
+            format!("{text:?} is not of the family that spec.ipFamilies pairs it with; the family is left out"),
+        ),
+        None => report.warn(
+            field,
+            format!("{text:?} is not an IP address; the family is left out"),
+        ),
+    }
+    };
+    if spec.ip_families.is_empty() {
+        take(
+            "spec.clusterIP".to_owned(),
+            spec.cluster_ip.as_deref().unwrap_or_default(),
+            None,
+        );
+        return found;
+    }
+    for (index, family) in spec.ip_families.iter().enumerate() {
+        let family = match family.as_str() {
+            "IPv4" => Family::V4,
+            "IPv6" => Family::V6,
+            _ => continue,
+        };
+        if let Some(text) = spec.cluster_ips.get(index) {
+            take(format!("spec.clusterIPs[{index}]"), text, Some(family));
+        } else if index == 0 {
+            // Manifests written by hand often name the one address only in clusterIP.
+            let text = spec.cluster_ip.as_deref().unwrap_or_default();
+            take("spec.clusterIP".to_owned(), text, Some(family));
+        }
+    }
+    found
+}
+
+fn addresses(field: &str, texts: &[String], report: &mut Reporter<'_>) -> Vec<IpAddr> {
+    let mut addresses = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        match parse::address(text) {
+            Some(address) => addresses.push(address),
+            None if text.trim().is_empty() => {}
+            None => report.warn(
+                format!("{field}[{index}]"),
+                format!("{text:?} is not an IP address; it is left out"),
+            ),
+        }
+    }
+    addresses
+}
+
+fn vips(object: &objects::Service, report: &mut Reporter<'_>) -> Vec<IpAddr> {
+    let mut vips = Vec::new();
+    for (index, ingress) in object.status.load_balancer.ingress.iter().enumerate() {
+        if ingress.ip_mode.as_deref().is_some_and(|mode| mode != "VIP") {
+            continue;
+        }
+        match ingress.ip.as_deref() {
+            None | Some("") => {}
+            Some(text) => match parse::address(text) {
+                Some(address) => vips.push(address),
+                None => report.warn(
+                    format!("status.loadBalancer.ingress[{index}].ip"),
+                    format!("{text:?} is not an IP address; it is left out"),
+                ),
+            },
+        }
+    }
+    vips
+}
+
+/// A list that leaves a family without a valid range admits nobody there: a typo must not open
+/// a VIP to the world.
+fn source_ranges(
+    spec: &objects::ServiceSpec,
+    vips: &[IpAddr],
+    report: &mut Reporter<'_>,
+) -> PerFamily<SourceRanges> {
+    let field = "spec.loadBalancerSourceRanges";
+    if spec.load_balancer_source_ranges.is_empty() {
+        return PerFamily::default();
+    }
+    let ranges = networks(field, &spec.load_balancer_source_ranges, report);
+    PerFamily::from_fn(|family| {
+        let mine: Vec<IpNetwork> = ranges
+            .iter()
+            .copied()
+            .filter(|range| crate::networks::family(*range) == family)
+            .collect();
+        if mine.iter().any(|range| range.prefix() == 0) {
+            return SourceRanges::Any;
+        }
+        if mine.is_empty() && vips.iter().any(|vip| Family::of(*vip) == family) {
+            report.warn(
+                field,
+                format!(
+                    "has no valid {family} range; the {family} load-balancer addresses admit nobody"
+                ),
+            );
+        }
+        SourceRanges::Only(mine.into())
+    })
+}
+
+fn ports(
+    spec: &objects::ServiceSpec,
+    names: &mut Interner,
+    report: &mut Reporter<'_>,
+) -> Vec<ServicePort> {
+    let mut ports: Vec<ServicePort> = Vec::with_capacity(spec.ports.len());
+    for (index, port) in spec.ports.iter().enumerate() {
+        let field = |name: &str| format!("spec.ports[{index}].{name}");
+        let Some(protocol) = protocol(port.protocol.as_deref()) else {
+            report.warn(
+                field("protocol"),
+                format!(
+                    "{:?} is none of TCP, UDP and SCTP; the port is left out",
+                    port.protocol.as_deref().unwrap_or_default()
+                ),
+            );
+            continue;
+        };
+        let number = port.port.unwrap_or(0);
+        let Some(number) = port_number(number) else {
+            report.warn(
+                field("port"),
+                format!("{number} is not between 1 and 65535; the port is left out"),
+            );
+            continue;
+        };
+        let node_port = match port.node_port.unwrap_or(0) {
+            0 => 0,
+            wanted => port_number(wanted).unwrap_or_else(|| {
+                report.warn(
+                    field("nodePort"),
+                    format!("{wanted} is not between 1 and 65535; the port has no node port"),
+                );
+                0
+            }),
+        };
+        let port = ServicePort {
+            name: names.intern(port.name.as_deref().unwrap_or_default()),
+            protocol,
+            port: number,
+            node_port,
+        };
+        if let Some(first) = ports.iter().find(|known| {
+            known.protocol == port.protocol && known.port == port.port && known.name != port.name
+        }) {
+            report.warn(
+                field("port"),
+                format!(
+                    "{}/{} is claimed by port {:?} already, which keeps it",
+                    port.port, port.protocol, &*first.name
+                ),
+            );
+        }
+        ports.push(port);
+    }
+    ports
+}
+
+fn protocol(text: Option<&str>) -> Option<Protocol> {
+    match text {
+        None | Some("" | "TCP") => Some(Protocol::Tcp),
+        Some("UDP") => Some(Protocol::Udp),
+        Some("SCTP") => Some(Protocol::Sctp),
+        Some(_) => None,
+    }
+}
+
+fn port_number(number: i64) -> Option<u16> {
+    u16::try_from(number).ok().filter(|port| *port != 0)
+}
+
+fn affinity(spec: &objects::ServiceSpec, report: &mut Reporter<'_>) -> Option<Affinity> {
+    match spec.session_affinity.as_deref() {
+        Some("ClientIP") => {}
+        None | Some("" | "None") => return None,
+        Some(other) => {
+            report.warn(
+                "spec.sessionAffinity",
+                format!("{other:?} is neither ClientIP nor None; there is no affinity"),
+            );
+            return None;
+        }
+    }
+    let configured = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref())
+        .and_then(|client| client.timeout_seconds);
+    let timeout_seconds = match configured {
+        None => DEFAULT_AFFINITY_SECONDS,
+        Some(seconds) => u32::try_from(seconds)
+            .ok()
+            .filter(|seconds| *seconds != 0)
+            .unwrap_or_else(|| {
+                report.warn(
+                    "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+                    format!(
+                        "{seconds} is not a possible timeout; it is {DEFAULT_AFFINITY_SECONDS}"
+                    ),
+                );
+                DEFAULT_AFFINITY_SECONDS
+            }),
+    };
+    Some(Affinity { timeout_seconds })
+}
+
+/// An unknown policy is taken as Local, the one that lets less through.
+fn is_local(field: &str, policy: Option<&str>, report: &mut Reporter<'_>) -> bool {
+    match policy {
+        None | Some("" | "Cluster") => false,
+        Some("Local") => true,
+        Some(other) => {
+            report.warn(
+                field,
+                format!("{other:?} is neither Cluster nor Local; it is taken as Local"),
+            );
+            true
+        }
+    }
+}
+
+/// Whether `externalTrafficPolicy` has a meaning for this Service (SEMANTICS B9).
+fn external_local(spec: &objects::ServiceSpec) -> bool {
+    match spec.type_.as_deref() {
+        Some("LoadBalancer" | "NodePort") => true,
+        None | Some("" | "ClusterIP") => !spec.external_ips.is_empty(),
+        Some(_) => false,
+    }
+}
+
+fn health_check_node_port(spec: &objects::ServiceSpec, external_local: bool) -> u16 {
+    let applies = external_local
+        && spec.type_.as_deref() == Some("LoadBalancer")
+        && spec.external_traffic_policy.as_deref() == Some("Local");
+    if applies {
+        spec.health_check_node_port
+            .and_then(port_number)
+            .unwrap_or(0)
+    } else {
+        0
+    }
+}
+
+fn endpoint_slice(
+    object: &objects::EndpointSlice,
+    namespace: &Name,
+    node_name: &str,
+    names: &mut Interner,
+    report: &mut Reporter<'_>,
+) -> Option<EndpointSlice> {
+    let labels = &object.metadata.labels;
+    let service = labels
+        .get(SERVICE_NAME_LABEL)
+        .filter(|name| !name.is_empty())?;
+    if labels.contains_key(HEADLESS_LABEL) {
+        return None;
+    }
+    let family = match object.address_type.as_str() {
+        "IPv4" => Family::V4,
+        "IPv6" => Family::V6,
+        "FQDN" => return None,
+        other => {
+            report.warn(
+                "addressType",
+                format!("{other:?} is none of IPv4, IPv6 and FQDN; the object is left out"),
+            );
+            return None;
+        }
+    };
+    Some(EndpointSlice {
+        service: ObjectKey {
+            namespace: Arc::clone(namespace),
+            name: names.intern(service),
+        },
+        family,
+        ports: slice_ports(object, names, report).into(),
+        endpoints: slice_endpoints(object, family, node_name, names, report),
+    })
+}
+
+fn slice_ports(
+    object: &objects::EndpointSlice,
+    names: &mut Interner,
+    report: &mut Reporter<'_>,
+) -> Vec<SlicePort> {
+    let mut ports = Vec::with_capacity(object.ports.len());
+    for (index, port) in object.ports.iter().enumerate() {
+        // A port without a number matches nothing. The API server fills in an absent name as
+        // the empty one, so a manifest that never met it is read the same way.
+        let name = port.name.as_deref().unwrap_or_default();
+        let number = match port.port {
+            None | Some(0) => continue,
+            Some(number) => number,
+        };
+        match (protocol(port.protocol.as_deref()), port_number(number)) {
+            (Some(protocol), Some(port)) => ports.push(SlicePort {
+                name: names.intern(name),
+                protocol,
+                port,
+            }),
+            (None, _) => report.warn(
+                format!("ports[{index}].protocol"),
+                format!(
+                    "{:?} is none of TCP, UDP and SCTP; the port is left out",
+                    port.protocol.as_deref().unwrap_or_default()
+                ),
+            ),
+            (_, None) => report.warn(
+                format!("ports[{index}].port"),
+                format!("{number} is not between 1 and 65535; the port is left out"),
+            ),
+        }
+    }
+    ports
+}
+
+fn slice_endpoints(
+    object: &objects::EndpointSlice,
+    family: Family,
+    node_name: &str,
+    names: &mut Interner,
+    report: &mut Reporter<'_>,
+) -> Vec<SliceEndpoint> {
+    let mut endpoints = Vec::with_capacity(object.endpoints.len());
+    let mut last_zones: Option<Arc<[Name]>> = None;
+    for (index, endpoint) in object.endpoints.iter().enumerate() {
+        let Some(text) = endpoint.addresses.first() else {
+            continue;
+        };
+        let field = || format!("endpoints[{index}].addresses[0]");
+        let Some(address) = parse::address(text) else {
+            report.warn(
+                field(),
+                format!("{text:?} is not an IP address; the endpoint is left out"),
+            );
+            continue;
+        };
+        if Family::of(address) != family {
+            report.warn(
+                field(),
+                format!("{text:?} is not an {family} address, as addressType says; the endpoint is left out"),
+            );
+            continue;
+        }
+        let zones = zone_hints(endpoint, &mut last_zones, names);
+        endpoints.push(SliceEndpoint {
+            address,
+            ready: endpoint.conditions.ready.unwrap_or(true),
+            serving: endpoint.conditions.serving.unwrap_or(true),
+            terminating: endpoint.conditions.terminating.unwrap_or(false),
+            local: endpoint.node_name.as_deref() == Some(node_name),
+            node_hint: node_hint(endpoint, node_name),
+            zone_hints: zones,
+        });
+    }
+    endpoints
+}
+
+/// Neighbouring endpoints mostly have the same hints: they share one list.
+fn zone_hints(
+    endpoint: &objects::Endpoint,
+    last: &mut Option<Arc<[Name]>>,
+    names: &mut Interner,
+) -> Option<Arc<[Name]>> {
+    let zones = &endpoint.hints.as_ref()?.for_zones;
+    if zones.is_empty() {
+        return None;
+    }
+    if let Some(last) = last
+        && last.len() == zones.len()
+        && last.iter().zip(zones).all(|(a, b)| **a == *b.name)
+    {
+        return Some(Arc::clone(last));
+    }
+    let list: Arc<[Name]> = zones.iter().map(|zone| names.intern(&zone.name)).collect();
+    *last = Some(Arc::clone(&list));
+    Some(list)
+}
+
+fn node_hint(endpoint: &objects::Endpoint, node_name: &str) -> Hint {
+    match &endpoint.hints {
+        Some(hints) if hints.for_nodes.iter().any(|node| node.name == node_name) => Hint::Here,
+        Some(hints) if !hints.for_nodes.is_empty() => Hint::Elsewhere,
+        _ => Hint::None,
+    }
+}
+
+fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
+    let mut addresses = Vec::new();
+    for kind in ["InternalIP", "ExternalIP"] {
+        for (index, address) in object.status.addresses.iter().enumerate() {
+            if address.type_ != kind {
+                continue;
+            }
+            match parse::address(&address.address) {
+                Some(address) => addresses.push(address),
+                None => report.warn(
+                    format!("status.addresses[{index}].address"),
+                    format!("{:?} is not an IP address; it is left out", address.address),
+                ),
+            }
+        }
+    }
+    let spec = &object.spec;
+    let pod_cidrs = if spec.pod_cidrs.is_empty() {
+        let single: Vec<String> = spec.pod_cidr.iter().cloned().collect();
+        networks("spec.podCIDR", &single, report)
+    } else {
+        networks("spec.podCIDRs", &spec.pod_cidrs, report)
+    };
+    Node {
+        name: Name::from(object.metadata.name.as_str()),
+        zone: object
+            .metadata
+            .labels
+            .get(ZONE_LABEL)
+            .filter(|zone| !zone.is_empty())
+            .map(|zone| Name::from(zone.as_str())),
+        addresses,
+        pod_cidrs,
+    }
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;
