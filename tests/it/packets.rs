@@ -1,0 +1,1 @@
+//! Real connections through Services of policy Cluster, in both families.
