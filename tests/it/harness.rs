@@ -16,10 +16,11 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -596,16 +597,37 @@ pub struct Pointsman {
     log: Arc<Mutex<String>>,
 }
 
-/// The program under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_pointsman");
+/// The program under test. Cargo names it to tests; the demo, an example, finds it one directory
+/// above its own executable.
+pub static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
+    option_env!("CARGO_BIN_EXE_pointsman").map_or_else(
+        || {
+            let example = std::env::current_exe().expect("the path of this executable");
+            example
+                .ancestors()
+                .nth(2)
+                .expect("a directory above it")
+                .join("pointsman")
+        },
+        PathBuf::from,
+    )
+});
 
 impl Pointsman {
     /// Starts it on a host and waits until its first sync is committed.
     pub fn start(host: &Host, arguments: &[&str]) -> Self {
+        Self::start_without_cidr(
+            host,
+            &[&["--cluster-cidr", CLUSTER_CIDR], arguments].concat(),
+        )
+    }
+
+    /// The same, without telling it the pods' ranges.
+    pub fn start_without_cidr(host: &Host, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let mut child = host.run(move || {
-            Command::new(BINARY)
-                .args(["--hostname-override", NODE, "--cluster-cidr", CLUSTER_CIDR])
+            Command::new(BINARY.as_path())
+                .args(["--hostname-override", NODE])
                 .args(&arguments)
                 .stdin(Stdio::null())
                 .stderr(Stdio::piped())
@@ -667,7 +689,7 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 pub fn pointsman(host: &Host, arguments: &[&str]) -> (Option<i32>, String, String) {
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
     host.run(move || {
-        let output = Command::new(BINARY)
+        let output = Command::new(BINARY.as_path())
             .args(["--hostname-override", NODE, "--cluster-cidr", CLUSTER_CIDR])
             .args(&arguments)
             .stdin(Stdio::null())

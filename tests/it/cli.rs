@@ -1,0 +1,179 @@
+//! The program as a user meets it: what it prints and how it ends.
+
+use std::process::{Command, Output, Stdio};
+
+use crate::harness::BINARY;
+use crate::objects::{Manifests, service, slice};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(&*BINARY)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("pointsman")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn help_names_every_flag_and_what_it_is_for() {
+    let output = run(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = text(&output.stdout);
+    for flag in [
+        "--manifests",
+        "--once",
+        "--dry-run",
+        "--output",
+        "--cleanup",
+        "--hostname-override",
+        "--cluster-cidr",
+        "--detect-local-mode",
+        "--masquerade-all",
+        "--nodeport-addresses",
+        "--proxy-mode",
+        "-v",
+        "--logging-format",
+        "--version",
+    ] {
+        assert!(help.contains(flag), "{flag}");
+    }
+    assert!(help.lines().all(|line| line.len() <= 100), "{help}");
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    let output = run(&["--version"]);
+    assert_eq!(
+        text(&output.stdout).trim(),
+        concat!("pointsman ", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn usage_errors_are_one_clear_line_and_exit_code_2() {
+    let cases: [(&[&str], &str); 6] = [
+        (&[], "--manifests"),
+        (
+            &["--manifests", "x", "--proxy-mode", "ipvs"],
+            "--proxy-mode",
+        ),
+        (
+            &["--manifests", "x", "--cluster-cidr", "10.0.0.1"],
+            "--cluster-cidr",
+        ),
+        (&["--no-such-flag"], "--no-such-flag"),
+        (&["--manifests", "x", "--once", "--dry-run"], "--dry-run"),
+        (&["--manifests", "x", "--output", "json"], "--dry-run"),
+    ];
+    for (arguments, named) in cases {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let error = text(&output.stderr);
+        assert!(error.contains(named), "{arguments:?}: {error}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn failures_name_what_failed_and_exit_with_1() {
+    let missing = run(&["--manifests", "/nonexistent", "--dry-run"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("/nonexistent"));
+
+    let manifests = Manifests::new(Vec::new());
+    let file = manifests.write_text("broken.yaml", "kind: Service\n  bad: [\n");
+    let broken = run(&["--manifests", manifests.path(), "--dry-run"]);
+    assert_eq!(broken.status.code(), Some(1));
+    let error = text(&broken.stderr);
+    assert!(error.contains(&format!("{}:2", file.display())), "{error}");
+}
+
+#[test]
+fn manifests_can_come_from_standard_input() {
+    use std::io::Write;
+    let mut child = Command::new(&*BINARY)
+        .args(["--manifests", "-", "--dry-run", "--hostname-override", "n"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("pointsman");
+    let manifest =
+        "kind: Service\nmetadata: {name: web}\nspec: {clusterIP: 10.9.8.7, ports: [{port: 80}]}\n";
+    child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(manifest.as_bytes())
+        .expect("a reader");
+    let output = child.wait_with_output().expect("an end");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("10.9.8.7 . tcp . 80 comment \"default/web\""));
+}
+
+#[test]
+fn the_json_dry_run_says_what_happens_at_each_destination() {
+    let manifests = Manifests::new(vec![
+        service("web", &["10.96.0.1", "fd00:96::1"])
+            .node_port(30080)
+            .0,
+        slice("web", "TCP", &["10.244.1.1", "10.244.1.2"]),
+    ]);
+    let output = run(&[
+        "--manifests",
+        manifests.path(),
+        "--dry-run",
+        "--output",
+        "json",
+        "--hostname-override",
+        "node-1",
+    ]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(
+        json["clusterIPs"],
+        serde_json::json!(["10.96.0.1", "fd00:96::1"])
+    );
+    assert_eq!(
+        json["serviceCIDRs"],
+        serde_json::json!(["10.96.0.0/16", "fd00:96::/112"])
+    );
+    assert_eq!(
+        json["nodePortAddresses"],
+        serde_json::json!(["192.0.2.1", "2001:db8:2::1"])
+    );
+    let destinations = json["destinations"].as_array().expect("a list");
+    assert_eq!(destinations.len(), 4);
+    assert_eq!(
+        destinations[0],
+        serde_json::json!({
+            "address": "10.96.0.1", "family": "IPv4", "protocol": "tcp", "port": 80,
+            "service": "default/web:http", "action": "balance", "policy": "ClusterIP",
+            "endpoints": ["10.244.1.1:8080", "10.244.1.2:8080"],
+        })
+    );
+    assert_eq!(destinations[1]["action"], "reject");
+    assert_eq!(destinations[2]["address"], serde_json::Value::Null);
+    assert_eq!(destinations[2]["port"], 30080);
+}
+
+#[test]
+fn logs_can_be_json() {
+    let manifests = Manifests::new(vec![service("bad", &["nonsense"]).0]);
+    let output = run(&[
+        "--manifests",
+        manifests.path(),
+        "--dry-run",
+        "--logging-format",
+        "json",
+        "--hostname-override",
+        "node-1",
+    ]);
+    let log = text(&output.stderr);
+    let line: serde_json::Value =
+        serde_json::from_str(log.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["fields"]["object"], "Service default/bad");
+}

@@ -1,0 +1,510 @@
+//! The program and its data in a real kernel: loaded by netlink and by nft, adopted, repaired.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::harness::{CLUSTER_CIDR, Host, NODE, Pointsman, eventually, have_root, pointsman};
+use crate::objects::{Manifests, endpoint, service, slice, slice_of};
+
+/// Services of every shape that has elements of its own. nft 1.0.6 aborts while it loads the
+/// text of IPv6 affinity (it lists it well), so that is left out where text is loaded.
+fn every_shape(ipv6_affinity: bool) -> Vec<Value> {
+    let dual = |last: u8| [format!("10.96.0.{last}"), format!("fd00:96::{last}")];
+    let named = |name: &str, last: u8| {
+        let [v4, v6] = dual(last);
+        service(name, &[&v4, &v6])
+    };
+    let local = |address: &str| {
+        let mut endpoint = endpoint(address);
+        endpoint["nodeName"] = json!(NODE);
+        endpoint
+    };
+    let mut objects = vec![
+        named("plain", 1).0,
+        named("many", 2)
+            .external_ips(&["203.0.113.2", "2001:db8:113::2"])
+            .node_port(30002)
+            .0,
+        named("balanced", 3)
+            .vips(&["203.0.113.3", "2001:db8:113::3"])
+            .set("/spec/ports/0/nodePort", json!(30003))
+            .set("/spec/externalTrafficPolicy", json!("Local"))
+            .set(
+                "/spec/loadBalancerSourceRanges",
+                json!([
+                    "10.0.0.0/8",
+                    "192.0.2.0/24",
+                    "192.0.2.7/32",
+                    "fd00::/8",
+                    "2001:db8::/32"
+                ]),
+            )
+            .0,
+        named("empty", 4).node_port(30004).vips(&["203.0.113.4"]).0,
+        named("inside", 5)
+            .set("/spec/internalTrafficPolicy", json!("Local"))
+            .0,
+        named("datagrams", 6).udp().node_port(30006).0,
+        named("outside-only", 7)
+            .vips(&["203.0.113.7", "2001:db8:113::7"])
+            .set("/spec/externalTrafficPolicy", json!("Local"))
+            .0,
+        slice("plain", "TCP", &["10.244.1.1"]),
+        slice("plain", "TCP", &["fd00:244:0:1::1"]),
+        slice("many", "TCP", &["10.244.1.1", "10.244.1.2", "10.244.2.3"]),
+        slice("many", "TCP", &["fd00:244:0:1::1", "fd00:244:0:1::2"]),
+        slice_of(
+            "balanced",
+            "TCP",
+            vec![local("10.244.1.1"), endpoint("10.244.2.2")],
+        ),
+        slice_of(
+            "balanced",
+            "TCP",
+            vec![local("fd00:244:0:1::1"), endpoint("fd00:244:0:2::2")],
+        ),
+        slice("inside", "TCP", &["10.244.2.2"]),
+        slice("datagrams", "UDP", &["10.244.1.1"]),
+        slice("outside-only", "TCP", &["10.244.2.2"]),
+        slice("outside-only", "TCP", &["fd00:244:0:2::2"]),
+    ];
+    let sticky = if ipv6_affinity {
+        named("sticky", 8)
+    } else {
+        service("sticky", &["10.96.0.8"])
+    };
+    objects.extend([
+        sticky
+            .affinity(600)
+            .vips(&["203.0.113.8"])
+            .set("/spec/ports/0/nodePort", json!(30008))
+            .set("/spec/externalTrafficPolicy", json!("Local"))
+            .0,
+        slice_of(
+            "sticky",
+            "TCP",
+            vec![local("10.244.1.1"), endpoint("10.244.2.2")],
+        ),
+        slice("sticky", "TCP", &["fd00:244:0:1::1", "fd00:244:0:1::2"]),
+    ]);
+    objects
+}
+
+type Blocks = BTreeMap<String, String>;
+
+fn once(host: &Host, manifests: &Manifests) {
+    let (code, _, log) = pointsman(host, &["--manifests", manifests.path(), "--once"]);
+    assert_eq!(code, Some(0), "{log}");
+}
+
+fn dry_run(manifests: &Manifests, more: &[&str]) -> String {
+    let host = Host::new();
+    let mut arguments = vec!["--manifests", manifests.path(), "--dry-run"];
+    arguments.extend(more);
+    let (code, text, log) = pointsman(&host, &arguments);
+    assert_eq!(code, Some(0), "{log}");
+    text
+}
+
+fn nft_load(host: &Host, text: &str) {
+    let (ok, output) = host.sh_with_input("nft -f -", text);
+    assert!(ok, "{output}");
+}
+
+/// A ruleset by its blocks, with each set's elements sorted: the kernel lists chains and ranges
+/// in the order of their creation.
+fn blocks(ruleset: &str) -> Blocks {
+    let mut blocks = BTreeMap::new();
+    let mut table = String::new();
+    let mut block = String::new();
+    for line in ruleset.lines() {
+        if line.starts_with("table ") {
+            table = line.to_owned();
+        } else if line.starts_with('\t') && !line.starts_with("\t\t") && line.ends_with('{') {
+            block = format!("{table} {line}");
+            blocks.insert(block.clone(), String::new());
+        } else if let Some(text) = blocks.get_mut(&block) {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    for text in blocks.values_mut() {
+        if let Some((head, elements)) = text.clone().split_once("elements = {") {
+            let mut elements: Vec<&str> = elements
+                .trim_end_matches(|c: char| c.is_whitespace() || c == '}')
+                .split(',')
+                .map(str::trim)
+                .collect();
+            elements.sort_unstable();
+            *text = format!("{head}{}", elements.join("\n"));
+        }
+    }
+    blocks
+}
+
+/// Fails with the blocks that differ, and those alone.
+fn assert_same(found: &Blocks, wanted: &Blocks, when: &str) {
+    let differs =
+        |(name, text): &(&String, &String), other: &Blocks| other.get(*name) != Some(*text);
+    let unexpected: Vec<_> = found
+        .iter()
+        .filter(|block| differs(block, wanted))
+        .collect();
+    let missing: Vec<_> = wanted
+        .iter()
+        .filter(|block| differs(block, found))
+        .collect();
+    assert!(
+        unexpected.is_empty() && missing.is_empty(),
+        "{when}\nfound: {unexpected:#?}\nwanted: {missing:#?}"
+    );
+}
+
+#[test]
+fn netlink_and_text_make_the_same_ruleset() {
+    if !have_root("netlink_and_text_make_the_same_ruleset") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(false));
+    for flags in [
+        &[][..],
+        &["--masquerade-all"],
+        &["--nodeport-addresses", "0.0.0.0/0,::/0"],
+        &["--nodeport-addresses="],
+        &[
+            "--detect-local-mode",
+            "BridgeInterface",
+            "--pod-bridge-interface",
+            "cni0",
+        ],
+        &[
+            "--detect-local-mode",
+            "InterfaceNamePrefix",
+            "--pod-interface-name-prefix",
+            "veth",
+        ],
+        &["--detect-local-mode", "NodeCIDR"],
+    ] {
+        let by_netlink = Host::new();
+        let mut arguments = vec!["--manifests", manifests.path(), "--once"];
+        arguments.extend(flags);
+        let (code, _, log) = pointsman(&by_netlink, &arguments);
+        assert_eq!(code, Some(0), "{log}");
+        let by_text = Host::new();
+        nft_load(&by_text, &dry_run(&manifests, flags));
+        assert_same(
+            &blocks(&by_netlink.ruleset()),
+            &blocks(&by_text.ruleset()),
+            &format!("{flags:?}"),
+        );
+        assert!(
+            blocks(&by_text.ruleset()).len() > 60,
+            "both families are there"
+        );
+    }
+}
+
+#[test]
+fn nft_lists_what_it_cannot_load() {
+    if !have_root("nft_lists_what_it_cannot_load") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(true));
+    let host = Host::new();
+    once(&host, &manifests);
+    let listed = host.ruleset();
+    assert!(listed.contains(
+        "update @affinity-600 { ct original ip6 saddr . ct original ip6 daddr . meta l4proto . \
+         ct original proto-dst timeout 10m : ip6 daddr . tcp dport }"
+    ));
+}
+
+#[test]
+fn a_restart_with_nothing_changed_sends_nothing() {
+    if !have_root("a_restart_with_nothing_changed_sends_nothing") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(true));
+    let host = Host::new();
+    once(&host, &manifests);
+    let before = host.sh("nft -a list ruleset");
+    // nft monitor prints to a file, which stays empty unless something is sent.
+    let monitored = host.sh(&format!(
+        "nft monitor > /tmp/pointsman-monitor-$$ & monitor=$!
+         file=/tmp/pointsman-monitor-$$
+         nft add table ip probe; for i in $(seq 200); do grep -q probe $file && break; sleep 0.02; done
+         {} --manifests {} --hostname-override {NODE} --cluster-cidr {CLUSTER_CIDR} --once 2>&1
+         nft add table ip probe2; for i in $(seq 200); do grep -q probe2 $file && break; sleep 0.02; done
+         kill $monitor; cat $file; rm $file; nft delete table ip probe; nft delete table ip probe2",
+        crate::harness::BINARY.display(),
+        manifests.path(),
+    ));
+    let sent: Vec<&str> = monitored
+        .lines()
+        .filter(|line| {
+            let ours = line.contains("pointsman") && !line.contains("INFO");
+            ours || line.starts_with("add element") || line.starts_with("delete")
+        })
+        .collect();
+    assert!(
+        monitored.contains("probe2"),
+        "the monitor worked: {monitored}"
+    );
+    assert_eq!(sent, Vec::<&str>::new(), "{monitored}");
+    assert_eq!(host.sh("nft -a list ruleset"), before, "no handle moved");
+}
+
+#[test]
+fn a_ruleset_loaded_as_text_is_adopted_as_ours() {
+    if !have_root("a_ruleset_loaded_as_text_is_adopted_as_ours") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(false));
+    let host = Host::new();
+    nft_load(&host, &dry_run(&manifests, &[]));
+    let before = host.sh("nft -a list ruleset");
+    once(&host, &manifests);
+    assert_eq!(host.sh("nft -a list ruleset"), before);
+}
+
+#[test]
+fn whatever_was_tampered_with_is_put_right_by_the_next_start() {
+    if !have_root("whatever_was_tampered_with_is_put_right_by_the_next_start") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(true));
+    let host = Host::new();
+    once(&host, &manifests);
+    let wanted = blocks(&host.ruleset());
+    let tampering = [
+        "nft delete element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . 1 }'",
+        "nft add element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . 7 : 10.244.1.9 . 8080 }'",
+        "nft delete element ip pointsman service-ips '{ 10.96.0.1 . tcp . 80 }'",
+        "nft add element ip pointsman service-ips '{ 10.96.0.99 . tcp . 80 : drop }'",
+        "nft add element ip pointsman service-ips '{ 10.96.0.98 . tcp . 80 : accept }'",
+        "nft add element ip pointsman no-endpoints-ips '{ 10.96.0.1 . tcp . 80 }'",
+        "nft flush set ip pointsman cluster-ips",
+        "nft add element ip pointsman service-cidrs '{ 172.16.0.0/12 }'",
+        "nft add element ip pointsman service-cidrs '{ 172.16.0.5-172.16.0.9 }'",
+        "nft delete element ip pointsman allowed-sources '{ 203.0.113.3 . tcp . 80 . 10.0.0.0/8 }'",
+        "nft add element ip6 pointsman hairpin '{ fd00::1 . fd00::2 . tcp . 1 }'",
+        "nft add rule ip pointsman services accept",
+        "nft insert rule ip6 pointsman lb-2 drop",
+        "nft add chain ip pointsman mine",
+        "nft add set ip pointsman mine '{ type ipv4_addr; }'",
+        "nft delete table ip6 pointsman",
+        "nft flush ruleset",
+        "nft add table ip pointsman '{ flags dormant; }'",
+    ];
+    for command in tampering {
+        host.sh(command);
+        once(&host, &manifests);
+        assert_same(&blocks(&host.ruleset()), &wanted, command);
+    }
+}
+
+#[test]
+fn cleanup_removes_what_is_ours_and_nothing_else() {
+    if !have_root("cleanup_removes_what_is_ours_and_nothing_else") {
+        return;
+    }
+    let host = Host::new();
+    host.sh("nft add table inet theirs; nft add chain inet theirs input '{ type filter hook input priority 0; }'");
+    let before = host.ruleset();
+    let (code, _, log) = pointsman(&host, &["--cleanup"]);
+    assert_eq!(code, Some(0), "with nothing to remove: {log}");
+    once(&host, &Manifests::new(every_shape(true)));
+    assert_ne!(host.ruleset(), before);
+    let (code, _, log) = pointsman(&host, &["--cleanup"]);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(host.ruleset(), before);
+}
+
+/// Names of the chains of a ruleset, per table.
+fn chains(ruleset: &str) -> Vec<String> {
+    blocks(ruleset)
+        .into_keys()
+        .filter(|name| name.contains("\tchain "))
+        .collect()
+}
+
+#[test]
+fn chains_grow_with_shapes_and_not_with_services() {
+    let services = |count: u32| {
+        let mut objects = Vec::new();
+        for index in 0..count {
+            let name = format!("svc-{index}");
+            let ip = format!("10.96.{}.{}", index / 256, index % 256);
+            let service = service(&name, &[&ip]);
+            let service = match index % 3 {
+                0 => service.node_port(30_000 + u16::try_from(index).unwrap()),
+                1 => service.affinity(60),
+                _ => service,
+            };
+            objects.push(service.0);
+            let addresses: Vec<String> = (0..1 + index % 4)
+                .map(|slot| format!("10.244.{}.{}", index % 256, slot))
+                .collect();
+            let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+            objects.push(slice(&name, "TCP", &addresses));
+        }
+        Manifests::new(objects)
+    };
+    let few = chains(&dry_run(&services(24), &[]));
+    let many = chains(&dry_run(&services(600), &[]));
+    assert!(few.len() > 40);
+    assert_eq!(few, many);
+}
+
+#[test]
+fn a_running_process_follows_the_files_and_takes_away_what_nobody_uses() {
+    if !have_root("a_running_process_follows_the_files_and_takes_away_what_nobody_uses") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(true));
+    let host = Host::new();
+    let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
+    manifests.write(
+        "objects.json",
+        vec![
+            service("other", &["10.96.0.77"]).0,
+            slice(
+                "other",
+                "TCP",
+                &["10.244.1.1", "10.244.1.2", "10.244.1.3", "10.244.1.4"],
+            ),
+        ],
+    );
+    let from_nothing = Host::new();
+    once(&from_nothing, &manifests);
+    let wanted = blocks(&from_nothing.ruleset());
+    eventually("the ruleset is that of the new objects alone", || {
+        blocks(&host.ruleset()) == wanted
+    });
+    manifests.write_text("objects.json", "{ broken");
+    process.wait_for("objects.json:1");
+    assert_same(
+        &blocks(&host.ruleset()),
+        &wanted,
+        "a broken file changes nothing",
+    );
+    let log = process.log();
+    assert_eq!(process.terminate(), Some(0), "{log}");
+    assert_same(&blocks(&host.ruleset()), &wanted, "the rules stay in place");
+}
+
+#[test]
+fn a_change_while_running_survives_interference() {
+    if !have_root("a_change_while_running_survives_interference") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(true));
+    let host = Host::new();
+    let _process = Pointsman::start(&host, &["--manifests", manifests.path()]);
+    // What the process believes to be there is not, and what it wants to add is.
+    host.sh(
+        "nft delete element ip pointsman endpoints '{ 10.96.0.1 . tcp . 80 . 0 }'
+             nft add element ip pointsman endpoints '{ 10.96.0.77 . tcp . 80 . 0 : 10.9.9.9 . 9 }'",
+    );
+    manifests.write(
+        "objects.json",
+        vec![
+            service("other", &["10.96.0.77"]).0,
+            slice("other", "TCP", &["10.244.1.1"]),
+        ],
+    );
+    let from_nothing = Host::new();
+    once(&from_nothing, &manifests);
+    let wanted = blocks(&from_nothing.ruleset());
+    eventually("the ruleset is right all the same", || {
+        blocks(&host.ruleset()) == wanted
+    });
+}
+
+#[test]
+fn bad_objects_are_named_and_everything_else_is_programmed() {
+    if !have_root("bad_objects_are_named_and_everything_else_is_programmed") {
+        return;
+    }
+    let long = "x".repeat(63);
+    let many: Vec<String> = (0..10_000)
+        .map(|index| {
+            format!(
+                "10.{}.{}.{}",
+                128 + (index >> 16),
+                (index >> 8) & 255,
+                index & 255
+            )
+        })
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let long_service = service(&long, &["10.96.1.1"])
+        .set("/metadata/namespace", json!(long))
+        .set("/spec/ports/0/name", json!("fifteen-letters"));
+    let manifests = Manifests::new(vec![
+        service("garbage", &["10.96.999.1"]).0,
+        service("ports", &["10.96.1.2"])
+            .set("/spec/ports/0/port", json!(0))
+            .0,
+        service("shape", &["10.96.1.3"])
+            .set("/spec/ports", json!("eighty"))
+            .0,
+        service("twin", &["10.96.1.4"])
+            .created("2024-01-01T00:00:00Z")
+            .0,
+        service("twin-too", &["10.96.1.4"])
+            .created("2024-01-02T00:00:00Z")
+            .0,
+        slice("nobody", "TCP", &["10.244.1.1"]),
+        service("crowd", &["10.96.1.5"]).0,
+        slice("crowd", "TCP", &many),
+        long_service.0,
+        service("good", &["10.96.1.6"]).0,
+        slice("good", "TCP", &["10.244.1.1", "nonsense"]),
+    ]);
+    let host = Host::new();
+    let (code, _, log) = pointsman(&host, &["--manifests", manifests.path(), "--once"]);
+    assert_eq!(code, Some(0), "{log}");
+    for text in [
+        "Service default/garbage",
+        "spec.clusterIPs[0]",
+        "Service default/ports",
+        "spec.ports[0].port",
+        "Service default/shape",
+        "two Services claim one address and port",
+        "EndpointSlice default/good-IPv4",
+        "endpoints[1].addresses[0]",
+    ] {
+        assert!(log.contains(text), "{text}: {log}");
+    }
+    let listed = host.sh("nft list table ip pointsman");
+    for text in [
+        "10.96.1.5 . tcp . 80 comment \"default/crowd:http\" : goto cluster-ip-10000",
+        "10.96.1.6 . tcp . 80 comment \"default/good:http\" : goto cluster-ip-1",
+        "10.96.1.4 . tcp . 80 comment \"default/twin:http\"",
+        "10.96.1.5 . tcp . 80 . 9999 : ",
+        &format!("comment \"{long}/{long}:"),
+    ] {
+        assert!(listed.contains(text), "{text}");
+    }
+    assert!(!listed.contains("10.96.1.2 . tcp"));
+}
+
+#[test]
+fn without_privileges_it_says_so_and_changes_nothing() {
+    if !have_root("without_privileges_it_says_so_and_changes_nothing") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(true));
+    let host = Host::new();
+    let command = format!(
+        "setpriv --bounding-set -all --inh-caps -all --ambient-caps -all {} --manifests {} --hostname-override {NODE} --once",
+        crate::harness::BINARY.display(),
+        manifests.path()
+    );
+    let (ok, text) = host.try_sh(&command);
+    assert!(!ok);
+    assert!(text.contains("CAP_NET_ADMIN"), "{text}");
+    assert_eq!(host.ruleset(), "");
+}
