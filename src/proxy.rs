@@ -7,24 +7,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use thiserror::Error;
-
-use crate::backend::nftables::{Applied, ApplyError, Nftables, SocketError};
+use crate::backend::{Applied, ApplyError, Backend, Unavailable};
 use crate::compile::{self, Settings};
 use crate::diff::{Contested, Engine};
 use crate::model::{Change, Node, ServiceId, State};
-
-/// A sync that did not happen. Nothing that was programmed is lost; call
-/// [`Proxy::sync`] again, after a while.
-#[derive(Debug, Error)]
-pub enum SyncError {
-    /// The kernel could not be asked.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// The kernel refuses the transaction for another reason than a single Service.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-}
 
 /// What a sync did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,8 +55,8 @@ impl Desired {
         }
     }
 
-    /// Compiles what the changes touched; returns how many Services that were.
-    pub fn compile(&mut self) -> usize {
+    /// Compiles what the changes touched; returns which Services that were.
+    pub fn compile(&mut self) -> Vec<ServiceId> {
         let dirty = self.state.take_dirty();
         for id in &dirty {
             let compiled = if *id == ServiceId::CLUSTER {
@@ -84,7 +70,7 @@ impl Desired {
                 self.report(&contested);
             }
         }
-        dirty.len()
+        dirty
     }
 
     fn report(&self, contested: &Contested) {
@@ -116,19 +102,19 @@ impl Desired {
 }
 
 /// A cluster and the kernel that follows it.
-pub struct Proxy {
+pub struct Proxy<B> {
     desired: Desired,
-    backend: Nftables,
+    backend: B,
     left_out: BTreeSet<ServiceId>,
 }
 
-impl Proxy {
+impl<B: Backend> Proxy<B> {
     /// Takes over what the kernel holds. Changes nothing.
     ///
     /// # Errors
     ///
     /// If the kernel cannot be asked.
-    pub fn start(desired: Desired, backend: Nftables) -> Result<Self, SocketError> {
+    pub fn start(desired: Desired, backend: B) -> Result<Self, Unavailable> {
         let mut proxy = Self {
             desired,
             backend,
@@ -138,7 +124,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    fn adopt(&mut self) -> Result<(), SocketError> {
+    fn adopt(&mut self) -> Result<(), Unavailable> {
         let entries = self.backend.read()?;
         self.desired.engine.adopt(entries);
         Ok(())
@@ -163,10 +149,15 @@ impl Proxy {
     /// # Errors
     ///
     /// If the kernel cannot be brought there now. Nothing has changed in it.
-    pub fn sync(&mut self) -> Result<Synced, SyncError> {
+    pub fn sync(&mut self) -> Result<Synced, ApplyError> {
         let mut synced = Synced::default();
         let started = std::time::Instant::now();
-        synced.compiled = self.desired.compile();
+        let compiled = self.desired.compile();
+        synced.compiled = compiled.len();
+        for id in compiled {
+            // It has changed, so it gets another chance.
+            self.left_out.remove(&id);
+        }
         synced.computing = started.elapsed();
         let mut result = Ok(());
         for attempt in 0..ATTEMPTS {
@@ -182,7 +173,7 @@ impl Proxy {
                     self.forget_clients();
                     return Ok(synced);
                 }
-                Err(ApplyError::Socket(error)) => return Err(error.into()),
+                Err(ApplyError::Unavailable(error)) => return Err(error.into()),
                 Err(ApplyError::Refused(refused)) => {
                     let blamed: BTreeSet<ServiceId> = refused
                         .iter()
@@ -235,3 +226,7 @@ impl Proxy {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "proxy_tests.rs"]
+mod tests;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::backend::Backend;
 use crate::backend::nftables::{Nftables, ProgramConfig};
 use crate::cli::{Action, Config, Output};
 use crate::compile::{NodePortAddresses, Settings};
@@ -180,7 +181,7 @@ fn report(loaded: &mut Loaded) {
     }
 }
 
-fn log_sync(proxy: &Proxy, synced: &Synced) {
+fn log_sync<B: Backend>(proxy: &Proxy<B>, synced: &Synced) {
     let applied = synced.applied;
     tracing::info!(
         services = proxy.desired().state().service_count(),
@@ -192,7 +193,7 @@ fn log_sync(proxy: &Proxy, synced: &Synced) {
 }
 
 /// Follows the manifests until a signal says stop.
-fn follow(proxy: Proxy, manifests: Manifests) -> Result<()> {
+fn follow(proxy: Proxy<Nftables>, manifests: Manifests) -> Result<()> {
     let (events, inbox) = channel();
     let sync = thread::Builder::new()
         .name("sync".to_owned())
@@ -269,7 +270,7 @@ fn load_again(manifests: &mut Manifests, events: &Sender<Event>) -> Result<()> {
 
 /// Takes events and keeps the kernel in step. The first event of a quiet time is programmed at
 /// once; what comes while a transaction runs is programmed by the next one.
-fn sync_loop(mut proxy: Proxy, inbox: &Receiver<Event>) {
+fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>) {
     let mut retry = FIRST_RETRY;
     let mut wake: Option<Wake> = Some(Wake::Sync(Instant::now()));
     loop {

@@ -1,6 +1,115 @@
 //! What makes the intermediate representation real on a node.
 //!
-//! A backend holds entries, takes deltas, and can say what it holds. It decides nothing about
-//! Services: everything that it is told to do is in the delta.
+//! A [`Backend`] holds entries, takes deltas, and can say what it holds. It decides nothing
+//! about Services: everything that it is told to do is in the delta.
 
 pub mod nftables;
+
+use std::error::Error;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::ir::{Delta, Entry};
+use crate::model::ServiceId;
+
+/// The kernel could not be asked at all. Nothing has changed; try again after a while.
+#[derive(Debug, Error)]
+#[error(transparent)]
+pub struct Unavailable(#[from] pub Box<dyn Error + Send + Sync>);
+
+/// A transaction that did not happen. Nothing of it was applied.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The kernel refused the transaction. What it holds may differ from what it was taken to
+    /// hold: read it again.
+    #[error("the kernel refused the transaction: {}", reasons(.0))]
+    Refused(Vec<Refused>),
+}
+
+/// One part of a transaction that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// What it was about.
+    pub what: String,
+    /// On whose behalf it was sent; empty if it was the program's.
+    pub owners: Vec<ServiceId>,
+    /// Why.
+    pub errno: nix::errno::Errno,
+    /// The kernel's own words, if it has any.
+    pub message: Option<String>,
+}
+
+fn reasons(refused: &[Refused]) -> String {
+    const SHOWN: usize = 3;
+    let mut texts: Vec<String> = refused
+        .iter()
+        .take(SHOWN)
+        .map(|refused| {
+            let words = refused
+                .message
+                .as_ref()
+                .map_or_else(String::new, |words| format!(" ({words})"));
+            format!("{}: {}{words}", refused.what, refused.errno)
+        })
+        .collect();
+    if refused.len() > SHOWN {
+        texts.push(format!("and {} more", refused.len() - SHOWN));
+    }
+    texts.join("; ")
+}
+
+/// What a transaction was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Element operations.
+    pub operations: usize,
+    /// Netlink messages.
+    pub messages: usize,
+    /// Bytes sent.
+    pub bytes: usize,
+    /// Time that encoding took.
+    pub encoding: Duration,
+    /// Time that the kernel took.
+    pub kernel: Duration,
+}
+
+/// The node's packet filter, as far as it is ours.
+pub trait Backend {
+    /// Reads what it holds. If that is anything but what we program, it is logged, nothing is
+    /// returned, and the next [`Self::apply`] replaces all of it at once.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    fn read(&mut self) -> Result<Vec<Entry>, Unavailable>;
+
+    /// Applies a delta, all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has been applied then. The caller reads again and tries again: without the
+    /// owners that a refusal names if it has named them before.
+    fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError>;
+
+    /// Whether transactions keep Services apart, so that a refusal names exactly one of them.
+    fn isolate_services(&mut self, isolate: bool);
+
+    /// Makes the kernel forget the clients whose endpoint has left their list, so that their
+    /// next connection goes to a living one.
+    ///
+    /// # Errors
+    ///
+    /// They are remembered still; the next [`Self::tidy`] tries again.
+    fn forget_clients(&mut self) -> Result<(), ApplyError>;
+
+    /// Does what may wait for a quiet moment. Returns whether something is left for another.
+    ///
+    /// # Errors
+    ///
+    /// What could not be taken away stays, harmlessly.
+    fn tidy(&mut self) -> Result<bool, ApplyError>;
+}

@@ -15,8 +15,7 @@ mod text;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
+use super::{Applied, ApplyError, Backend, Refused, Unavailable};
 use crate::ir::{Delta, Entry, Operation};
 use crate::model::{Family, PerFamily, ServiceId};
 
@@ -32,64 +31,6 @@ use sets::{FIXED_SETS, SetId};
 pub use netlink::socket::SocketError;
 pub use program::{LocalDetector, ProgramConfig};
 pub use text::{render, render_cleanup};
-
-/// A transaction that did not happen.
-#[derive(Debug, Error)]
-pub enum ApplyError {
-    /// The kernel could not be asked.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// The kernel refused the transaction; nothing of it was applied.
-    #[error("the kernel refused the transaction: {}", reasons(.0))]
-    Refused(Vec<Refused>),
-}
-
-/// One message that the kernel refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// What it was about.
-    pub what: String,
-    /// On whose behalf it was sent; empty if it was the program's.
-    pub owners: Vec<ServiceId>,
-    /// Why.
-    pub errno: nix::errno::Errno,
-    /// The kernel's own words, if it has any.
-    pub message: Option<String>,
-}
-
-fn reasons(refused: &[Refused]) -> String {
-    const SHOWN: usize = 3;
-    let mut texts: Vec<String> = refused
-        .iter()
-        .take(SHOWN)
-        .map(|refused| {
-            let words = refused
-                .message
-                .as_ref()
-                .map_or_else(String::new, |words| format!(" ({words})"));
-            format!("{}: {}{words}", refused.what, refused.errno)
-        })
-        .collect();
-    if refused.len() > SHOWN {
-        texts.push(format!("and {} more", refused.len() - SHOWN));
-    }
-    texts.join("; ")
-}
-
-/// What a transaction was.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Element operations.
-    pub operations: usize,
-    /// Netlink messages.
-    pub messages: usize,
-    /// Bytes sent.
-    pub bytes: usize,
-    /// Time that encoding took.
-    pub encoding: Duration,
-    /// Time that the kernel took: the one `sendmsg`.
-    pub kernel: Duration,
-}
 
 /// How many verdicts lead to each chain, and which chains are there.
 #[derive(Debug, Default)]
@@ -130,6 +71,18 @@ pub struct Nftables {
     forgetting: Forgetting,
 }
 
+impl From<SocketError> for Unavailable {
+    fn from(error: SocketError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl From<SocketError> for ApplyError {
+    fn from(error: SocketError) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
 impl Nftables {
     /// Connects to the kernel. Changes nothing.
     ///
@@ -157,52 +110,6 @@ impl Nftables {
         })
     }
 
-    /// Reads what the kernel holds, and returns its entries.
-    ///
-    /// If it holds anything but our program, that is logged, nothing is returned, and the next
-    /// [`Self::apply`] replaces all of it in the same transaction that puts the data in.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel cannot be asked.
-    pub fn read(&mut self) -> Result<Vec<Entry>, SocketError> {
-        self.replace = false;
-        self.shapes = PerFamily::default();
-        let mut entries = Vec::new();
-        for family in self.config.families.clone() {
-            let program = Program::new(&self.config, family);
-            match dump::program(&mut self.socket, family, &program)? {
-                Found::Ours(installed) => {
-                    let shapes = self.shapes.get_mut(family);
-                    shapes.installed = installed.shapes;
-                    shapes.affinity_maps = installed.affinity_maps;
-                    match dump::entries(&mut self.socket, family)? {
-                        Some(mut found) => entries.append(&mut found),
-                        None => {
-                            tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
-                            self.replace = true;
-                        }
-                    }
-                }
-                Found::Nothing => self.replace = true,
-                Found::Another(why) => {
-                    tracing::info!(%family, why, "the table is not this program: it will be replaced");
-                    self.replace = true;
-                }
-            }
-        }
-        if self.replace {
-            self.shapes = PerFamily::default();
-            self.forgetting = Forgetting::default();
-            return Ok(Vec::new());
-        }
-        for entry in &entries {
-            self.count(entry, 1);
-            self.forgetting.learn(entry);
-        }
-        Ok(entries)
-    }
-
     fn count(&mut self, entry: &Entry, by: isize) {
         if let Some(shape) = ShapeChain::of(entry) {
             let used = &mut self.shapes.get_mut(entry.family()).used;
@@ -210,68 +117,6 @@ impl Nftables {
             *count = count.saturating_add_signed(by);
             if *count == 0 {
                 used.remove(&shape);
-            }
-        }
-    }
-
-    /// Whether the next transaction replaces everything, and the delta has to be everything.
-    #[must_use]
-    pub const fn will_replace(&self) -> bool {
-        self.replace
-    }
-
-    /// Whether transactions keep Services apart, so that a refusal names exactly one of them.
-    /// They are larger then.
-    pub const fn isolate_services(&mut self, isolate: bool) {
-        self.isolate = isolate;
-    }
-
-    /// Applies a delta in one transaction. After a [`Self::read`] that found another program,
-    /// the delta must be that from nothing.
-    ///
-    /// # Errors
-    ///
-    /// Nothing has been applied then. The caller reads the kernel again, and tries again:
-    /// without the owners that a refusal names if it has named them before.
-    pub fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError> {
-        if delta.is_empty() && !self.replace {
-            return Ok(Applied::default());
-        }
-        let started = Instant::now();
-        for operation in &delta.remove {
-            self.count(&operation.entry, -1);
-        }
-        for operation in &delta.add {
-            self.count(&operation.entry, 1);
-        }
-        let (batch, new) = self.encode(delta);
-        let encoding = started.elapsed();
-        let applied = self.send(&batch);
-        match applied {
-            Ok(kernel) => {
-                for (family, (shapes, maps)) in [(Family::V4, new.v4), (Family::V6, new.v6)] {
-                    let known = self.shapes.get_mut(family);
-                    known.installed.extend(shapes);
-                    known.affinity_maps.extend(maps);
-                }
-                self.replace = false;
-                self.forgetting.note(delta);
-                Ok(Applied {
-                    operations: batch.operations(),
-                    messages: batch.messages(),
-                    bytes: batch.bytes().len(),
-                    encoding,
-                    kernel,
-                })
-            }
-            Err(error) => {
-                for operation in &delta.add {
-                    self.count(&operation.entry, -1);
-                }
-                for operation in &delta.remove {
-                    self.count(&operation.entry, 1);
-                }
-                Err(error)
             }
         }
     }
@@ -355,47 +200,8 @@ impl Nftables {
         ))
     }
 
-    /// Does what may wait until nothing else is to be done: forgets clients of endpoints that
-    /// are gone, and takes away chains and maps that nobody uses. Returns whether there is
-    /// something left for another time.
-    ///
-    /// # Errors
-    ///
-    /// What could not be taken away stays, harmlessly, for another time.
-    pub fn tidy(&mut self) -> Result<bool, ApplyError> {
-        let more = self.forget_clients()?;
-        for family in self.config.families.clone() {
-            let known = self.shapes.get(family);
-            let needed = known.needed();
-            let maps: BTreeSet<u32> = needed.iter().filter_map(|s| s.affinity_map()).collect();
-            let unused: Vec<ShapeChain> = known.installed.difference(&needed).copied().collect();
-            let unused_maps: Vec<u32> = known.affinity_maps.difference(&maps).copied().collect();
-            if unused.is_empty() && unused_maps.is_empty() {
-                continue;
-            }
-            let mut batch = Batch::new(false);
-            // Those that lead to others go first: the order of shapes has them last.
-            for shape in unused.iter().rev() {
-                objects::put_delete_chain(&mut batch, family, &shape.to_string());
-            }
-            for timeout in &unused_maps {
-                objects::put_delete_set(&mut batch, family, SetId::Affinity(*timeout));
-            }
-            self.send(&batch.finish())?;
-            let known = self.shapes.get_mut(family);
-            known.installed = needed;
-            known.affinity_maps = maps;
-        }
-        Ok(more)
-    }
-
-    /// Makes the kernel forget the clients whose endpoint has left their list, so that their
-    /// next connection goes to a living one. Returns whether it has to be done once more.
-    ///
-    /// # Errors
-    ///
-    /// The clients are remembered still, and it is tried again at the next call.
-    pub fn forget_clients(&mut self) -> Result<bool, ApplyError> {
+    /// Looks through the maps of remembered clients once. Returns whether to do it again.
+    fn forget(&mut self) -> Result<bool, ApplyError> {
         for (family, timeout) in self.forgetting.due() {
             if !self.shapes.get(family).affinity_maps.contains(&timeout) {
                 continue;
@@ -448,6 +254,125 @@ impl Nftables {
         self.shapes = PerFamily::default();
         self.replace = true;
         Ok(())
+    }
+}
+
+impl Backend for Nftables {
+    fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
+        self.replace = false;
+        self.shapes = PerFamily::default();
+        let mut entries = Vec::new();
+        for family in self.config.families.clone() {
+            let program = Program::new(&self.config, family);
+            match dump::program(&mut self.socket, family, &program)? {
+                Found::Ours(installed) => {
+                    let shapes = self.shapes.get_mut(family);
+                    shapes.installed = installed.shapes;
+                    shapes.affinity_maps = installed.affinity_maps;
+                    match dump::entries(&mut self.socket, family)? {
+                        Some(mut found) => entries.append(&mut found),
+                        None => {
+                            tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
+                            self.replace = true;
+                        }
+                    }
+                }
+                Found::Nothing => self.replace = true,
+                Found::Another(why) => {
+                    tracing::info!(%family, why, "the table is not this program: it will be replaced");
+                    self.replace = true;
+                }
+            }
+        }
+        if self.replace {
+            self.shapes = PerFamily::default();
+            self.forgetting = Forgetting::default();
+            return Ok(Vec::new());
+        }
+        for entry in &entries {
+            self.count(entry, 1);
+            self.forgetting.learn(entry);
+        }
+        Ok(entries)
+    }
+
+    fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError> {
+        if delta.is_empty() && !self.replace {
+            return Ok(Applied::default());
+        }
+        let started = Instant::now();
+        for operation in &delta.remove {
+            self.count(&operation.entry, -1);
+        }
+        for operation in &delta.add {
+            self.count(&operation.entry, 1);
+        }
+        let (batch, new) = self.encode(delta);
+        let encoding = started.elapsed();
+        let applied = self.send(&batch);
+        match applied {
+            Ok(kernel) => {
+                for (family, (shapes, maps)) in [(Family::V4, new.v4), (Family::V6, new.v6)] {
+                    let known = self.shapes.get_mut(family);
+                    known.installed.extend(shapes);
+                    known.affinity_maps.extend(maps);
+                }
+                self.replace = false;
+                self.forgetting.note(delta);
+                Ok(Applied {
+                    operations: batch.operations(),
+                    messages: batch.messages(),
+                    bytes: batch.bytes().len(),
+                    encoding,
+                    kernel,
+                })
+            }
+            Err(error) => {
+                for operation in &delta.add {
+                    self.count(&operation.entry, -1);
+                }
+                for operation in &delta.remove {
+                    self.count(&operation.entry, 1);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn isolate_services(&mut self, isolate: bool) {
+        self.isolate = isolate;
+    }
+
+    fn forget_clients(&mut self) -> Result<(), ApplyError> {
+        self.forget()?;
+        Ok(())
+    }
+
+    fn tidy(&mut self) -> Result<bool, ApplyError> {
+        let more = self.forget()?;
+        for family in self.config.families.clone() {
+            let known = self.shapes.get(family);
+            let needed = known.needed();
+            let maps: BTreeSet<u32> = needed.iter().filter_map(|s| s.affinity_map()).collect();
+            let unused: Vec<ShapeChain> = known.installed.difference(&needed).copied().collect();
+            let unused_maps: Vec<u32> = known.affinity_maps.difference(&maps).copied().collect();
+            if unused.is_empty() && unused_maps.is_empty() {
+                continue;
+            }
+            let mut batch = Batch::new(false);
+            // Those that lead to others go first: the order of shapes has them last.
+            for shape in unused.iter().rev() {
+                objects::put_delete_chain(&mut batch, family, &shape.to_string());
+            }
+            for timeout in &unused_maps {
+                objects::put_delete_set(&mut batch, family, SetId::Affinity(*timeout));
+            }
+            self.send(&batch.finish())?;
+            let known = self.shapes.get_mut(family);
+            known.installed = needed;
+            known.affinity_maps = maps;
+        }
+        Ok(more)
     }
 }
 

@@ -1,0 +1,196 @@
+//! What a sync does when the kernel refuses: a backend that refuses what it is told to refuse.
+
+use std::collections::BTreeSet;
+
+use nix::errno::Errno;
+
+use super::*;
+use crate::backend::Refused;
+use crate::ir::{Delta, Entry, Operation};
+use crate::model::{ObjectKey, PerFamily, Protocol, Service, ServicePort, SourceRanges};
+
+/// Holds entries as a kernel would, and refuses some.
+#[derive(Default)]
+struct Picky {
+    held: BTreeSet<Entry>,
+    /// Destinations whose port it refuses.
+    hates: BTreeSet<u16>,
+    /// Whether refusals name only the culprit, as they do when Services are kept apart.
+    isolated: bool,
+    transactions: usize,
+    down: bool,
+}
+
+fn port(entry: &Entry) -> Option<u16> {
+    match entry {
+        Entry::NoEndpoints { destination, .. } => Some(destination.port),
+        _ => None,
+    }
+}
+
+impl Backend for &mut Picky {
+    fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
+        Ok(self.held.iter().cloned().collect())
+    }
+
+    fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError> {
+        if self.down {
+            return Err(Unavailable(Box::new(Errno::ENOBUFS)).into());
+        }
+        self.transactions += 1;
+        let mut next = self.held.clone();
+        let hated = |entry: &Entry| port(entry).is_some_and(|port| self.hates.contains(&port));
+        let mut culprits = Vec::new();
+        for operation in &delta.remove {
+            if !next.remove(&operation.entry) {
+                culprits.push(operation.owner);
+            }
+        }
+        for operation in &delta.add {
+            if hated(&operation.entry) || !next.insert(operation.entry.clone()) {
+                culprits.push(operation.owner);
+            }
+        }
+        if culprits.is_empty() {
+            self.held = next;
+            return Ok(Applied {
+                operations: delta.len(),
+                ..Applied::default()
+            });
+        }
+        let everyone = |operations: &[Operation]| -> Vec<ServiceId> {
+            operations.iter().map(|operation| operation.owner).collect()
+        };
+        let owners = if self.isolated {
+            culprits
+        } else {
+            everyone(&delta.add)
+        };
+        Err(ApplyError::Refused(vec![Refused {
+            what: "elements".to_owned(),
+            owners,
+            errno: Errno::EINVAL,
+            message: None,
+        }]))
+    }
+
+    fn isolate_services(&mut self, isolate: bool) {
+        self.isolated = isolate;
+    }
+
+    fn forget_clients(&mut self) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    fn tidy(&mut self) -> Result<bool, ApplyError> {
+        Ok(false)
+    }
+}
+
+/// A Service without endpoints on a port of its own.
+fn service(port: u16) -> Change {
+    let service = Service {
+        created: 1,
+        cluster_ips: PerFamily {
+            v4: Some([10, 96, (port >> 8) as u8, port as u8].into()),
+            v6: None,
+        },
+        external_ips: Vec::new(),
+        vips: Vec::new(),
+        source_ranges: PerFamily {
+            v4: SourceRanges::Any,
+            v6: SourceRanges::Any,
+        },
+        ports: vec![ServicePort {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            port,
+            node_port: 0,
+        }],
+        affinity: None,
+        internal_local: false,
+        external_local: false,
+        health_check_node_port: 0,
+    };
+    let key = ObjectKey::new("default", format!("svc-{port}"));
+    Change::Service(key, Some(Box::new(service)))
+}
+
+fn served(backend: &Picky) -> Vec<u16> {
+    backend.held.iter().filter_map(port).collect()
+}
+
+fn proxy(backend: &mut Picky) -> Proxy<&mut Picky> {
+    let desired = Desired::new(Node::named("node-1"), Settings::default());
+    Proxy::start(desired, backend).unwrap()
+}
+
+#[test]
+fn a_service_that_is_refused_is_left_out_alone_and_returns_when_it_changes() {
+    let mut backend = Picky {
+        hates: [82].into(),
+        ..Picky::default()
+    };
+    let mut proxy = proxy(&mut backend);
+    proxy.take([service(81), service(82), service(83)]);
+    let synced = proxy.sync().unwrap();
+    assert_eq!(synced.left_out, 1);
+    assert_eq!(served(proxy.backend), [81, 83]);
+
+    proxy.take([service(84)]);
+    proxy.sync().unwrap();
+    assert_eq!(served(proxy.backend), [81, 83, 84], "others go on");
+
+    proxy.backend.hates.clear();
+    let Change::Service(key, Some(mut changed)) = service(82) else {
+        unreachable!("a Service")
+    };
+    changed.created = 2;
+    proxy.take([Change::Service(key, Some(changed))]);
+    let synced = proxy.sync().unwrap();
+    assert_eq!(synced.left_out, 0);
+    assert_eq!(served(proxy.backend), [81, 82, 83, 84]);
+}
+
+#[test]
+fn drift_is_found_by_the_refusal_and_repaired_in_the_same_sync() {
+    let mut backend = Picky::default();
+    let mut proxy = proxy(&mut backend);
+    proxy.take([service(81), service(82)]);
+    proxy.sync().unwrap();
+    let mut stranger = proxy.backend.held.clone();
+    stranger.retain(|entry| port(entry) != Some(81));
+    proxy.backend.held = stranger;
+    let Change::Service(key, _) = service(81) else {
+        unreachable!("a Service")
+    };
+    proxy.take([Change::Service(key, None), service(83)]);
+    let synced = proxy.sync().unwrap();
+    assert_eq!(synced.left_out, 0, "nobody is blamed for drift");
+    assert_eq!(served(proxy.backend), [82, 83]);
+}
+
+#[test]
+fn a_kernel_that_cannot_be_asked_changes_nothing_and_the_next_sync_makes_up_for_it() {
+    let mut backend = Picky::default();
+    let mut proxy = proxy(&mut backend);
+    proxy.take([service(81)]);
+    proxy.backend.down = true;
+    proxy.sync().unwrap_err();
+    proxy.take([service(82)]);
+    proxy.backend.down = false;
+    proxy.sync().unwrap();
+    assert_eq!(served(proxy.backend), [81, 82]);
+    assert_eq!(proxy.backend.transactions, 1);
+}
+
+#[test]
+fn nothing_to_do_is_no_transaction() {
+    let mut backend = Picky::default();
+    let mut proxy = proxy(&mut backend);
+    proxy.take([service(81)]);
+    proxy.sync().unwrap();
+    proxy.take([service(81)]);
+    let synced = proxy.sync().unwrap();
+    assert_eq!(synced.applied.operations, 0);
+}
