@@ -81,8 +81,12 @@ impl Trip<'_> {
                 sources,
                 failures,
             } = answers;
+            let failures = match failures.as_slice() {
+                [] => "no failures".to_owned(),
+                [first, ..] => format!("{} failures, the first {first:?}", failures.len()),
+            };
             Err(format!(
-                "{what}: {} by {via} {address} from {}: {reached:?} from {sources:?}, {failures:?}",
+                "{what}: {} by {via} {address} from {}: {reached:?} from {sources:?}, {failures}",
                 self.service.name, self.from
             ))
         };

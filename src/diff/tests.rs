@@ -151,7 +151,7 @@ impl Cluster {
         delta
     }
 
-    fn from_nothing(&self) -> Vec<Entry> {
+    fn compiled_from_nothing(&self) -> Vec<Entry> {
         let mut engine = Engine::default();
         for id in (0..10_000).map(ServiceId) {
             if let Some((key, service)) = self.state.service(id) {
@@ -167,7 +167,7 @@ impl Cluster {
 
     fn assert_converged(&self) {
         let held = without_slot_order(&self.backend.entries());
-        assert_eq!(held, without_slot_order(&self.from_nothing()));
+        assert_eq!(held, without_slot_order(&self.compiled_from_nothing()));
         assert_eq!(held, without_slot_order(&self.engine.applied_entries()));
     }
 }
@@ -330,7 +330,7 @@ proptest! {
         other in proptest::collection::vec(any_change(), 0..10),
     ) {
         let mut cluster = Cluster::new();
-        for change in changes.clone() {
+        for change in changes {
             cluster.change(change);
         }
         cluster.sync();

@@ -1,5 +1,12 @@
 //! Tests that run the program, the kernel and real packets. One binary, a module per subject.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics is a test that fails"
+)]
+
 mod cli;
 mod golden;
 mod harness;
