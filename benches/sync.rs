@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use pointsman::backend::nftables::{Nftables, ProgramConfig};
-use pointsman::compile::Settings;
+use pointsman::compile::NodePortAddresses;
 use pointsman::model::{
     Change, EndpointSlice, Family, Hint, Name, Node, ObjectKey, PerFamily, Protocol, Service,
     ServicePort, SliceEndpoint, SlicePort, SourceRanges,
@@ -74,7 +74,7 @@ impl Cluster {
             ..ProgramConfig::default()
         })
         .expect("nftables");
-        let desired = Desired::new(Node::named("node-1"), Settings::default());
+        let desired = Desired::new(Node::named("node-1"), NodePortAddresses::Primary);
         Proxy::start(desired, backend).expect("an empty kernel")
     }
 

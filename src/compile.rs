@@ -25,8 +25,8 @@ pub enum NodePortAddresses {
     Primary,
     /// Every local address but loopback.
     All,
-    /// The addresses of local interfaces inside these networks; a family without a network
-    /// accepts them on every address.
+    /// The addresses of local interfaces inside these networks; a family without a network, or
+    /// with one that holds everything, accepts them on every address but loopback.
     Networks(Vec<IpNetwork>),
 }
 
@@ -37,20 +37,15 @@ impl NodePortAddresses {
         match self {
             Self::Primary => false,
             Self::All => true,
-            Self::Networks(list) => !list
-                .iter()
-                .any(|network| networks::family(*network) == family),
+            Self::Networks(list) => {
+                let mut mine = list
+                    .iter()
+                    .filter(|network| networks::family(**network) == family)
+                    .peekable();
+                mine.peek().is_none() || mine.any(|network| network.prefix() == 0)
+            }
         }
     }
-}
-
-/// What the node's and the cluster's own entries depend on, besides the objects.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Settings {
-    /// Where `NodePort`s are accepted.
-    pub node_port_addresses: NodePortAddresses,
-    /// Addresses of the node's interfaces, loopback included.
-    pub interface_addresses: Vec<IpAddr>,
 }
 
 /// One Service, compiled.
@@ -298,12 +293,12 @@ fn label(key: &ObjectKey, port_name: &Name) -> Label {
 
 /// Compiles what belongs to no Service: the `ServiceCIDR`s and the addresses of `NodePort`s.
 #[must_use]
-pub fn compile_cluster(state: &State, settings: &Settings) -> Compiled {
+pub fn compile_cluster(state: &State, node_ports: &NodePortAddresses) -> Compiled {
     let mut shared: Vec<Shared> = networks::merge(state.service_cidrs())
         .into_iter()
         .map(Shared::ServiceCidr)
         .collect();
-    shared.extend(node_port_addresses(state.node(), settings).map(Shared::NodePortAddress));
+    shared.extend(node_port_addresses(state, node_ports).map(Shared::NodePortAddress));
     shared.sort_unstable();
     shared.dedup();
     Compiled {
@@ -313,13 +308,13 @@ pub fn compile_cluster(state: &State, settings: &Settings) -> Compiled {
 }
 
 fn node_port_addresses<'a>(
-    node: &Node,
-    settings: &'a Settings,
+    state: &'a State,
+    accepted: &'a NodePortAddresses,
 ) -> Box<dyn Iterator<Item = IpAddr> + 'a> {
-    match &settings.node_port_addresses {
+    match accepted {
         NodePortAddresses::All => Box::new(std::iter::empty()),
         NodePortAddresses::Primary => {
-            let PerFamily { v4, v6 } = node.primary_addresses();
+            let PerFamily { v4, v6 } = state.node().primary_addresses();
             Box::new(
                 v4.into_iter()
                     .chain(v6)
@@ -327,12 +322,11 @@ fn node_port_addresses<'a>(
             )
         }
         NodePortAddresses::Networks(list) => Box::new(
-            settings
-                .interface_addresses
-                .iter()
-                .copied()
+            state
+                .interface_addresses()
                 .filter(|address| !address.is_loopback())
-                .filter(move |address| list.iter().any(|network| network.contains(*address))),
+                .filter(|address| !accepted.all(Family::of(*address)))
+                .filter(|address| list.iter().any(|network| network.contains(*address))),
         ),
     }
 }

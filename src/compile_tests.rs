@@ -318,7 +318,7 @@ fn node_ports_are_accepted_where_the_configuration_says() {
     let networks = |texts: &[&str]| {
         NodePortAddresses::Networks(texts.iter().map(|text| text.parse().unwrap()).collect())
     };
-    let cases: [(&str, NodePortAddresses, &[&str], [bool; 2]); 6] = [
+    let cases: [(&str, NodePortAddresses, &[&str], [bool; 2]); 7] = [
         (
             "E13: primary",
             NodePortAddresses::Primary,
@@ -334,9 +334,15 @@ fn node_ports_are_accepted_where_the_configuration_says() {
         ),
         (
             "E12: CIDRs select interfaces' addresses, never loopback",
-            networks(&["0.0.0.0/0"]),
+            networks(&["127.0.0.0/8", "192.0.0.0/2"]),
             &["192.0.2.1", "198.51.100.1"],
             [false, true],
+        ),
+        (
+            "E12: everything is every address, whatever else is listed",
+            networks(&["198.51.100.0/24", "0.0.0.0/0"]),
+            &[],
+            [true, true],
         ),
         (
             "E12: a narrow CIDR",
@@ -352,9 +358,8 @@ fn node_ports_are_accepted_where_the_configuration_says() {
         ),
     ];
     let mut state = cluster(&[], &[], true);
-    let settings = |node_port_addresses| Settings {
-        node_port_addresses,
-        interface_addresses: [
+    state.apply(Change::InterfaceAddresses(
+        [
             "127.0.0.1",
             "192.0.2.1",
             "198.51.100.1",
@@ -363,7 +368,7 @@ fn node_ports_are_accepted_where_the_configuration_says() {
         ]
         .map(|text| text.parse().unwrap())
         .to_vec(),
-    };
+    ));
     for (rule, addresses, expected, [all_v4, all_v6]) in cases {
         assert_eq!(addresses.all(Family::V4), all_v4, "{rule}");
         assert_eq!(addresses.all(Family::V6), all_v6, "{rule}");
@@ -371,11 +376,11 @@ fn node_ports_are_accepted_where_the_configuration_says() {
             .iter()
             .map(|text| Shared::NodePortAddress(text.parse().unwrap()))
             .collect();
-        let compiled = compile_cluster(&state, &settings(addresses));
+        let compiled = compile_cluster(&state, &addresses);
         assert_eq!(compiled.shared, expected, "{rule}");
     }
     state.apply(Change::Node(Some(Box::new(Node::named("node-1")))));
-    let compiled = compile_cluster(&state, &settings(NodePortAddresses::Primary));
+    let compiled = compile_cluster(&state, &NodePortAddresses::Primary);
     assert_eq!(
         compiled.shared,
         [],
@@ -396,13 +401,7 @@ fn overlapping_service_cidrs_are_one() {
             Some(vec![cidr.parse().unwrap()]),
         ));
     }
-    let compiled = compile_cluster(
-        &state,
-        &Settings {
-            node_port_addresses: NodePortAddresses::All,
-            interface_addresses: Vec::new(),
-        },
-    );
+    let compiled = compile_cluster(&state, &NodePortAddresses::All);
     assert_eq!(
         compiled.shared,
         ["10.96.0.0/12", "fd00:96::/112"].map(|cidr| Shared::ServiceCidr(cidr.parse().unwrap()))

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::backend::{Applied, ApplyError, Backend, Unavailable};
-use crate::compile::{self, Settings};
+use crate::compile::{self, NodePortAddresses};
 use crate::diff::{Contested, Engine};
 use crate::model::{Change, Node, ServiceId, State};
 
@@ -34,17 +34,17 @@ const ATTEMPTS: usize = 4;
 pub struct Desired {
     state: State,
     engine: Engine,
-    settings: Settings,
+    node_ports: NodePortAddresses,
 }
 
 impl Desired {
     /// An empty cluster around a node.
     #[must_use]
-    pub fn new(node: Node, settings: Settings) -> Self {
+    pub fn new(node: Node, node_ports: NodePortAddresses) -> Self {
         Self {
             state: State::new(node),
             engine: Engine::default(),
-            settings,
+            node_ports,
         }
     }
 
@@ -60,7 +60,7 @@ impl Desired {
         let dirty = self.state.take_dirty();
         for id in &dirty {
             let compiled = if *id == ServiceId::CLUSTER {
-                Some(compile::compile_cluster(&self.state, &self.settings))
+                Some(compile::compile_cluster(&self.state, &self.node_ports))
             } else {
                 self.state
                     .service(*id)

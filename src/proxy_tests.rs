@@ -121,7 +121,7 @@ fn served(backend: &Picky) -> Vec<u16> {
 }
 
 fn proxy(backend: &mut Picky) -> Proxy<&mut Picky> {
-    let desired = Desired::new(Node::named("node-1"), Settings::default());
+    let desired = Desired::new(Node::named("node-1"), NodePortAddresses::Primary);
     Proxy::start(desired, backend).unwrap()
 }
 

@@ -4,8 +4,6 @@
 //! The sync loop runs in a thread of its own, since a transaction blocks; sources talk to it by
 //! message.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,10 +13,11 @@ use anyhow::{Context, Result};
 use crate::backend::Backend;
 use crate::backend::nftables::{Nftables, ProgramConfig};
 use crate::cli::{Action, Config, Output};
-use crate::compile::{NodePortAddresses, Settings};
+use crate::compile::NodePortAddresses;
 use crate::dry_run;
 use crate::model::{Change, Family, Node, PerFamily};
 use crate::proxy::{Desired, Proxy, Synced};
+use crate::source::addresses::{AddressWatch, interface_addresses};
 use crate::source::manifests::{Loaded, Manifests, STDIN};
 use crate::source::watch_files::FileWatch;
 
@@ -120,14 +119,10 @@ fn print_whole(text: &str) -> Result<()> {
 
 /// The cluster of the first load, and the program that suits its node.
 fn prepare(config: &Config, changes: Vec<Change>) -> Result<(Desired, ProgramConfig)> {
-    let settings = Settings {
-        node_port_addresses: config.node_port_addresses.clone(),
-        interface_addresses: match config.node_port_addresses {
-            NodePortAddresses::Networks(_) => interface_addresses()?,
-            NodePortAddresses::Primary | NodePortAddresses::All => Vec::new(),
-        },
-    };
-    let mut desired = Desired::new(Node::named(config.node_name.as_str()), settings);
+    let node = Node::named(config.node_name.as_str());
+    let mut desired = Desired::new(node, config.node_port_addresses.clone());
+    let addresses = interface_addresses().context("cannot list the node's addresses")?;
+    desired.take([Change::InterfaceAddresses(addresses)]);
     desired.take(changes);
     desired.compile();
     let node = desired.state().node();
@@ -153,21 +148,6 @@ fn families() -> Vec<Family> {
     } else {
         vec![Family::V4]
     }
-}
-
-/// The addresses of the node's interfaces.
-fn interface_addresses() -> Result<Vec<IpAddr>> {
-    let found: BTreeSet<IpAddr> = nix::ifaddrs::getifaddrs()
-        .context("cannot list the node's interfaces")?
-        .filter_map(|interface| {
-            let address = interface.address?;
-            address
-                .as_sockaddr_in()
-                .map(|v4| IpAddr::from(v4.ip()))
-                .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
-        })
-        .collect();
-    Ok(found.into_iter().collect())
 }
 
 fn report(loaded: &mut Loaded) {
@@ -199,6 +179,7 @@ fn follow(proxy: Proxy<Nftables>, manifests: Manifests) -> Result<()> {
         .name("sync".to_owned())
         .spawn(move || sync_loop(proxy, &inbox))
         .context("cannot start the sync thread")?;
+    follow_addresses(&events);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -209,6 +190,18 @@ fn follow(proxy: Proxy<Nftables>, manifests: Manifests) -> Result<()> {
     let ended = sync.join();
     result?;
     ended.map_err(|_| anyhow::anyhow!("the sync thread panicked; the rules stay in place"))
+}
+
+/// Tells the sync loop when the node's addresses change.
+fn follow_addresses(events: &Sender<Event>) {
+    let events = events.clone();
+    let watch = AddressWatch::start(move |addresses| {
+        // The loop that has ended needs to know nothing.
+        let _ = events.send(Event::Changes(vec![Change::InterfaceAddresses(addresses)]));
+    });
+    if let Err(error) = watch {
+        tracing::warn!(%error, "changes of the node's addresses are not followed");
+    }
 }
 
 async fn watch(mut manifests: Manifests, events: &Sender<Event>) -> Result<()> {
@@ -273,6 +266,7 @@ fn load_again(manifests: &mut Manifests, events: &Sender<Event>) -> Result<()> {
 fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>) {
     let mut retry = FIRST_RETRY;
     let mut wake: Option<Wake> = Some(Wake::Sync(Instant::now()));
+    let mut first = true;
     loop {
         let event = match wake {
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -300,9 +294,10 @@ fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>) {
         }
         wake = Some(match proxy.sync() {
             Ok(synced) => {
-                if synced.applied.operations > 0 {
+                if first || synced.applied.operations > 0 {
                     log_sync(&proxy, &synced);
                 }
+                first = false;
                 retry = FIRST_RETRY;
                 Wake::Tidy(Instant::now() + QUIET)
             }

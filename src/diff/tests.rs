@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::compile::{Settings, compile, compile_cluster};
+use crate::compile::{NodePortAddresses, compile, compile_cluster};
 use crate::ir::Label;
 use crate::model::{
     Affinity, Change, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol,
@@ -133,7 +133,7 @@ impl Cluster {
         self.state.apply(change);
         for id in self.state.take_dirty() {
             let compiled = if id == ServiceId::CLUSTER {
-                Some(compile_cluster(&self.state, &Settings::default()))
+                Some(compile_cluster(&self.state, &NodePortAddresses::Primary))
             } else {
                 self.state
                     .service(id)
@@ -160,7 +160,7 @@ impl Cluster {
         }
         engine.update(
             ServiceId::CLUSTER,
-            Some(compile_cluster(&self.state, &Settings::default())),
+            Some(compile_cluster(&self.state, &NodePortAddresses::Primary)),
         );
         engine.wanted_entries()
     }

@@ -1,6 +1,7 @@
 //! The cluster's objects as last seen, and which Services a change touches.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use rustc_hash::{FxBuildHasher, FxHashSet};
@@ -27,6 +28,8 @@ pub enum Change {
     Node(Option<Box<Node>>),
     /// A `ServiceCIDR`'s ranges as they are now, or that it is gone.
     ServiceCidr(String, Option<Vec<IpNetwork>>),
+    /// The addresses of the node's interfaces as they are now, loopback included.
+    InterfaceAddresses(Vec<IpAddr>),
 }
 
 /// Everything known about one Service.
@@ -45,6 +48,7 @@ pub struct State {
     keys: HashMap<ServiceId, ObjectKey, FxBuildHasher>,
     slices: HashMap<ObjectKey, EndpointSlice, FxBuildHasher>,
     service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
+    interface_addresses: BTreeSet<IpAddr>,
     node: Node,
     dirty: FxHashSet<ServiceId>,
     next_id: u32,
@@ -59,6 +63,7 @@ impl State {
             keys: HashMap::default(),
             slices: HashMap::default(),
             service_cidrs: BTreeMap::new(),
+            interface_addresses: BTreeSet::new(),
             node,
             dirty: std::iter::once(ServiceId::CLUSTER).collect(),
             next_id: 1,
@@ -72,6 +77,10 @@ impl State {
             Change::EndpointSlice(key, slice) => self.set_slice(&key, slice.map(|s| *s)),
             Change::Node(node) => self.set_node(node.map(|n| *n)),
             Change::ServiceCidr(name, ranges) => self.set_service_cidr(name, ranges),
+            Change::InterfaceAddresses(addresses) => {
+                self.interface_addresses = addresses.into_iter().collect();
+                self.dirty.insert(ServiceId::CLUSTER);
+            }
         }
     }
 
@@ -197,6 +206,11 @@ impl State {
     /// The ranges of all `ServiceCIDR`s, as their objects list them.
     pub fn service_cidrs(&self) -> impl Iterator<Item = IpNetwork> {
         self.service_cidrs.values().flatten().copied()
+    }
+
+    /// The addresses of the node's interfaces.
+    pub fn interface_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.interface_addresses.iter().copied()
     }
 
     /// Number of Services that a proxy serves.

@@ -51,13 +51,15 @@ enum Id {
 }
 
 impl Id {
-    fn of(change: &Change) -> Self {
-        match change {
+    /// What an object's change is about; `None` for changes that no object brings.
+    fn of(change: &Change) -> Option<Self> {
+        Some(match change {
             Change::Service(key, _) => Self::Service(key.clone()),
             Change::EndpointSlice(key, _) => Self::EndpointSlice(key.clone()),
             Change::Node(_) => Self::Node,
             Change::ServiceCidr(name, _) => Self::ServiceCidr(name.clone()),
-        }
+            Change::InterfaceAddresses(_) => return None,
+        })
     }
 
     fn gone(self) -> Change {
@@ -382,7 +384,7 @@ impl ObjectReader<'_> {
     fn take(&mut self, kind: &str, read: Result<Option<Change>, WrongShape>, id: Option<Id>) {
         match read {
             Ok(Some(change)) => {
-                let id = Id::of(&change);
+                let Some(id) = Id::of(&change) else { return };
                 if self.objects.insert(id.clone(), change).is_some() {
                     self.warnings.push(Warning {
                         object: format!("{kind} {}", id.name()),

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::ir::{Delta, Destination, Entry, Host, List, Route, SourcePolicy};
+use crate::ir::{Delta, Destination, Entry, Host, List, Operation, Route, SourcePolicy};
 use crate::model::{Endpoint, Family};
 
 /// Clients to forget, by destination.
@@ -23,9 +23,9 @@ pub(super) struct Forgetting {
 #[derive(Debug, Default)]
 struct Gone {
     maps: BTreeSet<(Family, u32)>,
-    endpoints: FxHashSet<(Destination, Endpoint)>,
+    endpoints: FxHashSet<(u32, Destination, Endpoint)>,
     /// Destinations all of whose clients are forgotten.
-    all: FxHashSet<Destination>,
+    all: FxHashSet<(u32, Destination)>,
 }
 
 impl Gone {
@@ -33,8 +33,64 @@ impl Gone {
         self.maps.is_empty()
     }
 
-    fn covers(&self, destination: Destination, endpoint: Endpoint) -> bool {
-        self.all.contains(&destination) || self.endpoints.contains(&(destination, endpoint))
+    fn covers(&self, timeout: u32, destination: Destination, endpoint: Endpoint) -> bool {
+        self.all.contains(&(timeout, destination))
+            || self.endpoints.contains(&(timeout, destination, endpoint))
+    }
+
+    fn add_all(&mut self, timeout: u32, destination: Destination) {
+        self.maps.insert((destination.family(), timeout));
+        self.all.insert((timeout, destination));
+    }
+}
+
+/// Destinations whose timeout changes, and with it the map that remembers their clients.
+#[derive(Debug, Default)]
+pub(super) struct Moves(FxHashMap<Destination, (u32, u32)>);
+
+impl Moves {
+    /// The moves that a delta makes.
+    pub(super) fn of(delta: &Delta) -> Self {
+        let timeout = |operation: &Operation| match &operation.entry {
+            Entry::Remember {
+                destination,
+                timeout_seconds,
+            } => Some((*destination, *timeout_seconds)),
+            _ => None,
+        };
+        let old: FxHashMap<Destination, u32> = delta.remove.iter().filter_map(timeout).collect();
+        if old.is_empty() {
+            return Self::default();
+        }
+        let new = delta.add.iter().filter_map(timeout);
+        Self(
+            new.filter_map(|(destination, to)| Some((destination, (*old.get(&destination)?, to))))
+                .collect(),
+        )
+    }
+
+    /// The maps that clients leave, and those that they come to.
+    pub(super) fn maps(&self) -> BTreeSet<(Family, u32, u32)> {
+        self.0
+            .iter()
+            .map(|(destination, (from, to))| (destination.family(), *from, *to))
+            .collect()
+    }
+
+    /// Whether clients of a destination go from one map to another. As in
+    /// [`Forgetting::is_gone`], a `NodePort` is known by one of the node's addresses.
+    pub(super) fn has(&self, destination: Destination, from: u32, to: u32) -> bool {
+        [destination, node_port(destination)]
+            .iter()
+            .any(|destination| self.0.get(destination) == Some(&(from, to)))
+    }
+}
+
+/// The `NodePort` that a connection to an address and port may have been to.
+const fn node_port(destination: Destination) -> Destination {
+    Destination {
+        host: Host::Node(destination.family()),
+        ..destination
     }
 }
 
@@ -95,7 +151,7 @@ impl Forgetting {
                         && !kept.contains(&(*destination, *list, *endpoint))
                     {
                         gone.maps.insert((destination.family(), *timeout));
-                        gone.endpoints.insert((*destination, *endpoint));
+                        gone.endpoints.insert((*timeout, *destination, *endpoint));
                     }
                 }
                 // Another policy chooses among other endpoints.
@@ -107,20 +163,35 @@ impl Forgetting {
                     if let Some(timeout) = self.timeouts.get(destination)
                         && policies.get(destination).is_some_and(|new| new != policy)
                     {
-                        gone.maps.insert((destination.family(), *timeout));
-                        gone.all.insert(*destination);
+                        gone.add_all(*timeout, *destination);
                     }
                 }
                 _ => {}
             }
         }
         for operation in &delta.remove {
-            if let Entry::Remember { destination, .. } = &operation.entry {
+            if let Entry::Remember {
+                destination,
+                timeout_seconds,
+            } = &operation.entry
+            {
+                // Nobody looks there any more, but somebody may again.
+                gone.add_all(*timeout_seconds, *destination);
                 self.timeouts.remove(destination);
             }
         }
         for operation in &delta.add {
             self.learn(&operation.entry);
+            if let Entry::Remember {
+                destination,
+                timeout_seconds,
+            } = &operation.entry
+            {
+                // Who is remembered there from now on is not to be forgotten.
+                for gone in &mut self.rounds {
+                    gone.all.remove(&(*timeout_seconds, *destination));
+                }
+            }
         }
     }
 
@@ -132,16 +203,18 @@ impl Forgetting {
             .collect()
     }
 
-    /// Whether a remembered client has to be forgotten. `destination` is the address and port
+    /// Whether a client that a timeout's map remembers has to be forgotten. `destination` is the address and port
     /// that it connected to, which for a `NodePort` is one of the node's addresses.
-    pub(super) fn is_gone(&self, destination: Destination, endpoint: Endpoint) -> bool {
-        let node_port = Destination {
-            host: Host::Node(destination.family()),
-            ..destination
-        };
+    pub(super) fn is_gone(
+        &self,
+        timeout: u32,
+        destination: Destination,
+        endpoint: Endpoint,
+    ) -> bool {
+        let by_address = self.timeouts.contains_key(&destination);
         self.rounds.iter().any(|gone| {
-            gone.covers(destination, endpoint)
-                || (!self.timeouts.contains_key(&destination) && gone.covers(node_port, endpoint))
+            gone.covers(timeout, destination, endpoint)
+                || (!by_address && gone.covers(timeout, node_port(destination), endpoint))
         })
     }
 

@@ -15,14 +15,17 @@ mod text;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashSet;
+
 use super::{Applied, ApplyError, Backend, Refused, Unavailable};
 use crate::ir::{Delta, Entry, Operation};
 use crate::model::{Family, PerFamily, ServiceId};
 
-use affinity::Forgetting;
+use affinity::{Forgetting, Moves};
 use chains::ShapeChain;
 use netlink::batch::{Batch, ElementOperation, FinishedBatch, Subject};
 use netlink::dump::{self, Found};
+use netlink::elements::Element;
 use netlink::socket::{Refusal, Socket};
 use netlink::{elements, objects};
 use program::Program;
@@ -57,6 +60,14 @@ impl Shapes {
         }
         needed
     }
+}
+
+/// A remembered client on its way to the map of another timeout.
+struct MovedClient {
+    family: Family,
+    to: u32,
+    /// The element as it is to be added.
+    element: Vec<u8>,
 }
 
 /// The program in the kernel, and the way to change its data.
@@ -129,6 +140,7 @@ impl Nftables {
     fn encode(
         &self,
         delta: &Delta,
+        moved: &[MovedClient],
     ) -> (FinishedBatch, PerFamily<(Vec<ShapeChain>, BTreeSet<u32>)>) {
         let mut batch = Batch::new(self.isolate);
         if self.replace {
@@ -147,7 +159,59 @@ impl Nftables {
             *new.get_mut(*family) = self.put_new_chains(&mut batch, *family);
         }
         put_operations(&mut batch, &delta.add, ElementOperation::Add);
+        for client in moved {
+            batch.put_element(
+                client.family,
+                SetId::Affinity(client.to),
+                ElementOperation::Add,
+                ServiceId::CLUSTER,
+                |out| out.extend_from_slice(&client.element),
+            );
+        }
         (batch.finish(), new)
+    }
+
+    /// The clients of destinations whose timeout a delta changes: they keep their endpoints, and
+    /// are remembered for the new time.
+    ///
+    /// While the culprit of a refusal is looked for they are left out, lest they be it.
+    fn moved_clients(&mut self, delta: &Delta) -> Result<Vec<MovedClient>, SocketError> {
+        let mut moved = Vec::new();
+        if self.isolate {
+            return Ok(moved);
+        }
+        let moves = Moves::of(delta);
+        for (family, from, to) in moves.maps() {
+            let known = &self.shapes.get(family).affinity_maps;
+            if !known.contains(&from) {
+                continue;
+            }
+            let there: FxHashSet<Vec<u8>> = if known.contains(&to) {
+                let pick = |destination, _, element: &Element<'_>| {
+                    moves
+                        .has(destination, from, to)
+                        .then(|| element.key().to_vec())
+                };
+                let keys = dump::remembered(&mut self.socket, family, to, pick)?;
+                keys.into_iter().collect()
+            } else {
+                FxHashSet::default()
+            };
+            let pick = |destination, _, element: &Element<'_>| {
+                let moves_here = moves.has(destination, from, to) && !there.contains(element.key());
+                moves_here.then(|| {
+                    let mut bytes = Vec::new();
+                    element.put_with_timeout(&mut bytes, to);
+                    MovedClient {
+                        family,
+                        to,
+                        element: bytes,
+                    }
+                })
+            };
+            moved.extend(dump::remembered(&mut self.socket, family, from, pick)?);
+        }
+        Ok(moved)
     }
 
     fn put_new_chains(
@@ -206,15 +270,15 @@ impl Nftables {
             if !self.shapes.get(family).affinity_maps.contains(&timeout) {
                 continue;
             }
-            let doomed = {
-                let forgetting = &self.forgetting;
-                dump::remembered(
-                    &mut self.socket,
-                    family,
-                    timeout,
-                    |destination, endpoint| !forgetting.is_gone(*destination, *endpoint),
-                )?
+            let forgetting = &self.forgetting;
+            let pick = |destination, endpoint, element: &Element<'_>| {
+                let mut key = Vec::new();
+                forgetting
+                    .is_gone(timeout, destination, endpoint)
+                    .then(|| element.put_key(&mut key))?;
+                Some(key)
             };
+            let doomed = dump::remembered(&mut self.socket, family, timeout, pick)?;
             let mut batch = Batch::new(false);
             for key in &doomed {
                 batch.put_element(
@@ -307,7 +371,8 @@ impl Backend for Nftables {
         for operation in &delta.add {
             self.count(&operation.entry, 1);
         }
-        let (batch, new) = self.encode(delta);
+        let moved = self.moved_clients(delta)?;
+        let (batch, new) = self.encode(delta, &moved);
         let encoding = started.elapsed();
         let applied = self.send(&batch);
         match applied {

@@ -97,6 +97,9 @@ pub(crate) enum Statement {
     StateNew,
     /// The connection's destination has been translated.
     DestinationTranslated,
+    /// The connection's destination has been translated, by this very packet: it is the first
+    /// one, and no other has been seen of the connection.
+    JustTranslated,
     /// The transport protocol is this one.
     ProtocolIs(Protocol),
     /// An address of the packet is inside a network, or is not.
@@ -267,6 +270,14 @@ impl<'a> Program<'a> {
         let jump = |chain: &str| vec![Statement::Jump(chain.to_owned())];
         let jump_if_new =
             |chain: &str| vec![Statement::StateNew, Statement::Jump(chain.to_owned())];
+        // A choice is remembered when it is made. What a client sends again while nobody
+        // answers must not bring back an endpoint that has left meanwhile.
+        let jump_to_remember = || {
+            vec![
+                Statement::JustTranslated,
+                Statement::Jump("remember".to_owned()),
+            ]
+        };
         use ChainKind::{Filter, Nat};
         use Hook::{Forward, Input, Output, Postrouting, Prerouting};
         vec![
@@ -317,11 +328,7 @@ impl<'a> Program<'a> {
                         ],
                     ]
                     .concat(),
-                    vec![
-                        Statement::StateNew,
-                        Statement::DestinationTranslated,
-                        Statement::Jump("remember".to_owned()),
-                    ],
+                    jump_to_remember(),
                 ],
             ),
             base(
@@ -343,11 +350,7 @@ impl<'a> Program<'a> {
                 Filter,
                 Postrouting,
                 BEFORE_SRCNAT,
-                vec![vec![
-                    Statement::StateNew,
-                    Statement::DestinationTranslated,
-                    Statement::Jump("remember".to_owned()),
-                ]],
+                vec![jump_to_remember()],
             ),
             base(
                 "nat-postrouting",

@@ -285,6 +285,7 @@ fn render_statement(family: Family, statement: &Statement) -> String {
     match statement {
         Statement::StateNew => "ct state new".to_owned(),
         Statement::DestinationTranslated => "ct status dnat".to_owned(),
+        Statement::JustTranslated => "ct status & (confirmed|dnat) == dnat".to_owned(),
         Statement::ProtocolIs(protocol) => format!("meta l4proto {protocol}"),
         Statement::AddressIn {
             load,

@@ -294,26 +294,23 @@ fn list_elements<T>(
     )
 }
 
-/// Calls `each` with every client that one timeout's map remembers: where it connected to,
-/// where it went, and the element's key.
-pub(crate) fn remembered(
+/// What `pick` makes of the clients that one timeout's map remembers: where each connected to,
+/// where it went, and its element.
+pub(crate) fn remembered<T>(
     socket: &mut Socket,
     family: Family,
     timeout_seconds: u32,
-    keep: impl Fn(&Destination, &Endpoint) -> bool,
-) -> Result<Vec<Vec<u8>>, SocketError> {
+    pick: impl Fn(Destination, Endpoint, &Element<'_>) -> Option<T>,
+) -> Result<Vec<T>, SocketError> {
     socket.dump(
         &element_request(family, SetId::Affinity(timeout_seconds)),
         Vec::new,
-        |doomed, message| {
+        |picked, message| {
             for attributes in elements::listed(message.attributes()) {
                 if let Some(element) = Element::read(attributes)
                     && let Some((destination, endpoint)) = element.remembered(family)
-                    && !keep(&destination, &endpoint)
                 {
-                    let mut key = Vec::new();
-                    element.put_key(&mut key);
-                    doomed.push(key);
+                    picked.extend(pick(destination, endpoint, &element));
                 }
             }
         },

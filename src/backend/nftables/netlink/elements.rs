@@ -410,6 +410,22 @@ impl<'a> Element<'a> {
         Some((destination, Fields(self.data?).endpoint(family)?))
     }
 
+    /// Appends this element with its value and a timeout of its own, to add it to another map.
+    pub(crate) fn put_with_timeout(&self, out: &mut Vec<u8>, timeout_seconds: u32) {
+        let milliseconds = u64::from(timeout_seconds) * 1000;
+        element(out, self.key, |out| {
+            if let Some(data) = self.data {
+                put_value(out, NFTA_SET_ELEM_DATA, data);
+            }
+            put_bytes(out, NFTA_SET_ELEM_TIMEOUT, &milliseconds.to_be_bytes());
+        });
+    }
+
+    /// The key's bytes.
+    pub(crate) const fn key(&self) -> &'a [u8] {
+        self.key
+    }
+
     /// Appends this element's key, to delete it.
     pub(crate) fn put_key(&self, out: &mut Vec<u8>) {
         element(out, self.key, |_| {});

@@ -51,8 +51,9 @@ const CT_SRC_IP6: u32 = 21;
 const CT_DST_IP6: u32 = 22;
 const CT_PROTO_DST: u32 = libc::NFT_CT_PROTO_DST as u32;
 const IP_CT_DIR_ORIGINAL: u8 = 0;
-/// `NF_CT_STATE_BIT(IP_CT_NEW)` and `IPS_DST_NAT`.
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`, `IPS_CONFIRMED` and `IPS_DST_NAT`.
 const STATE_NEW: u32 = 8;
+const STATUS_CONFIRMED: u32 = 1 << 3;
 const STATUS_DNAT: u32 = 1 << 5;
 /// `NFT_FIB_RESULT_ADDRTYPE`, `NFTA_FIB_F_SADDR`, `NFTA_FIB_F_DADDR`, `RTN_LOCAL`.
 const FIB_ADDRTYPE: u32 = 3;
@@ -96,6 +97,11 @@ impl Encoder {
             Statement::DestinationTranslated => {
                 self.ct_bit(libc::NFT_CT_STATUS as u32, STATUS_DNAT);
             }
+            Statement::JustTranslated => {
+                self.ct(libc::NFT_CT_STATUS as u32);
+                self.bitwise(&(STATUS_CONFIRMED | STATUS_DNAT).to_ne_bytes(), &[0; 4]);
+                self.compare(false, &STATUS_DNAT.to_ne_bytes());
+            }
             Statement::ProtocolIs(protocol) => {
                 self.load(Load::Protocol, Register::FIRST);
                 self.compare(false, &[protocol.number()]);
@@ -136,8 +142,8 @@ impl Encoder {
         }
     }
 
-    /// `[ ct load state => reg 1 ] [ bitwise … ] [ cmp neq reg 1 0x00000000 ]`
-    fn ct_bit(&mut self, key: u32, bit: u32) {
+    /// `[ ct load status => reg 1 ]`
+    fn ct(&mut self, key: u32) {
         self.push(
             c"ct",
             vec![
@@ -148,6 +154,11 @@ impl Encoder {
                 ),
             ],
         );
+    }
+
+    /// `[ ct load state => reg 1 ] [ bitwise … ] [ cmp neq reg 1 0x00000000 ]`
+    fn ct_bit(&mut self, key: u32, bit: u32) {
+        self.ct(key);
         self.bitwise(&bit.to_ne_bytes(), &[0; 4]);
         self.compare(true, &[0; 4]);
     }
