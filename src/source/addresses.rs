@@ -52,7 +52,6 @@ impl AddressWatch {
                     }
                 };
                 let _ = ready.send(Ok(()));
-                // A u32 buffer is aligned as netlink headers have to be.
                 let mut buffer = vec![0u8; NOTICE];
                 loop {
                     match interface_addresses() {
@@ -78,7 +77,7 @@ impl AddressWatch {
 }
 
 fn open() -> io::Result<mnl::Socket> {
-    let socket = mnl::Socket::new(mnl::Bus::Route)?;
+    let socket = mnl::Socket::open(mnl::Bus::Route)?;
     let groups = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
     socket.bind(groups.cast_unsigned(), 0)?;
     Ok(socket)

@@ -508,3 +508,70 @@ fn without_privileges_it_says_so_and_changes_nothing() {
     assert!(text.contains("CAP_NET_ADMIN"), "{text}");
     assert_eq!(host.ruleset(), "");
 }
+
+#[test]
+fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
+    use pointsman::backend::nftables::{Nftables, ProgramConfig};
+    use pointsman::backend::{ApplyError, Backend};
+    use pointsman::compile::Compiled;
+    use pointsman::diff::Engine;
+    use pointsman::ir::{Action, Destination, Forwarding, Host as At, Label};
+    use pointsman::model::{ObjectKey, Protocol, ServiceId};
+
+    if !have_root("a_refusal_names_the_service_that_caused_it_and_applies_nothing") {
+        return;
+    }
+    // Ranges that overlap, which compiling a Service never gives: the kernel refuses them.
+    let compiled = |number: u8, ranges: &[&str]| Compiled {
+        created: 1,
+        key: Some(ObjectKey::new("default", format!("svc-{number}"))),
+        destinations: vec![(
+            Destination {
+                host: At::Address([203, 0, 113, number].into()),
+                protocol: Protocol::Tcp,
+                port: 80,
+            },
+            Forwarding {
+                label: Label::new(&format!("default/svc-{number}")),
+                action: Action::Reject,
+                allowed_sources: Some(ranges.iter().map(|range| range.parse().unwrap()).collect()),
+            },
+        )],
+        shared: Vec::new(),
+    };
+    let wanted: Vec<(u8, Compiled)> = (1..=50)
+        .map(|number| {
+            let ranges: &[&str] = if number == 37 {
+                &["10.0.0.0/8", "10.0.0.0/16"]
+            } else {
+                &["10.0.0.0/8"]
+            };
+            (number, compiled(number, ranges))
+        })
+        .collect();
+    let host = Host::new();
+    for isolate in [false, true] {
+        let wanted = wanted.clone();
+        let refused = host.run(move || {
+            let mut backend = Nftables::connect(ProgramConfig::default()).expect("nftables");
+            let mut engine = Engine::default();
+            for (number, compiled) in wanted {
+                engine.update(ServiceId(u32::from(number)), Some(compiled));
+            }
+            engine.adopt(backend.read().expect("an empty kernel"));
+            backend.isolate_services(isolate);
+            match backend.apply(engine.pending().delta()) {
+                Err(ApplyError::Refused(refused)) => refused,
+                other => panic!("not refused: {other:?}"),
+            }
+        });
+        let owners: Vec<u32> = refused
+            .iter()
+            .flat_map(|refused| refused.owners.iter().map(|owner| owner.0))
+            .collect();
+        assert_eq!(owners, [37], "isolate: {isolate}, {refused:?}");
+        assert!(refused[0].what.contains("allowed-sources"), "{refused:?}");
+        assert_ne!(refused[0].errno as i32, 0);
+        assert_eq!(host.ruleset(), "", "nothing of it was applied");
+    }
+}

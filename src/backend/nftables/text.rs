@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::chains::ShapeChain;
 use super::program::{
-    Base, Chain, ChainKind, Hook, Load, Program, ProgramConfig, Statement, TABLE,
+    Base, Chain, ChainKind, Hook, Load, Program, ProgramConfig, Rule, Statement, TABLE,
 };
 use super::sets::{AFFINITY_SIZE, Data, FIXED_SETS, Field, SetId, slot_number};
 use crate::ir::{Destination, Entry, Host, Route, Shared};
@@ -267,6 +267,19 @@ fn render_chain(out: &mut String, family: Family, chain: &Chain) {
             out,
             2,
             format_args!("type {kind} hook {hook} priority {priority}; policy accept;"),
+        );
+    }
+    let is_remember = |rule: &Rule| {
+        rule.iter()
+            .any(|statement| matches!(statement, Statement::Remember { .. }))
+    };
+    if family == Family::V6 && chain.rules.iter().any(is_remember) {
+        line(
+            out,
+            2,
+            format_args!(
+                "# nft 1.0.6 fails an assertion while it loads these rules; it lists them well"
+            ),
         );
     }
     for rule in &chain.rules {
