@@ -11,6 +11,7 @@ pub mod diff;
 pub mod dry_run;
 pub mod ir;
 pub mod model;
+pub mod netlink;
 pub mod networks;
 pub mod proxy;
 pub mod run;

@@ -20,18 +20,17 @@ use rustc_hash::FxHashSet;
 use super::{Applied, ApplyError, Backend, Refused, Unavailable};
 use crate::ir::{Delta, Entry, Operation};
 use crate::model::{Family, PerFamily, ServiceId};
+use crate::netlink::socket::{Refusal, Socket, SocketError};
 
 use affinity::{Forgetting, Moves};
 use chains::ShapeChain;
 use netlink::batch::{Batch, ElementOperation, FinishedBatch, Subject};
 use netlink::dump::{self, Found};
 use netlink::elements::Element;
-use netlink::socket::{Refusal, Socket};
 use netlink::{elements, objects};
 use program::Program;
 use sets::{FIXED_SETS, SetId};
 
-pub use netlink::socket::SocketError;
 pub use program::{LocalDetector, ProgramConfig};
 pub use text::{render, render_cleanup};
 

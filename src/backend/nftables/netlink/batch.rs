@@ -5,12 +5,16 @@
 //! element was sent for, so that a refusal leads back to it. Only a finished batch has bytes to
 //! send.
 
-use super::attributes::{HEADER, begin_nest, end_nest, put_string};
 use super::elements::ELEMENT_MAX;
 use super::uapi::*;
 use crate::backend::nftables::program::TABLE;
 use crate::backend::nftables::sets::SetId;
 use crate::model::{Family, ServiceId};
+use crate::netlink::attributes::{HEADER, begin_nest, end_nest, put_string};
+use crate::netlink::{
+    NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, close_message, family_number, message_type,
+    put_headers,
+};
 
 /// Whether elements are added or deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -236,10 +240,10 @@ impl Open {
         let mut bytes = Vec::with_capacity(256);
         put_headers(
             &mut bytes,
-            (NFNL_SUBSYS_NFTABLES << 8) | kind,
+            message_type(NFNL_SUBSYS_NFTABLES, kind),
             NLM_F_REQUEST | flags,
             0,
-            super::family_number(family),
+            family_number(family),
             0,
         );
         put_string(&mut bytes, NFTA_SET_ELEM_LIST_TABLE, TABLE);
@@ -255,29 +259,4 @@ impl Open {
             owners: Vec::new(),
         }
     }
-}
-
-/// Appends netlink's and nfnetlink's headers; [`close_message`] fills in the length.
-pub(crate) fn put_headers(
-    out: &mut Vec<u8>,
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    family: u8,
-    resource: u16,
-) {
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&kind.to_ne_bytes());
-    out.extend_from_slice(&flags.to_ne_bytes());
-    out.extend_from_slice(&sequence.to_ne_bytes());
-    out.extend_from_slice(&[0; 4]);
-    // nfgenmsg: family, version, resource in network byte order.
-    out.extend_from_slice(&[family, 0]);
-    out.extend_from_slice(&resource.to_be_bytes());
-}
-
-/// Fills in the length of the message that begins at `start` and ends here.
-pub(crate) fn close_message(out: &mut [u8], start: usize) {
-    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }

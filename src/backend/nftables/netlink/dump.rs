@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::attributes::{find, put_string, string};
 use super::elements::{self, Element};
-use super::family_number;
 use super::objects::{self, SetShape};
-use super::socket::{Message, Socket, SocketError, dump_request, number};
 use super::uapi::*;
 use crate::backend::nftables::chains::ShapeChain;
 use crate::backend::nftables::program::{Base, Chain, ChainKind, Hook, Program, TABLE};
 use crate::backend::nftables::sets::{FIXED_SETS, SetId};
 use crate::ir::{Destination, Entry};
 use crate::model::{Endpoint, Family};
+use crate::netlink::attributes::{find, put_string, string};
+use crate::netlink::socket::{Message, Socket, SocketError, number};
+use crate::netlink::{dump_request, message_type};
 
 /// What the kernel holds of one family's table.
 #[derive(Debug)]
@@ -152,7 +152,11 @@ fn is_our_table(attributes: &[u8], kind: u16) -> bool {
 
 /// Whether there is a table with our name.
 pub(crate) fn table_exists(socket: &mut Socket, family: Family) -> Result<bool, SocketError> {
-    let request = dump_request(NFT_MSG_GETTABLE, family_number(family), &[]);
+    let request = dump_request(
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE),
+        family,
+        &[],
+    );
     socket.dump(
         &request,
         || false,
@@ -164,7 +168,11 @@ fn list_chains(
     socket: &mut Socket,
     family: Family,
 ) -> Result<BTreeMap<String, ListedChain>, SocketError> {
-    let request = dump_request(NFT_MSG_GETCHAIN, family_number(family), &[]);
+    let request = dump_request(
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN),
+        family,
+        &[],
+    );
     socket.dump(&request, BTreeMap::new, |chains, message| {
         let attributes = message.attributes();
         if !is_our_table(attributes, NFTA_CHAIN_TABLE) {
@@ -198,7 +206,11 @@ fn list_rules(
 ) -> Result<(), SocketError> {
     let mut narrow = Vec::new();
     put_string(&mut narrow, NFTA_RULE_TABLE, TABLE);
-    let request = dump_request(NFT_MSG_GETRULE, family_number(family), &narrow);
+    let request = dump_request(
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE),
+        family,
+        &narrow,
+    );
     let rules = socket.dump(&request, Vec::new, |rules, message: &Message<'_>| {
         let attributes = message.attributes();
         if let Some(chain) = find(attributes, NFTA_RULE_CHAIN).and_then(string)
@@ -222,7 +234,11 @@ fn list_sets(
 ) -> Result<BTreeMap<String, SetShape>, SocketError> {
     let mut narrow = Vec::new();
     put_string(&mut narrow, NFTA_SET_TABLE, TABLE);
-    let request = dump_request(NFT_MSG_GETSET, family_number(family), &narrow);
+    let request = dump_request(
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETSET),
+        family,
+        &narrow,
+    );
     let sets = socket.dump(&request, BTreeMap::new, |sets, message| {
         let attributes = message.attributes();
         if !is_our_table(attributes, NFTA_SET_TABLE) {
@@ -321,5 +337,9 @@ fn element_request(family: Family, set: SetId) -> Vec<u8> {
     let mut narrow = Vec::new();
     put_string(&mut narrow, NFTA_SET_ELEM_LIST_TABLE, TABLE);
     put_string(&mut narrow, NFTA_SET_ELEM_LIST_SET, &set.name());
-    dump_request(NFT_MSG_GETSETELEM, family_number(family), &narrow)
+    dump_request(
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETSETELEM),
+        family,
+        &narrow,
+    )
 }

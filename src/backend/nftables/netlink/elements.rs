@@ -9,14 +9,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::attributes::{
-    Attributes, be_u32, begin_nest, end_nest, find, put_bytes, put_string, put_u32, string,
-};
 use super::uapi::*;
 use crate::backend::nftables::chains::ShapeChain;
 use crate::backend::nftables::sets::{SetId, slot_number, slot_place};
 use crate::ir::{Destination, Entry, Host, Label, List, Route, Shared};
 use crate::model::{Endpoint, Family, Protocol};
+use crate::netlink::attributes::{
+    Attributes, be_u32, begin_nest, end_nest, find, put_bytes, put_string, put_u32, string,
+};
 use crate::networks;
 
 /// The longest key: two IPv6 addresses, a protocol and a port.

@@ -253,7 +253,7 @@ impl Encoder {
         self.lookup(map, Some(Register::FIRST.number()), false);
         let address = Register::FIRST.number();
         let port = Register(registers(Field::Address, self.family)).number();
-        let family = u32::from(super::family_number(self.family));
+        let family = u32::from(crate::netlink::family_number(self.family));
         let kind = libc::NFT_NAT_DNAT.cast_unsigned();
         let attributes = [
             (sys::NFTNL_EXPR_NAT_TYPE, kind),

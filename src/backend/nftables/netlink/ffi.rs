@@ -1,4 +1,4 @@
-//! The one room with unsafe code: libnftnl's objects.
+//! The room with unsafe code for libnftnl's objects.
 //!
 //! Everything here takes and gives owned Rust values and bytes; no pointer leaves. What the
 //! objects mean is decided elsewhere. Pieces that `nftnl` has (tables, chains, rules) are its
@@ -8,12 +8,14 @@
 #![allow(unsafe_code, reason = "libnftnl is a C library")]
 
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
 use nftnl::nftnl_sys as sys;
 use nftnl::{MsgType, NlMsg};
 use sys::libc;
+
+use crate::netlink::ffi::words_as_bytes_mut;
+use crate::netlink::{NLM_F_ACK, NLM_F_CREATE};
 
 /// The value of an expression's attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,7 +196,7 @@ pub(super) fn new_set(set: &NewSet, sequence: u32) -> Vec<u8> {
             buffer.as_mut_ptr().cast::<c_char>(),
             super::uapi::NFT_MSG_NEWSET,
             set.family,
-            super::uapi::NLM_F_CREATE | super::uapi::NLM_F_ACK,
+            NLM_F_CREATE | NLM_F_ACK,
             sequence,
         );
         sys::nftnl_set_nlmsg_build_payload(header, raw);
@@ -209,7 +211,7 @@ pub(super) fn new_set(set: &NewSet, sequence: u32) -> Vec<u8> {
 ///
 /// The message must be whole, as [`message`] or the kernel made it.
 pub(super) fn describe_rule(message: &[u8]) -> Option<String> {
-    if message.len() < super::uapi::NLMSG_HEADER || message_length(message) > message.len() {
+    if message.len() < crate::netlink::NLMSG_HEADER || message_length(message) > message.len() {
         return None;
     }
     // libmnl reads the header in place, so it has to be aligned.
@@ -241,53 +243,4 @@ pub(super) fn describe_rule(message: &[u8]) -> Option<String> {
     let text = text.get(..length)?;
     let text = String::from_utf8_lossy(text);
     Some(text.trim_end_matches('\0').trim().to_owned())
-}
-
-/// Asks a netlink socket for an option of `SOL_NETLINK`.
-pub(super) fn enable_netlink_option(
-    socket: BorrowedFd<'_>,
-    option: libc::c_int,
-) -> std::io::Result<()> {
-    let on: libc::c_int = 1;
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the descriptor is open, and the value is an int of the stated length.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_NETLINK,
-            option,
-            (&raw const on).cast::<c_void>(),
-            length,
-        )
-    };
-    if result < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// A netlink socket that may move to another thread.
-pub(super) struct NetlinkSocket(pub(super) mnl::Socket);
-
-// SAFETY: libmnl's socket is a descriptor and an address, owned by one struct; nothing in it
-// belongs to a thread.
-unsafe impl Send for NetlinkSocket {}
-
-impl AsFd for NetlinkSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the socket owns an open descriptor for as long as it is borrowed.
-        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
-    }
-}
-
-/// The bytes of aligned words.
-pub(super) fn words_as_bytes(words: &[u32]) -> &[u8] {
-    // SAFETY: any byte is a valid u8, and the length is that of the same memory.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
-}
-
-/// The bytes of aligned words, to fill.
-pub(super) fn words_as_bytes_mut(words: &mut [u32]) -> &mut [u8] {
-    // SAFETY: as above, and any bytes make valid words.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
 }

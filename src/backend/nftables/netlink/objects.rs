@@ -2,14 +2,15 @@
 
 use nftnl::{MsgType, ProtoFamily};
 
-use super::attributes::put_string;
-use super::batch::{Batch, close_message, put_headers};
+use super::batch::Batch;
+use super::expressions;
 use super::ffi::{self, NewSet};
 use super::uapi::*;
-use super::{expressions, family_number};
 use crate::backend::nftables::program::{Base, Chain, ChainKind, Hook, TABLE};
 use crate::backend::nftables::sets::{AFFINITY_SIZE, Data, EXTERNAL_OFFSET, Field, SetId};
 use crate::model::Family;
+use crate::netlink::attributes::put_string;
+use crate::netlink::{NLM_F_REQUEST, close_message, family_number, message_type, put_headers};
 
 fn table(family: Family) -> nftnl::Table {
     let family = match family {
@@ -137,7 +138,7 @@ fn named(
     let mut message = Vec::new();
     put_headers(
         &mut message,
-        (NFNL_SUBSYS_NFTABLES << 8) | kind,
+        message_type(NFNL_SUBSYS_NFTABLES, kind),
         NLM_F_REQUEST,
         sequence,
         family_number(family),

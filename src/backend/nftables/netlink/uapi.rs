@@ -50,24 +50,6 @@ pub(crate) const NFT_SET_TIMEOUT: u32 = 0x10;
 pub(crate) const NFT_SET_EVAL: u32 = 0x20;
 pub(crate) const NFT_SET_CONCAT: u32 = 0x80;
 
-pub(crate) const NLMSG_ERROR: u16 = 2;
-pub(crate) const NLMSG_DONE: u16 = 3;
-pub(crate) const NLM_F_REQUEST: u16 = 0x1;
-pub(crate) const NLM_F_ACK: u16 = 0x4;
-pub(crate) const NLM_F_DUMP: u16 = 0x300;
-pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
-pub(crate) const NLM_F_CREATE: u16 = 0x400;
-pub(crate) const NLM_F_EXCL: u16 = 0x200;
-pub(crate) const NLM_F_ACK_TLVS: u16 = 0x200;
-pub(crate) const NLM_F_CAPPED: u16 = 0x100;
-pub(crate) const NLMSGERR_ATTR_MSG: u16 = 1;
-pub(crate) const NLMSGERR_ATTR_OFFS: u16 = 2;
-
-/// A netlink message's header: length, type, flags, sequence number, port.
-pub(crate) const NLMSG_HEADER: usize = 16;
-/// nfnetlink's own header: family, version, resource.
-pub(crate) const NFGEN_HEADER: usize = 4;
-
 pub(crate) const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 pub(crate) const NFNL_MSG_BATCH_END: u16 = 17;
 pub(crate) const NFNL_SUBSYS_NFTABLES: u16 = 10;

@@ -15,8 +15,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use thiserror::Error;
 
 use super::attributes::{be_u32, find, string};
-use super::ffi;
-use super::uapi::*;
+use super::*;
 
 /// A failure to talk to the kernel at all.
 #[derive(Debug, Error)]
@@ -318,22 +317,6 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
         Some(message)
     })
-}
-
-/// A request to list objects of one kind in a family, narrowed down by attributes.
-pub(crate) fn dump_request(kind: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
-    let mut request = Vec::with_capacity(NLMSG_HEADER + NFGEN_HEADER + attributes.len());
-    super::batch::put_headers(
-        &mut request,
-        (NFNL_SUBSYS_NFTABLES << 8) | kind,
-        NLM_F_REQUEST | NLM_F_DUMP,
-        0,
-        family,
-        0,
-    );
-    request.extend_from_slice(attributes);
-    super::batch::close_message(&mut request, 0);
-    request
 }
 
 /// Whether a number read from a listing is there and what it is.
