@@ -11,8 +11,8 @@ use ipnetwork::IpNetwork;
 
 use crate::ir::{Action, Destination, Endpoints, Forwarding, Host, Label, Shared, SourcePolicy};
 use crate::model::{
-    EndpointSlice, Family, Name, Node, ObjectKey, PerFamily, Service, ServicePort, SourceRanges,
-    State,
+    EndpointSlice, Family, Name, Node, ObjectKey, PerFamily, Protocol, Service, ServicePort,
+    SourceRanges, State,
 };
 use crate::networks;
 use crate::select::{Selection, Uses, select};
@@ -57,6 +57,9 @@ pub struct Compiled {
     pub key: Option<ObjectKey>,
     /// What it claims, and what should happen there. A destination appears once.
     pub destinations: Vec<(Destination, Forwarding)>,
+    /// Where flows to its UDP destinations may go: a flow to anything else is stale. UDP has no
+    /// handshake by which a client would notice.
+    pub flows: Vec<(Destination, Endpoints)>,
     /// Facts that it states together with others.
     pub shared: Vec<Shared>,
 }
@@ -135,6 +138,10 @@ impl PortCompiler<'_> {
         );
         let lists = Lists::from(&selection);
         let label = label(self.key, &port.name);
+        let serving: Endpoints = match port.protocol {
+            Protocol::Udp => selection.serving.as_slice().into(),
+            Protocol::Tcp | Protocol::Sctp => [].into(),
+        };
 
         let mut claim = |host, action, allowed_sources| {
             let destination = Destination {
@@ -159,6 +166,9 @@ impl PortCompiler<'_> {
                     allowed_sources,
                 };
                 compiled.destinations.push((destination, forwarding));
+                if port.protocol == Protocol::Udp {
+                    compiled.flows.push((destination, Arc::clone(&serving)));
+                }
             }
         };
 
@@ -305,6 +315,16 @@ pub fn compile_cluster(state: &State, node_ports: &NodePortAddresses) -> Compile
         shared,
         ..Compiled::default()
     }
+}
+
+/// The addresses of the node that accept `NodePort`s, one by one even where all do.
+#[must_use]
+pub fn accepted_node_port_addresses(state: &State, accepted: &NodePortAddresses) -> Vec<IpAddr> {
+    let listed = node_port_addresses(state, accepted);
+    let all = state
+        .interface_addresses()
+        .filter(|address| !address.is_loopback() && accepted.all(Family::of(*address)));
+    listed.chain(all).collect()
 }
 
 fn node_port_addresses<'a>(

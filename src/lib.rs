@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod cli;
 pub mod compile;
+pub mod conntrack;
 pub mod diff;
 pub mod dry_run;
 pub mod ir;

@@ -5,11 +5,12 @@
 //! lasts, is `run`'s business.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::backend::{Applied, ApplyError, Backend, Unavailable};
 use crate::compile::{self, NodePortAddresses};
-use crate::diff::{Contested, Engine};
+use crate::diff::{Contested, Engine, StaleFlows};
 use crate::model::{Change, Node, ServiceId, State};
 
 /// What a sync did.
@@ -88,6 +89,12 @@ impl Desired {
             .map_or_else(|| "the cluster".to_owned(), ToString::to_string)
     }
 
+    /// The addresses of this node that accept `NodePort`s.
+    #[must_use]
+    pub fn node_port_addresses(&self) -> Vec<IpAddr> {
+        compile::accepted_node_port_addresses(&self.state, &self.node_ports)
+    }
+
     /// The cluster's objects.
     #[must_use]
     pub const fn state(&self) -> &State {
@@ -106,6 +113,7 @@ pub struct Proxy<B> {
     desired: Desired,
     backend: B,
     left_out: BTreeSet<ServiceId>,
+    stale_flows: Vec<StaleFlows>,
 }
 
 impl<B: Backend> Proxy<B> {
@@ -119,6 +127,7 @@ impl<B: Backend> Proxy<B> {
             desired,
             backend,
             left_out: BTreeSet::new(),
+            stale_flows: Vec::new(),
         };
         proxy.adopt()?;
         Ok(proxy)
@@ -166,7 +175,7 @@ impl<B: Backend> Proxy<B> {
             synced.computing += started.elapsed();
             match self.backend.apply(pending.delta()) {
                 Ok(applied) => {
-                    self.desired.engine.commit(pending);
+                    self.stale_flows.extend(self.desired.engine.commit(pending));
                     self.backend.isolate_services(false);
                     synced.applied = applied;
                     synced.left_out = self.left_out.len();
@@ -195,6 +204,11 @@ impl<B: Backend> Proxy<B> {
         self.backend.isolate_services(false);
         result?;
         Ok(synced)
+    }
+
+    /// The UDP destinations whose flows may be stale, since the last call.
+    pub fn take_stale_flows(&mut self) -> Vec<StaleFlows> {
+        std::mem::take(&mut self.stale_flows)
     }
 
     fn leave_out(&mut self, services: &BTreeSet<ServiceId>) {

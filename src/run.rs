@@ -14,6 +14,7 @@ use crate::backend::Backend;
 use crate::backend::nftables::{Nftables, ProgramConfig};
 use crate::cli::{Action, Config, Output};
 use crate::compile::NodePortAddresses;
+use crate::conntrack::{self, Cleaner, Work};
 use crate::dry_run;
 use crate::model::{Change, Family, Node, PerFamily};
 use crate::proxy::{Desired, Proxy, Synced};
@@ -81,6 +82,7 @@ pub fn run(config: &Config) -> Result<()> {
                 "the kernel refused {} Services; everything else was committed",
                 synced.left_out
             );
+            conntrack::clean(&stale_flows(&mut proxy))?;
             proxy.tidy();
             log_sync(&proxy, &synced);
         }
@@ -172,12 +174,21 @@ fn log_sync<B: Backend>(proxy: &Proxy<B>, synced: &Synced) {
     );
 }
 
+/// The UDP flows that the last sync may have left stale.
+fn stale_flows<B: Backend>(proxy: &mut Proxy<B>) -> Work {
+    Work {
+        destinations: proxy.take_stale_flows(),
+        node_addresses: proxy.desired().node_port_addresses(),
+    }
+}
+
 /// Follows the manifests until a signal says stop.
 fn follow(proxy: Proxy<Nftables>, manifests: Manifests) -> Result<()> {
     let (events, inbox) = channel();
+    let (cleaner, cleaning) = Cleaner::start().context("cannot start the conntrack thread")?;
     let sync = thread::Builder::new()
         .name("sync".to_owned())
-        .spawn(move || sync_loop(proxy, &inbox))
+        .spawn(move || sync_loop(proxy, &inbox, &cleaner))
         .context("cannot start the sync thread")?;
     follow_addresses(&events);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -188,6 +199,8 @@ fn follow(proxy: Proxy<Nftables>, manifests: Manifests) -> Result<()> {
     // The loop may have ended already, with nobody to tell.
     let _ = events.send(Event::Stop);
     let ended = sync.join();
+    // With the sync loop its handle has gone: the thread ends when its work is done.
+    let _ = cleaning.join();
     result?;
     ended.map_err(|_| anyhow::anyhow!("the sync thread panicked; the rules stay in place"))
 }
@@ -263,7 +276,7 @@ fn load_again(manifests: &mut Manifests, events: &Sender<Event>) -> Result<()> {
 
 /// Takes events and keeps the kernel in step. The first event of a quiet time is programmed at
 /// once; what comes while a transaction runs is programmed by the next one.
-fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>) {
+fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>, cleaner: &Cleaner) {
     let mut retry = FIRST_RETRY;
     let mut wake: Option<Wake> = Some(Wake::Sync(Instant::now()));
     let mut first = true;
@@ -298,6 +311,7 @@ fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>) {
                     log_sync(&proxy, &synced);
                 }
                 first = false;
+                cleaner.clean(stale_flows(&mut proxy));
                 retry = FIRST_RETRY;
                 Wake::Tidy(Instant::now() + QUIET)
             }

@@ -26,6 +26,9 @@ pub struct Selection {
     pub local: Vec<Endpoint>,
     /// Endpoints of either list that run on this node.
     pub on_this_node: Vec<Endpoint>,
+    /// Endpoints anywhere that still serve, whatever else they are: flows that go to them are
+    /// left alone.
+    pub serving: Vec<Endpoint>,
     /// Whether an endpoint anywhere could take traffic: with none, connections are refused;
     /// with some but none to use, they are dropped.
     pub has_any: bool,
@@ -106,6 +109,7 @@ pub fn select<'a>(
         .copied()
         .filter(|endpoint| candidates.get(endpoint).is_some_and(|known| known.local))
         .collect();
+    selection.serving = pick(&candidates, |endpoint| endpoint.serving);
     selection.on_this_node.sort_unstable();
     selection.on_this_node.dedup();
     selection

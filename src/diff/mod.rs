@@ -10,6 +10,7 @@
 
 mod adopt;
 mod claims;
+mod flows;
 mod slots;
 
 use std::collections::HashMap;
@@ -21,9 +22,11 @@ use crate::compile::Compiled;
 use crate::ir::{
     Action, Delta, Destination, Endpoints, Entry, Forwarding, List, Operation, Shared,
 };
-use crate::model::ServiceId;
+use crate::model::{Protocol, ServiceId};
 
 use claims::Claims;
+
+pub use flows::StaleFlows;
 
 /// Two Services claim one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub struct Engine {
     applied: FxHashMap<Destination, Forwarding>,
     /// The shared facts that the backend holds.
     applied_shared: FxHashSet<Shared>,
+    /// Where flows to each UDP destination may go, as of the last commit.
+    flows: FxHashMap<Destination, Endpoints>,
     /// Entries the backend holds that fit nowhere: the next delta removes them.
     strays: Vec<Entry>,
     /// Destinations whose applied and wanted state may differ.
@@ -63,6 +68,8 @@ pub struct Pending {
     delta: Delta,
     destinations: Vec<(Destination, Option<Forwarding>)>,
     shared: Vec<(Shared, bool)>,
+    /// Where flows may go from now on, where that has changed.
+    flows: Vec<(Destination, Option<Endpoints>)>,
     /// What was looked at to make the delta, changed or not.
     looked_at: Vec<Destination>,
 }
@@ -162,10 +169,15 @@ impl Engine {
         let mut memo = SlotMemo::default();
         for destination in &pending.looked_at {
             let claim = self.claims.winner(*destination);
-            let wanted = claim.and_then(|claim| {
-                let compiled = self.wanted.get(&claim.owner())?;
-                Some(&compiled.destinations.get(claim.index as usize)?.1)
-            });
+            let compiled = claim.and_then(|claim| self.wanted.get(&claim.owner()));
+            let wanted =
+                claim.and_then(|claim| Some(&compiled?.destinations.get(claim.index as usize)?.1));
+            if destination.protocol == Protocol::Udp {
+                let flows = compiled.and_then(|compiled| flows::of(compiled, destination));
+                if self.flows.get(destination) != flows {
+                    pending.flows.push((*destination, flows.cloned()));
+                }
+            }
             let owner = claim.map_or(ServiceId::CLUSTER, claims::Claim::owner);
             let applied = self.applied.get(destination);
             let next = wanted.map(|wanted| memo.place(wanted, applied));
@@ -207,8 +219,17 @@ impl Engine {
         }
     }
 
-    /// Notes that the backend has applied a delta.
-    pub fn commit(&mut self, pending: Pending) {
+    /// Notes that the backend has applied a delta. Returns the UDP destinations whose flows may
+    /// be stale from now on.
+    pub fn commit(&mut self, pending: Pending) -> Vec<StaleFlows> {
+        let mut stale = Vec::new();
+        for (destination, now) in pending.flows {
+            let before = match &now {
+                Some(now) => self.flows.insert(destination, Arc::clone(now)),
+                None => self.flows.remove(&destination),
+            };
+            stale.extend(flows::stale(destination, before, now));
+        }
         for destination in &pending.looked_at {
             self.dirty.remove(destination);
         }
@@ -228,6 +249,7 @@ impl Engine {
         self.dirty_shared.clear();
         self.strays.clear();
         self.release_unused_memory();
+        stale
     }
 
     /// A burst of changes must not leave its high-water mark behind.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A layer and those that it may use.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("netlink", &["model"]),
     ("networks", &["model"]),
@@ -15,13 +15,21 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("diff", &["model", "ir", "compile"]),
     ("source", &["model", "networks"]),
     ("backend", &["model", "networks", "ir", "netlink"]),
+    ("conntrack", &["model", "ir", "diff", "netlink"]),
     ("proxy", &["model", "ir", "compile", "diff", "backend"]),
     ("dry_run", &["model", "ir", "backend", "proxy"]),
     ("cli", &["model", "networks", "compile", "backend"]),
     (
         "run",
         &[
-            "model", "compile", "source", "backend", "proxy", "dry_run", "cli",
+            "model",
+            "compile",
+            "source",
+            "backend",
+            "conntrack",
+            "proxy",
+            "dry_run",
+            "cli",
         ],
     ),
 ];

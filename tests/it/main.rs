@@ -8,6 +8,7 @@
 )]
 
 mod cli;
+mod flows;
 mod golden;
 mod harness;
 mod kernel;
