@@ -4,6 +4,7 @@
 //! and on nothing else, so a change costs what its Service costs. Who owns a destination that
 //! two Services claim is not decided here.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -62,6 +63,18 @@ pub struct Compiled {
     pub flows: Vec<(Destination, Endpoints)>,
     /// Facts that it states together with others.
     pub shared: Vec<Shared>,
+    /// What a load balancer's health check of this node is told.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// A Service's health check (`spec.healthCheckNodePort`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The port on the node.
+    pub port: u16,
+    /// Endpoints on this node, by address, in the families that the Service has: ready ones,
+    /// without the fallback to terminating ones.
+    pub local_endpoints: PerFamily<Option<usize>>,
 }
 
 /// Compiles one Service.
@@ -98,7 +111,37 @@ pub fn compile(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
     }
     compiled.shared.sort_unstable();
     compiled.shared.dedup();
+    compiled.health_check = health_check(service, &slices);
     compiled
+}
+
+fn health_check(service: &Service, slices: &[&EndpointSlice]) -> Option<HealthCheck> {
+    if service.health_check_node_port == 0 {
+        return None;
+    }
+    let serves = |slice: &EndpointSlice| {
+        slice.ports.iter().any(|known| {
+            let same =
+                |port: &ServicePort| port.name == known.name && port.protocol == known.protocol;
+            service.ports.iter().any(same)
+        })
+    };
+    let count = |family| {
+        let local: BTreeSet<IpAddr> = slices
+            .iter()
+            .filter(|slice| slice.family == family && serves(slice))
+            .flat_map(|slice| &slice.endpoints)
+            .filter(|endpoint| endpoint.local && endpoint.ready)
+            .map(|endpoint| endpoint.address)
+            .collect();
+        local.len()
+    };
+    Some(HealthCheck {
+        port: service.health_check_node_port,
+        local_endpoints: PerFamily::from_fn(|family| {
+            (*service.cluster_ips.get(family)).map(|_| count(family))
+        }),
+    })
 }
 
 /// One Service port in one family: kube-proxy's "service port" (SEMANTICS, terms).

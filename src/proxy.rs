@@ -4,14 +4,14 @@
 //! Changes go in, transactions come out. When to sync, and what to do about a failure that
 //! lasts, is `run`'s business.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::backend::{Applied, ApplyError, Backend, Unavailable};
-use crate::compile::{self, NodePortAddresses};
+use crate::compile::{self, HealthCheck, NodePortAddresses};
 use crate::diff::{Contested, Engine, StaleFlows};
-use crate::model::{Change, Node, ServiceId, State};
+use crate::model::{Change, Node, ObjectKey, ServiceId, State};
 
 /// What a sync did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +35,7 @@ const ATTEMPTS: usize = 4;
 pub struct Desired {
     state: State,
     engine: Engine,
+    health_checks: BTreeMap<ServiceId, (ObjectKey, HealthCheck)>,
     node_ports: NodePortAddresses,
 }
 
@@ -45,6 +46,7 @@ impl Desired {
         Self {
             state: State::new(node),
             engine: Engine::default(),
+            health_checks: BTreeMap::new(),
             node_ports,
         }
     }
@@ -67,6 +69,15 @@ impl Desired {
                     .service(*id)
                     .map(|(key, service)| compile::compile(key, service, &self.state))
             };
+            let health_check = compiled.as_ref().and_then(|compiled| compiled.health_check);
+            match (self.state.name(*id), health_check) {
+                (Some(key), Some(check)) => {
+                    self.health_checks.insert(*id, (key.clone(), check));
+                }
+                _ => {
+                    self.health_checks.remove(id);
+                }
+            }
             for contested in self.engine.update(*id, compiled) {
                 self.report(&contested);
             }
@@ -89,10 +100,21 @@ impl Desired {
             .map_or_else(|| "the cluster".to_owned(), ToString::to_string)
     }
 
+    /// Which of the node's addresses accept `NodePort`s, as configured.
+    #[must_use]
+    pub const fn node_ports(&self) -> &NodePortAddresses {
+        &self.node_ports
+    }
+
     /// The addresses of this node that accept `NodePort`s.
     #[must_use]
     pub fn node_port_addresses(&self) -> Vec<IpAddr> {
         compile::accepted_node_port_addresses(&self.state, &self.node_ports)
+    }
+
+    /// The health checks of Services, and whose they are.
+    pub fn health_checks(&self) -> impl Iterator<Item = &(ObjectKey, HealthCheck)> {
+        self.health_checks.values()
     }
 
     /// The cluster's objects.

@@ -5,10 +5,12 @@
 //! message.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tokio::sync::watch;
 
 use crate::backend::Backend;
 use crate::backend::nftables::{Nftables, ProgramConfig};
@@ -16,6 +18,7 @@ use crate::cli::{Action, Config, Output};
 use crate::compile::NodePortAddresses;
 use crate::conntrack::{self, Cleaner, Work};
 use crate::dry_run;
+use crate::health_checks::{self, Addresses, Table};
 use crate::model::{Change, Family, Node, PerFamily};
 use crate::proxy::{Desired, Proxy, Synced};
 use crate::source::addresses::{AddressWatch, interface_addresses};
@@ -71,6 +74,7 @@ pub fn run(config: &Config) -> Result<()> {
             print_whole(&dry_run::json(&desired)?)?;
         }
         Action::Once => {
+            apply_sysctls(config)?;
             let program = ProgramConfig {
                 families: families(),
                 ..program
@@ -87,6 +91,7 @@ pub fn run(config: &Config) -> Result<()> {
             log_sync(&proxy, &synced);
         }
         Action::Run => {
+            apply_sysctls(config)?;
             let program = ProgramConfig {
                 families: families(),
                 ..program
@@ -97,6 +102,11 @@ pub fn run(config: &Config) -> Result<()> {
         Action::Cleanup => {}
     }
     Ok(())
+}
+
+fn apply_sysctls(config: &Config) -> Result<()> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    Ok(config.conntrack.apply(processors)?)
 }
 
 /// Prints all of a text; a reader that goes away early is no error of ours.
@@ -182,20 +192,92 @@ fn stale_flows<B: Backend>(proxy: &mut Proxy<B>) -> Work {
     }
 }
 
+/// Where the sync loop tells what a sync has brought.
+struct Outlets {
+    cleaner: Cleaner,
+    tables: watch::Sender<Table>,
+    health: Arc<Health>,
+}
+
+impl Outlets {
+    fn publish<B: Backend>(&self, proxy: &mut Proxy<B>) {
+        self.cleaner.clean(stale_flows(proxy));
+        let desired = proxy.desired();
+        let addresses = desired.node_port_addresses();
+        let table = Table {
+            checks: desired.health_checks().cloned().collect(),
+            addresses: PerFamily::from_fn(|family| {
+                if desired.node_ports().all(family) {
+                    Addresses::All
+                } else {
+                    Addresses::Some(addresses.clone())
+                }
+            }),
+        };
+        // Without a change too: a listener that could not be had is tried again.
+        self.tables.send_replace(table);
+    }
+}
+
+/// Whether syncs succeed.
+#[derive(Debug, Default)]
+struct Health {
+    failing_since: Mutex<Option<Instant>>,
+}
+
+/// For so long syncs may fail before the node counts as unhealthy: twice kube-proxy's default
+/// `syncPeriod` (SEMANTICS I1).
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Health {
+    fn failing_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        // A time is a time, whoever panicked while it was locked.
+        self.failing_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) {
+        self.failing_since().get_or_insert_with(Instant::now);
+    }
+
+    fn succeed(&self) {
+        *self.failing_since() = None;
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.failing_since()
+            .is_none_or(|since| since.elapsed() < HEALTH_TIMEOUT)
+    }
+}
+
 /// Follows the manifests until a signal says stop.
 fn follow(proxy: Proxy<Nftables>, manifests: Manifests) -> Result<()> {
     let (events, inbox) = channel();
     let (cleaner, cleaning) = Cleaner::start().context("cannot start the conntrack thread")?;
+    let health = Arc::new(Health::default());
+    let (tables, health_checks) = watch::channel(Table::default());
+    let outlets = Outlets {
+        cleaner,
+        tables,
+        health: Arc::clone(&health),
+    };
     let sync = thread::Builder::new()
         .name("sync".to_owned())
-        .spawn(move || sync_loop(proxy, &inbox, &cleaner))
+        .spawn(move || sync_loop(proxy, &inbox, &outlets))
         .context("cannot start the sync thread")?;
     follow_addresses(&events);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(watch(manifests, &events));
+    let result = runtime.block_on(async {
+        let healthy = move || health.is_healthy();
+        let servers = tokio::spawn(health_checks::serve(health_checks, Arc::new(healthy)));
+        let result = watch_manifests(manifests, &events).await;
+        servers.abort();
+        result
+    });
     // The loop may have ended already, with nobody to tell.
     let _ = events.send(Event::Stop);
     let ended = sync.join();
@@ -217,7 +299,7 @@ fn follow_addresses(events: &Sender<Event>) {
     }
 }
 
-async fn watch(mut manifests: Manifests, events: &Sender<Event>) -> Result<()> {
+async fn watch_manifests(mut manifests: Manifests, events: &Sender<Event>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
@@ -276,7 +358,7 @@ fn load_again(manifests: &mut Manifests, events: &Sender<Event>) -> Result<()> {
 
 /// Takes events and keeps the kernel in step. The first event of a quiet time is programmed at
 /// once; what comes while a transaction runs is programmed by the next one.
-fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>, cleaner: &Cleaner) {
+fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>, outlets: &Outlets) {
     let mut retry = FIRST_RETRY;
     let mut wake: Option<Wake> = Some(Wake::Sync(Instant::now()));
     let mut first = true;
@@ -305,13 +387,15 @@ fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>, cleaner: 
                 }
             }
         }
+        outlets.health.begin();
         wake = Some(match proxy.sync() {
             Ok(synced) => {
                 if first || synced.applied.operations > 0 {
                     log_sync(&proxy, &synced);
                 }
                 first = false;
-                cleaner.clean(stale_flows(&mut proxy));
+                outlets.health.succeed();
+                outlets.publish(&mut proxy);
                 retry = FIRST_RETRY;
                 Wake::Tidy(Instant::now() + QUIET)
             }

@@ -103,6 +103,44 @@ pub struct Args {
     )]
     pub nodeport_addresses: Vec<String>,
 
+    /// Connections to track per processor; 0 leaves the host's limit alone
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 32_768,
+        allow_negative_numbers = true
+    )]
+    pub conntrack_max_per_core: i64,
+
+    /// Connections to track at the least, however few the processors
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 131_072,
+        allow_negative_numbers = true
+    )]
+    pub conntrack_min: i64,
+
+    /// How long an idle TCP connection is tracked, like 24h; 0 leaves the host's time alone
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    pub conntrack_tcp_timeout_established: String,
+
+    /// How long a TCP connection in CLOSE_WAIT is tracked; 0 leaves the host's time alone
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    pub conntrack_tcp_timeout_close_wait: String,
+
+    /// Let TCP packets outside the window through
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", value_name = "BOOL", hide_default_value = true, hide_possible_values = true)]
+    pub conntrack_tcp_be_liberal: bool,
+
+    /// How long a UDP flow without an answer is tracked; 0 leaves the host's time alone
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub conntrack_udp_timeout: String,
+
+    /// How long a UDP flow with an answer is tracked; 0 leaves the host's time alone
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub conntrack_udp_timeout_stream: String,
+
     /// Which backend to program; there is nftables
     #[arg(long, value_name = "MODE", default_value = "nftables")]
     pub proxy_mode: String,

@@ -1,6 +1,7 @@
 //! Flags as meant: checked, parsed, and with every choice made.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use thiserror::Error;
@@ -10,6 +11,7 @@ use crate::backend::nftables::LocalDetector;
 use crate::compile::NodePortAddresses;
 use crate::model::{Family, Node, PerFamily};
 use crate::networks;
+use crate::sysctl::Conntrack;
 
 /// A flag whose value makes no sense. Nothing has been done; exit code 2.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -81,6 +83,8 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// Whether `ClusterIP` traffic is always masqueraded.
     pub masquerade_all: bool,
+    /// What conntrack should be like.
+    pub conntrack: Conntrack,
     detect_local: DetectLocal,
 }
 
@@ -122,6 +126,7 @@ impl Config {
             node_name,
             node_port_addresses: node_port_addresses(&args.nodeport_addresses)?,
             masquerade_all: args.masquerade_all,
+            conntrack: conntrack(args)?,
             detect_local: detect_local(args)?,
         })
     }
@@ -201,6 +206,71 @@ impl Args {
             )),
         }
     }
+}
+
+fn conntrack(args: &Args) -> Result<Conntrack, UsageError> {
+    let count = |flag: &'static str, number: i64| {
+        u32::try_from(number)
+            .map_err(|_| usage(flag, format!("{number} is not between 0 and {}", u32::MAX)))
+    };
+    Ok(Conntrack {
+        max_per_core: count("conntrack-max-per-core", args.conntrack_max_per_core)?,
+        min: count("conntrack-min", args.conntrack_min)?,
+        tcp_established_timeout: duration(
+            "conntrack-tcp-timeout-established",
+            &args.conntrack_tcp_timeout_established,
+        )?,
+        tcp_close_wait_timeout: duration(
+            "conntrack-tcp-timeout-close-wait",
+            &args.conntrack_tcp_timeout_close_wait,
+        )?,
+        tcp_be_liberal: args.conntrack_tcp_be_liberal,
+        udp_timeout: duration("conntrack-udp-timeout", &args.conntrack_udp_timeout)?,
+        udp_stream_timeout: duration(
+            "conntrack-udp-timeout-stream",
+            &args.conntrack_udp_timeout_stream,
+        )?,
+    })
+}
+
+/// Reads a duration as Go writes it: numbers with units, like `1h30m` or `0.5s`, or a bare 0.
+fn duration(flag: &'static str, text: &str) -> Result<Duration, UsageError> {
+    let wrong = || {
+        usage(
+            flag,
+            format!("{text:?} is not a duration, like 24h, 90s or 1h30m"),
+        )
+    };
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let number = rest.len()
+            - rest
+                .trim_start_matches(|c: char| c.is_ascii_digit() || c == '.')
+                .len();
+        let (amount, after) = rest.split_at(number);
+        let unit = after.len() - after.trim_start_matches(|c: char| c.is_alphabetic()).len();
+        let (unit, after) = after.split_at(unit);
+        let scale = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return Err(wrong()),
+        };
+        let amount: f64 = amount.parse().map_err(|_| wrong())?;
+        seconds += amount * scale;
+        rest = after;
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
 fn network(flag: &'static str, text: &str) -> Result<IpNetwork, UsageError> {

@@ -90,6 +90,37 @@ fn booleans_are_written_as_for_kube_proxy() {
 }
 
 #[test]
+fn durations_are_written_as_for_kube_proxy() {
+    let cases = [
+        ("24h", Some(86_400_000)),
+        ("1h30m", Some(5_400_000)),
+        ("0s", Some(0)),
+        ("0", Some(0)),
+        ("1.5s", Some(1_500)),
+        ("250ms", Some(250)),
+        ("", None),
+        ("10", None),
+        ("-1s", None),
+        ("1 h", None),
+        ("h", None),
+        ("1d", None),
+    ];
+    for (text, expected) in cases {
+        let found = parse(&[&format!("--conntrack-udp-timeout={text}")]);
+        match expected {
+            Some(milliseconds) => {
+                let timeout = found.unwrap().conntrack.udp_timeout;
+                assert_eq!(timeout, Duration::from_millis(milliseconds), "{text:?}");
+            }
+            None => assert_eq!(found.unwrap_err().flag, "conntrack-udp-timeout", "{text:?}"),
+        }
+    }
+    assert_eq!(parse(&[]).unwrap().conntrack, Conntrack::default());
+    let error = parse(&["--conntrack-min=-1"]).unwrap_err();
+    assert_eq!(error.flag, "conntrack-min");
+}
+
+#[test]
 fn actions_are_exclusive() {
     assert_eq!(parse(&[]).unwrap().action, Action::Run);
     assert_eq!(parse(&["--once"]).unwrap().action, Action::Once);

@@ -205,6 +205,8 @@ pub struct World {
 
 /// The pods' ranges, for `--cluster-cidr`.
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:244::/56";
+/// The size of conntrack's table belongs to the whole machine, and no test may change it.
+pub const LEAVE_CONNTRACK: [&str; 2] = ["--conntrack-max-per-core", "0"];
 /// The node's name.
 pub const NODE: &str = "node-1";
 
@@ -628,6 +630,7 @@ impl Pointsman {
         let mut child = host.run(move || {
             Command::new(BINARY.as_path())
                 .args(["--hostname-override", NODE])
+                .args(LEAVE_CONNTRACK)
                 .args(&arguments)
                 .stdin(Stdio::null())
                 .stderr(Stdio::piped())
@@ -691,6 +694,7 @@ pub fn pointsman(host: &Host, arguments: &[&str]) -> (Option<i32>, String, Strin
     host.run(move || {
         let output = Command::new(BINARY.as_path())
             .args(["--hostname-override", NODE, "--cluster-cidr", CLUSTER_CIDR])
+            .args(LEAVE_CONNTRACK)
             .args(&arguments)
             .stdin(Stdio::null())
             .output()

@@ -234,7 +234,7 @@ fn a_restart_with_nothing_changed_sends_nothing() {
         "nft monitor > /tmp/pointsman-monitor-$$ & monitor=$!
          file=/tmp/pointsman-monitor-$$
          nft add table ip probe; for i in $(seq 200); do grep -q probe $file && break; sleep 0.02; done
-         {} --manifests {} --hostname-override {NODE} --cluster-cidr {CLUSTER_CIDR} --once 2>&1
+         {} --manifests {} --hostname-override {NODE} --cluster-cidr {CLUSTER_CIDR} --conntrack-max-per-core 0 --once 2>&1
          nft add table ip probe2; for i in $(seq 200); do grep -q probe2 $file && break; sleep 0.02; done
          kill $monitor; cat $file; rm $file; nft delete table ip probe; nft delete table ip probe2",
         crate::harness::BINARY.display(),
@@ -499,7 +499,7 @@ fn without_privileges_it_says_so_and_changes_nothing() {
     let manifests = Manifests::new(every_shape(true));
     let host = Host::new();
     let command = format!(
-        "setpriv --bounding-set -all --inh-caps -all --ambient-caps -all {} --manifests {} --hostname-override {NODE} --once",
+        "setpriv --bounding-set -all --inh-caps -all --ambient-caps -all {} --manifests {} --hostname-override {NODE} --conntrack-max-per-core 0 --once",
         crate::harness::BINARY.display(),
         manifests.path()
     );
@@ -539,6 +539,7 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
         )],
         flows: Vec::new(),
         shared: Vec::new(),
+        health_check: None,
     };
     let wanted: Vec<(u8, Compiled)> = (1..=50)
         .map(|number| {

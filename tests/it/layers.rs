@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A layer and those that it may use.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("netlink", &["model"]),
     ("networks", &["model"]),
@@ -16,9 +16,14 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("source", &["model", "networks"]),
     ("backend", &["model", "networks", "ir", "netlink"]),
     ("conntrack", &["model", "ir", "diff", "netlink"]),
+    ("health_checks", &["model", "compile"]),
+    ("sysctl", &[]),
     ("proxy", &["model", "ir", "compile", "diff", "backend"]),
     ("dry_run", &["model", "ir", "backend", "proxy"]),
-    ("cli", &["model", "networks", "compile", "backend"]),
+    (
+        "cli",
+        &["model", "networks", "compile", "backend", "sysctl"],
+    ),
     (
         "run",
         &[
@@ -27,6 +32,8 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "source",
             "backend",
             "conntrack",
+            "health_checks",
+            "sysctl",
             "proxy",
             "dry_run",
             "cli",

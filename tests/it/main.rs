@@ -11,6 +11,7 @@ mod cli;
 mod flows;
 mod golden;
 mod harness;
+mod health_checks;
 mod kernel;
 mod layers;
 mod objects;
