@@ -161,9 +161,24 @@ impl<B: Backend> Proxy<B> {
         Ok(())
     }
 
+    /// Reads again what the kernel holds, after somebody else has changed it; [`Self::sync`] puts
+    /// it right.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    pub fn read_again(&mut self) -> Result<(), Unavailable> {
+        self.adopt()
+    }
+
     /// Takes in what happened in the cluster; [`Self::sync`] makes it so.
     pub fn take(&mut self, changes: impl IntoIterator<Item = Change>) {
         self.desired.take(changes);
+    }
+
+    /// The backend.
+    pub const fn backend(&self) -> &B {
+        &self.backend
     }
 
     /// The cluster and what it wants.

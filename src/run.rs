@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use tokio::sync::watch;
 
 use crate::backend::Backend;
-use crate::backend::nftables::{Nftables, ProgramConfig};
+use crate::backend::nftables::{self, Nftables, ProgramConfig};
 use crate::cli::{Action, Config, Output};
 use crate::compile::NodePortAddresses;
 use crate::conntrack::{self, Cleaner, Work};
@@ -30,6 +30,8 @@ use crate::source::watch_files::FileWatch;
 enum Event {
     /// Something happened in the cluster.
     Changes(Vec<Change>),
+    /// Somebody else has changed our tables.
+    Interference,
     /// Finish what is under way, and end.
     Stop,
 }
@@ -197,6 +199,8 @@ struct Outlets {
     cleaner: Cleaner,
     tables: watch::Sender<Table>,
     health: Arc<Health>,
+    /// Starts to notice interference.
+    watch: Box<dyn FnOnce() + Send>,
 }
 
 impl Outlets {
@@ -254,17 +258,29 @@ impl Health {
 /// Follows the manifests until a signal says stop.
 fn follow(proxy: Proxy<Nftables>, manifests: Manifests) -> Result<()> {
     let (events, inbox) = channel();
+    let port = proxy.backend().port();
     let (cleaner, cleaning) = Cleaner::start().context("cannot start the conntrack thread")?;
     let health = Arc::new(Health::default());
     let (tables, health_checks) = watch::channel(Table::default());
+    let interference = events.clone();
     let outlets = Outlets {
         cleaner,
         tables,
         health: Arc::clone(&health),
+        // The first sync is the largest, and nobody knows our tables yet: it goes unwatched.
+        watch: Box::new(move || {
+            let changed = move || {
+                // The loop that has ended needs to know nothing.
+                let _ = interference.send(Event::Interference);
+            };
+            if let Err(error) = nftables::watch(port, changed) {
+                tracing::warn!(%error, "changes of our tables by others are not noticed");
+            }
+        }),
     };
     let sync = thread::Builder::new()
         .name("sync".to_owned())
-        .spawn(move || sync_loop(proxy, &inbox, &outlets))
+        .spawn(move || sync_loop(proxy, &inbox, outlets))
         .context("cannot start the sync thread")?;
     follow_addresses(&events);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -358,42 +374,64 @@ fn load_again(manifests: &mut Manifests, events: &Sender<Event>) -> Result<()> {
 
 /// Takes events and keeps the kernel in step. The first event of a quiet time is programmed at
 /// once; what comes while a transaction runs is programmed by the next one.
-fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>, outlets: &Outlets) {
+fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>, outlets: Outlets) {
+    let mut outlets = outlets;
+    let mut watch = Some(std::mem::replace(&mut outlets.watch, Box::new(|| {})));
     let mut retry = FIRST_RETRY;
-    let mut wake: Option<Wake> = Some(Wake::Sync(Instant::now()));
-    let mut first = true;
+    let mut last_repair: Option<Instant> = None;
+    let mut wake = Some(Wake::Sync(Instant::now()));
     loop {
         let event = match wake {
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(Wake::Sync(at) | Wake::Tidy(at)) => {
+            Some(Wake::Sync(at) | Wake::Tidy(at) | Wake::Repair(at)) => {
                 inbox.recv_timeout(at.saturating_duration_since(Instant::now()))
             }
         };
+        let mut interfered = false;
         match event {
-            Ok(Event::Changes(changes)) => {
-                proxy.take(changes);
-                for event in inbox.try_iter() {
+            Ok(event) => {
+                for event in std::iter::once(event).chain(inbox.try_iter()) {
                     match event {
                         Event::Changes(changes) => proxy.take(changes),
+                        Event::Interference => interfered = true,
                         Event::Stop => return,
                     }
                 }
             }
-            Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => {
-                if matches!(wake, Some(Wake::Tidy(_))) {
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => match wake {
+                Some(Wake::Tidy(_)) => {
                     wake = proxy.tidy().then(|| Wake::Tidy(Instant::now() + QUIET));
                     continue;
                 }
+                Some(Wake::Repair(_)) => interfered = true,
+                Some(Wake::Sync(_)) | None => {}
+            },
+        }
+        if interfered {
+            // Two that undo each other's work all the time must not keep the node busy.
+            let due = last_repair.map_or_else(Instant::now, |last| last + QUIET);
+            if due > Instant::now() {
+                wake = Some(Wake::Repair(due));
+                continue;
+            }
+            last_repair = Some(Instant::now());
+            tracing::warn!("somebody else has changed our tables: reading them again");
+            if let Err(error) = proxy.read_again() {
+                tracing::error!(%error, "cannot read our tables; trying again");
+                wake = Some(Wake::Repair(Instant::now() + QUIET));
+                continue;
             }
         }
         outlets.health.begin();
         wake = Some(match proxy.sync() {
             Ok(synced) => {
-                if first || synced.applied.operations > 0 {
+                if watch.is_some() || synced.applied.operations > 0 {
                     log_sync(&proxy, &synced);
                 }
-                first = false;
+                if let Some(watch) = watch.take() {
+                    watch();
+                }
                 outlets.health.succeed();
                 outlets.publish(&mut proxy);
                 retry = FIRST_RETRY;
@@ -410,7 +448,9 @@ fn sync_loop<B: Backend>(mut proxy: Proxy<B>, inbox: &Receiver<Event>, outlets: 
 }
 
 /// What the loop does if nothing happens until then.
+#[derive(Debug, Clone, Copy)]
 enum Wake {
     Sync(Instant),
     Tidy(Instant),
+    Repair(Instant),
 }

@@ -116,6 +116,11 @@ impl Socket {
         })
     }
 
+    /// The number by which the kernel knows this socket.
+    pub(crate) fn port(&self) -> u32 {
+        self.inner.0.portid()
+    }
+
     /// Sends a whole batch at once and returns what the kernel refused of it: nothing if it
     /// has been applied, everything if there is a single refusal.
     pub(crate) fn transact(&mut self, batch: &[u8]) -> Result<Vec<Refusal>, SocketError> {

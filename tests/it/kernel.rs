@@ -277,32 +277,65 @@ fn whatever_was_tampered_with_is_put_right_by_the_next_start() {
     let host = Host::new();
     once(&host, &manifests);
     let wanted = blocks(&host.ruleset());
-    let tampering = [
-        "nft delete element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . 1 }'",
-        "nft add element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . 7 : 10.244.1.9 . 8080 }'",
-        "nft delete element ip pointsman service-ips '{ 10.96.0.1 . tcp . 80 }'",
-        "nft add element ip pointsman service-ips '{ 10.96.0.99 . tcp . 80 : drop }'",
-        "nft add element ip pointsman service-ips '{ 10.96.0.98 . tcp . 80 : accept }'",
-        "nft add element ip pointsman no-endpoints-ips '{ 10.96.0.1 . tcp . 80 }'",
-        "nft flush set ip pointsman cluster-ips",
-        "nft add element ip pointsman service-cidrs '{ 172.16.0.0/12 }'",
-        "nft add element ip pointsman service-cidrs '{ 172.16.0.5-172.16.0.9 }'",
-        "nft delete element ip pointsman allowed-sources '{ 203.0.113.3 . tcp . 80 . 10.0.0.0/8 }'",
-        "nft add element ip6 pointsman hairpin '{ fd00::1 . fd00::2 . tcp . 1 }'",
-        "nft add rule ip pointsman services accept",
-        "nft insert rule ip6 pointsman lb-2 drop",
-        "nft add chain ip pointsman mine",
-        "nft add set ip pointsman mine '{ type ipv4_addr; }'",
-        "nft delete table ip6 pointsman",
-        "nft flush ruleset",
-        "nft add table ip pointsman '{ flags dormant; }'",
-    ];
-    for command in tampering {
+    for command in TAMPERING {
         host.sh(command);
         once(&host, &manifests);
         assert_same(&blocks(&host.ruleset()), &wanted, command);
     }
 }
+
+#[test]
+fn whatever_is_tampered_with_while_it_runs_is_put_right_by_itself() {
+    if !have_root("whatever_is_tampered_with_while_it_runs_is_put_right_by_itself") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(true));
+    let host = Host::new();
+    let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
+    let wanted = blocks(&host.ruleset());
+    eventually("the watch has begun", || {
+        host.sh("cat /proc/*/task/*/comm 2>/dev/null || true")
+            .contains("nftables-watch")
+    });
+    for command in TAMPERING {
+        host.sh(command);
+        eventually(command, || blocks(&host.ruleset()) == wanted);
+    }
+    host.sh("nft add table ip theirs; nft add chain ip theirs mine; nft delete table ip theirs");
+    let before = process.log().matches("somebody else").count();
+    assert!(before > 0);
+    manifests.write("more.json", vec![service("more", &["10.96.0.90"]).0]);
+    eventually("a change of the cluster", || {
+        host.ruleset().contains("default/more")
+    });
+    assert_eq!(
+        process.log().matches("somebody else").count(),
+        before,
+        "neither others' tables nor our own changes are interference"
+    );
+}
+
+/// What somebody might do to our tables, by mistake or on purpose.
+const TAMPERING: &[&str] = &[
+    "nft delete element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . 1 }'",
+    "nft add element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . 7 : 10.244.1.9 . 8080 }'",
+    "nft delete element ip pointsman service-ips '{ 10.96.0.1 . tcp . 80 }'",
+    "nft add element ip pointsman service-ips '{ 10.96.0.99 . tcp . 80 : drop }'",
+    "nft add element ip pointsman service-ips '{ 10.96.0.98 . tcp . 80 : accept }'",
+    "nft add element ip pointsman no-endpoints-ips '{ 10.96.0.1 . tcp . 80 }'",
+    "nft flush set ip pointsman cluster-ips",
+    "nft add element ip pointsman service-cidrs '{ 172.16.0.0/12 }'",
+    "nft add element ip pointsman service-cidrs '{ 172.16.0.5-172.16.0.9 }'",
+    "nft delete element ip pointsman allowed-sources '{ 203.0.113.3 . tcp . 80 . 10.0.0.0/8 }'",
+    "nft add element ip6 pointsman hairpin '{ fd00::1 . fd00::2 . tcp . 1 }'",
+    "nft add rule ip pointsman services accept",
+    "nft insert rule ip6 pointsman lb-2 drop",
+    "nft add chain ip pointsman mine",
+    "nft add set ip pointsman mine '{ type ipv4_addr; }'",
+    "nft delete table ip6 pointsman",
+    "nft flush ruleset",
+    "nft add table ip pointsman '{ flags dormant; }'",
+];
 
 #[test]
 fn cleanup_removes_what_is_ours_and_nothing_else() {

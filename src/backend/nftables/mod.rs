@@ -11,6 +11,7 @@ mod netlink;
 mod program;
 mod sets;
 mod text;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use sets::{FIXED_SETS, SetId};
 
 pub use program::{LocalDetector, ProgramConfig};
 pub use text::{render, render_cleanup};
+pub use watch::watch;
 
 /// How many verdicts lead to each chain, and which chains are there.
 #[derive(Debug, Default)]
@@ -118,6 +120,12 @@ impl Nftables {
             isolate: false,
             forgetting: Forgetting::default(),
         })
+    }
+
+    /// The port number of our netlink socket, for [`watch`].
+    #[must_use]
+    pub fn port(&self) -> u32 {
+        self.socket.port()
     }
 
     fn count(&mut self, entry: &Entry, by: isize) {
