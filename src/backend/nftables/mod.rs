@@ -122,7 +122,7 @@ impl Nftables {
         })
     }
 
-    /// The port number of our netlink socket, for [`watch`].
+    /// The port number of our netlink socket, for [`watch()`].
     #[must_use]
     pub fn port(&self) -> u32 {
         self.socket.port()
