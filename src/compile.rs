@@ -65,6 +65,17 @@ pub struct Compiled {
     pub shared: Vec<Shared>,
     /// What a load balancer's health check of this node is told.
     pub health_check: Option<HealthCheck>,
+    /// How many of its ports have endpoints, but none that a Local policy may use.
+    pub without_local: PerFamily<WithoutLocal>,
+}
+
+/// Service ports whose policy is Local and which have endpoints elsewhere only (SEMANTICS E2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WithoutLocal {
+    /// `internalTrafficPolicy`.
+    pub internal: usize,
+    /// `externalTrafficPolicy`.
+    pub external: usize,
 }
 
 /// A Service's health check (`spec.healthCheckNodePort`).
@@ -180,6 +191,11 @@ impl PortCompiler<'_> {
             node,
         );
         let lists = Lists::from(&selection);
+        if uses.local && selection.has_any && selection.local.is_empty() {
+            let without = compiled.without_local.get_mut(family);
+            without.internal += usize::from(service.internal_local);
+            without.external += usize::from(service.external_local && external);
+        }
         let label = label(self.key, &port.name);
         let serving: Endpoints = match port.protocol {
             Protocol::Udp => selection.serving.as_slice().into(),

@@ -5,7 +5,6 @@
 //! here. Any path and any method get the same answer, byte for byte that of kube-proxy.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,14 +13,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::compile::HealthCheck;
+use crate::http;
 use crate::model::{Family, ObjectKey, PerFamily};
 
 /// What is to be served, as of the last sync.
@@ -46,6 +43,9 @@ pub enum Addresses {
 /// Whether the proxy does its work; a node whose proxy does not gets no traffic.
 pub type Healthy = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Hears of a Service whose health checks cannot be served, and why.
+pub type Failed = Box<dyn Fn(&ObjectKey, &str) + Send + Sync>;
+
 /// A running server.
 struct Server {
     service: ObjectKey,
@@ -63,7 +63,7 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 
 /// Serves what the table says, until its sender is gone. A listener that cannot be had is tried
 /// again with every new table.
-pub async fn serve(mut tables: watch::Receiver<Table>, healthy: Healthy) {
+pub async fn serve(mut tables: watch::Receiver<Table>, healthy: Healthy, failed: Failed) {
     let mut servers: BTreeMap<SocketAddr, Server> = BTreeMap::new();
     loop {
         let wanted = wanted(&tables.borrow_and_update());
@@ -77,7 +77,7 @@ pub async fn serve(mut tables: watch::Receiver<Table>, healthy: Healthy) {
                 server.local_endpoints.store(count, Ordering::Relaxed);
                 continue;
             }
-            match listen(address) {
+            match http::listen(address) {
                 Ok(listener) => {
                     let local_endpoints = Arc::new(AtomicUsize::new(count));
                     let answers = Answers {
@@ -85,7 +85,8 @@ pub async fn serve(mut tables: watch::Receiver<Table>, healthy: Healthy) {
                         local_endpoints: Arc::clone(&local_endpoints),
                         healthy: Arc::clone(&healthy),
                     };
-                    let task = tokio::spawn(accept(listener, answers));
+                    let answer = move |_: &Request<Incoming>| answers.response();
+                    let task = tokio::spawn(http::serve(listener, answer));
                     servers.insert(
                         address,
                         Server {
@@ -95,10 +96,13 @@ pub async fn serve(mut tables: watch::Receiver<Table>, healthy: Healthy) {
                         },
                     );
                 }
-                Err(error) => tracing::warn!(
-                    %service, %address, %error,
-                    "cannot listen for health checks; trying again at the next sync",
-                ),
+                Err(error) => {
+                    tracing::warn!(
+                        %service, %address, %error,
+                        "cannot listen for health checks; trying again at the next sync",
+                    );
+                    failed(&service, &format!("cannot listen on {address}: {error}"));
+                }
             }
         }
         if tables.changed().await.is_err() {
@@ -138,50 +142,12 @@ fn wanted(table: &Table) -> BTreeMap<SocketAddr, (ObjectKey, usize)> {
     wanted
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    const BACKLOG: u32 = 1024;
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => {
-            let socket = TcpSocket::new_v6()?;
-            // Each family has its own answer.
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6V6Only, &true)?;
-            socket
-        }
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// What one server answers with.
 #[derive(Clone)]
 struct Answers {
     service: ObjectKey,
     local_endpoints: Arc<AtomicUsize>,
     healthy: Healthy,
-}
-
-async fn accept(listener: TcpListener, answers: Answers) {
-    loop {
-        let Ok((connection, _)) = listener.accept().await else {
-            // Out of descriptors, most likely: others need a moment to give some back.
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            continue;
-        };
-        let answers = answers.clone();
-        tokio::spawn(async move {
-            let answer = |_: Request<Incoming>| {
-                let response = answers.response();
-                async move { Ok::<_, Infallible>(response) }
-            };
-            // A checker that goes away early is no error of ours.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .title_case_headers(true)
-                .serve_connection(TokioIo::new(connection), service_fn(answer))
-                .await;
-        });
-    }
 }
 
 impl Answers {

@@ -1,10 +1,11 @@
 //! The `pointsman` binary: reads its flags, starts logging, and hands over to the library.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use pointsman::cli::{Args, Config, LogFormat, UsageError};
+use pointsman::cli::{Args, Config, ConfigError, LogFormat, NoPodCidrs};
 use tracing::level_filters::LevelFilter;
 
 /// Something was asked that makes no sense.
@@ -13,37 +14,47 @@ const USAGE: u8 = 2;
 const FAILURE: u8 = 1;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let format = match args.log_format() {
-        Ok(format) => format,
-        Err(error) => return usage(&error),
-    };
-    start_logging(args.verbosity, format);
+    let args = Args::parse_from(std::env::args_os().map(with_dashes));
     let hostname = nix::unistd::gethostname()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     let config = match Config::from_args(&args, &hostname) {
         Ok(config) => config,
-        Err(error) => return usage(&error),
+        Err(ConfigError::Usage(error)) => {
+            eprintln!("pointsman: {error}\nSee pointsman --help.");
+            return ExitCode::from(USAGE);
+        }
+        Err(error) => {
+            eprintln!("pointsman: {error}");
+            return ExitCode::from(FAILURE);
+        }
     };
+    start_logging(config.verbosity, config.log_format);
     match pointsman::run::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if let Some(error) = error.downcast_ref::<UsageError>() {
-                return usage(error);
-            }
             eprintln!("pointsman: {error:#}");
-            ExitCode::from(FAILURE)
+            ExitCode::from(if error.is::<NoPodCidrs>() {
+                USAGE
+            } else {
+                FAILURE
+            })
         }
     }
 }
 
-fn usage(error: &UsageError) -> ExitCode {
-    eprintln!("pointsman: {error}\nSee pointsman --help.");
-    ExitCode::from(USAGE)
+/// kube-proxy takes `--cluster_cidr` for `--cluster-cidr`.
+fn with_dashes(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some(text) if text.starts_with("--") => {
+            let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+            OsString::from(name.replace('_', "-") + value)
+        }
+        _ => argument,
+    }
 }
 
-fn start_logging(verbosity: u8, format: LogFormat) {
+fn start_logging(verbosity: u32, format: LogFormat) {
     let level = match verbosity {
         0..=3 => LevelFilter::INFO,
         4..=5 => LevelFilter::DEBUG,

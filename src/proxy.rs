@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::backend::{Applied, ApplyError, Backend, Unavailable};
-use crate::compile::{self, HealthCheck, NodePortAddresses};
+use crate::compile::{self, HealthCheck, NodePortAddresses, WithoutLocal};
 use crate::diff::{Contested, Engine, StaleFlows};
-use crate::model::{Change, Node, ObjectKey, ServiceId, State};
+use crate::model::{Change, Node, ObjectKey, PerFamily, ServiceId, State};
 
 /// What a sync did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub struct Desired {
     state: State,
     engine: Engine,
     health_checks: BTreeMap<ServiceId, (ObjectKey, HealthCheck)>,
+    without_local: BTreeMap<ServiceId, PerFamily<WithoutLocal>>,
     node_ports: NodePortAddresses,
 }
 
@@ -47,6 +48,7 @@ impl Desired {
             state: State::new(node),
             engine: Engine::default(),
             health_checks: BTreeMap::new(),
+            without_local: BTreeMap::new(),
             node_ports,
         }
     }
@@ -70,6 +72,14 @@ impl Desired {
                     .map(|(key, service)| compile::compile(key, service, &self.state))
             };
             let health_check = compiled.as_ref().and_then(|compiled| compiled.health_check);
+            match compiled.as_ref().map(|compiled| compiled.without_local) {
+                Some(without) if without != PerFamily::default() => {
+                    self.without_local.insert(*id, without);
+                }
+                _ => {
+                    self.without_local.remove(id);
+                }
+            }
             match (self.state.name(*id), health_check) {
                 (Some(key), Some(check)) => {
                     self.health_checks.insert(*id, (key.clone(), check));
@@ -117,6 +127,20 @@ impl Desired {
         self.health_checks.values()
     }
 
+    /// How many Service ports a Local policy leaves without endpoints here.
+    #[must_use]
+    pub fn without_local(&self) -> PerFamily<WithoutLocal> {
+        let mut sum = PerFamily::<WithoutLocal>::default();
+        for service in self.without_local.values() {
+            for (family, without) in service.iter() {
+                let sum = sum.get_mut(family);
+                sum.internal += without.internal;
+                sum.external += without.external;
+            }
+        }
+        sum
+    }
+
     /// The cluster's objects.
     #[must_use]
     pub const fn state(&self) -> &State {
@@ -136,6 +160,7 @@ pub struct Proxy<B> {
     backend: B,
     left_out: BTreeSet<ServiceId>,
     stale_flows: Vec<StaleFlows>,
+    failed_tidies: usize,
 }
 
 impl<B: Backend> Proxy<B> {
@@ -150,6 +175,7 @@ impl<B: Backend> Proxy<B> {
             backend,
             left_out: BTreeSet::new(),
             stale_flows: Vec::new(),
+            failed_tidies: 0,
         };
         proxy.adopt()?;
         Ok(proxy)
@@ -179,6 +205,11 @@ impl<B: Backend> Proxy<B> {
     /// The backend.
     pub const fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// The backend, to change what it programs; [`Self::read_again`] must follow.
+    pub const fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
     }
 
     /// The cluster and what it wants.
@@ -272,9 +303,16 @@ impl<B: Backend> Proxy<B> {
             Err(error) => {
                 // Harmless: unused chains stay until the next time.
                 tracing::debug!(%error, "could not take away what is unused");
+                self.failed_tidies += 1;
                 true
             }
         }
+    }
+
+    /// How often [`Self::tidy`] failed.
+    #[must_use]
+    pub const fn failed_tidies(&self) -> usize {
+        self.failed_tidies
     }
 }
 

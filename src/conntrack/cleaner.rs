@@ -11,7 +11,7 @@ use rustc_hash::{FxBuildHasher, FxHashSet};
 use super::flow::{self, Flow};
 use crate::diff::StaleFlows;
 use crate::ir::{Destination, Endpoints, Host};
-use crate::model::{Family, Protocol};
+use crate::model::{Family, PerFamily, Protocol};
 use crate::netlink::SocketError;
 use crate::netlink::socket::Socket;
 
@@ -32,6 +32,8 @@ pub struct Cleaned {
     pub seen: usize,
     /// Flows that were ended.
     pub ended: usize,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// From this many destinations on, the table is walked once for all of them. Below, the kernel
@@ -43,9 +45,11 @@ const MANY: usize = 4;
 /// # Errors
 ///
 /// If the kernel cannot be asked. Some flows may have been ended; call it again.
-pub fn clean(work: &Work) -> Result<Cleaned, SocketError> {
-    let mut cleaned = Cleaned::default();
+pub fn clean(work: &Work) -> Result<PerFamily<Cleaned>, SocketError> {
+    let mut all = PerFamily::<Cleaned>::default();
     for family in Family::BOTH {
+        let cleaned = all.get_mut(family);
+        let started = Instant::now();
         let wanted = Wanted::new(work, family);
         if wanted.keep.is_empty() {
             continue;
@@ -90,8 +94,9 @@ pub fn clean(work: &Work) -> Result<Cleaned, SocketError> {
                 return Err(error);
             }
         }
+        cleaned.took = started.elapsed();
     }
-    Ok(cleaned)
+    Ok(all)
 }
 
 /// What is looked for in one family.
@@ -148,16 +153,19 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
 impl Cleaner {
-    /// Starts the thread. It ends when the last handle is dropped and the work is done.
+    /// Starts the thread, which tells what it has `done`. It ends when the last handle is dropped
+    /// and the work is done.
     ///
     /// # Errors
     ///
     /// If there can be no thread.
-    pub fn start() -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+    pub fn start(
+        done: impl Fn(Family, Cleaned) + Send + 'static,
+    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (work, inbox) = channel();
         let thread = std::thread::Builder::new()
             .name("conntrack".to_owned())
-            .spawn(move || work_off(&inbox))?;
+            .spawn(move || work_off(&inbox, &done))?;
         Ok((Self { work }, thread))
     }
 
@@ -200,7 +208,7 @@ impl Queue {
     }
 }
 
-fn work_off(inbox: &Receiver<Work>) {
+fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
     let mut queue = Queue::default();
     let mut retry = FIRST_RETRY;
     let mut ended = false;
@@ -219,17 +227,19 @@ fn work_off(inbox: &Receiver<Work>) {
         for work in inbox.try_iter() {
             queue.add(work);
         }
-        let started = Instant::now();
         match clean(&queue.as_work()) {
             Ok(cleaned) => {
-                if cleaned.ended > 0 {
-                    tracing::info!(
-                        destinations = queue.keep.len(),
-                        ended = cleaned.ended,
-                        seen = cleaned.seen,
-                        took = ?started.elapsed(),
-                        "stale UDP flows ended",
-                    );
+                for (family, cleaned) in cleaned.iter() {
+                    done(family, *cleaned);
+                    if cleaned.ended > 0 {
+                        tracing::info!(
+                            destinations = queue.keep.len(),
+                            ended = cleaned.ended,
+                            seen = cleaned.seen,
+                            took = ?cleaned.took,
+                            "stale {family} UDP flows ended",
+                        );
+                    }
                 }
                 queue = Queue::default();
                 retry = FIRST_RETRY;

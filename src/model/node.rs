@@ -17,6 +17,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNetwork>,
+    /// Whether load balancers may send new traffic: it exists and is not about to go.
+    pub eligible: bool,
 }
 
 impl Node {

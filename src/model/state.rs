@@ -125,7 +125,10 @@ impl State {
 
     fn set_node(&mut self, node: Option<Node>) {
         // A deleted Node leaves its last zone and addresses in force.
-        let Some(node) = node else { return };
+        let Some(node) = node else {
+            self.node.eligible = false;
+            return;
+        };
         if node == self.node {
             return;
         }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::objects::{self, HEADLESS_LABEL, OTHER_PROXY_LABEL, SERVICE_NAME_LABEL, ZONE_LABEL};
+use super::objects::{
+    self, GOING_TAINT, HEADLESS_LABEL, OTHER_PROXY_LABEL, SERVICE_NAME_LABEL, ZONE_LABEL,
+};
 use super::{Warning, parse};
 use crate::model::{
     Affinity, Change, EndpointSlice, Family, Hint, Interner, Name, Node, ObjectKey, PerFamily,
@@ -22,8 +24,27 @@ const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 #[derive(Debug)]
 pub struct Converter {
     node_name: String,
+    options: ConvertOptions,
     names: Interner,
     warnings: Vec<Warning>,
+}
+
+/// What the operator has said about objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvertOptions {
+    /// The node's address of its family, whatever its Node says.
+    pub bind_address: Option<IpAddr>,
+    /// Whether `spec.externalIPs` counts.
+    pub external_ips: bool,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> Self {
+        Self {
+            bind_address: None,
+            external_ips: true,
+        }
+    }
 }
 
 /// Collects the warnings about one object.
@@ -47,9 +68,17 @@ impl Converter {
     pub fn new(node_name: impl Into<String>) -> Self {
         Self {
             node_name: node_name.into(),
+            options: ConvertOptions::default(),
             names: Interner::default(),
             warnings: Vec::new(),
         }
+    }
+
+    /// The same, with what the operator has said.
+    #[must_use]
+    pub fn with_options(mut self, options: ConvertOptions) -> Self {
+        self.options = options;
+        self
     }
 
     /// The warnings since the last call.
@@ -82,7 +111,12 @@ impl Converter {
             object: format!("Service {key}"),
             warnings: &mut self.warnings,
         };
-        let service = service(object, &mut self.names, &mut report);
+        let mut service = service(object, &mut self.names, &mut report);
+        if let Some(service) = &mut service
+            && !self.options.external_ips
+        {
+            service.external_ips.clear();
+        }
         Some(Change::Service(key, service.map(Box::new)))
     }
 
@@ -115,7 +149,13 @@ impl Converter {
             object: format!("Node {}", object.metadata.name),
             warnings: &mut self.warnings,
         };
-        Some(Change::Node(Some(Box::new(node(object, &mut report)))))
+        let mut node = node(object, &mut report);
+        if let Some(address) = self.options.bind_address {
+            node.addresses
+                .retain(|other| Family::of(*other) != Family::of(address));
+            node.addresses.insert(0, address);
+        }
+        Some(Change::Node(Some(Box::new(node))))
     }
 
     /// A `ServiceCIDR`.
@@ -634,6 +674,8 @@ fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
             .map(|zone| Name::from(zone.as_str())),
         addresses,
         pod_cidrs,
+        eligible: object.metadata.deletion_timestamp.is_none()
+            && spec.taints.iter().all(|taint| taint.key != GOING_TAINT),
     }
 }
 

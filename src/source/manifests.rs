@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::convert::Converter;
+use super::convert::{ConvertOptions, Converter};
 use super::{Warning, objects};
 use crate::model::{Change, ObjectKey};
 
@@ -120,6 +120,13 @@ impl Manifests {
             files: BTreeMap::new(),
             current: Objects::new(),
         }
+    }
+
+    /// The same, with what the operator has said.
+    #[must_use]
+    pub fn with_options(mut self, options: ConvertOptions) -> Self {
+        self.converter = self.converter.with_options(options);
+        self
     }
 
     /// Where they are.

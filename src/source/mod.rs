@@ -5,6 +5,7 @@
 //! field, and everything else goes on.
 
 pub mod addresses;
+pub mod cluster;
 pub mod convert;
 pub mod manifests;
 pub mod objects;

@@ -15,6 +15,8 @@ pub const OTHER_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// The label that names a slice's Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// A taint of a Node that the cluster autoscaler is about to remove.
+pub const GOING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// The label that names a Node's zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -36,11 +38,27 @@ pub struct Metadata {
     /// The namespace; empty for objects that have none.
     #[serde(deserialize_with = "or_default")]
     pub namespace: String,
+    /// Where in its history the object is.
+    pub resource_version: Option<String>,
     /// RFC 3339.
     pub creation_timestamp: Option<String>,
+    /// RFC 3339; set on an object that is being deleted.
+    pub deletion_timestamp: Option<String>,
+    /// The annotations that matter.
+    #[serde(deserialize_with = "or_default")]
+    pub annotations: Annotations,
     /// The labels.
     #[serde(deserialize_with = "or_default")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// The one annotation that is read.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// When the change that led to this slice happened, RFC 3339.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub last_change: Option<String>,
 }
 
 /// A `core/v1` Service.
@@ -229,6 +247,17 @@ pub struct NodeSpec {
     pub pod_cidrs: Vec<String>,
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub taints: Vec<Taint>,
+}
+
+/// One of a Node's taints.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are the API's")]
+pub struct Taint {
+    #[serde(deserialize_with = "or_default")]
+    pub key: String,
 }
 
 /// A Node's `status`.

@@ -55,9 +55,9 @@ fn the_version_is_the_crates() {
 #[test]
 fn usage_errors_are_one_clear_line_and_exit_code_2() {
     let cases: [(&[&str], &str); 6] = [
-        (&[], "--manifests"),
+        (&["--oom-score-adj", "5000"], "--oom-score-adj"),
         (
-            &["--manifests", "x", "--proxy-mode", "ipvs"],
+            &["--manifests", "x", "--proxy-mode", "magic"],
             "--proxy-mode",
         ),
         (

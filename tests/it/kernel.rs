@@ -570,9 +570,7 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
                 allowed_sources: Some(ranges.iter().map(|range| range.parse().unwrap()).collect()),
             },
         )],
-        flows: Vec::new(),
-        shared: Vec::new(),
-        health_check: None,
+        ..Compiled::default()
     };
     let wanted: Vec<(u8, Compiled)> = (1..=50)
         .map(|number| {

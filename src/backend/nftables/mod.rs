@@ -7,6 +7,7 @@
 
 mod affinity;
 mod chains;
+mod leftovers;
 mod netlink;
 mod program;
 mod sets;
@@ -63,6 +64,9 @@ impl Shapes {
     }
 }
 
+/// The table of kube-proxy's nftables mode, in each family.
+const KUBE_PROXY_TABLE: &str = "kube-proxy";
+
 /// A remembered client on its way to the map of another timeout.
 struct MovedClient {
     family: Family,
@@ -81,6 +85,10 @@ pub struct Nftables {
     /// The next transactions keep Services apart, to find the one that is refused.
     isolate: bool,
     forgetting: Forgetting,
+    /// Elements by set.
+    elements: BTreeMap<(Family, SetId), usize>,
+    /// Tables of kube-proxy that go with the next transaction.
+    leftovers: Vec<Family>,
 }
 
 impl From<SocketError> for Unavailable {
@@ -119,7 +127,50 @@ impl Nftables {
             replace: true,
             isolate: false,
             forgetting: Forgetting::default(),
+            elements: BTreeMap::new(),
+            leftovers: Vec::new(),
         })
+    }
+
+    /// Programs differently from the next transaction on. The caller reads again first.
+    pub fn reconfigure(&mut self, config: ProgramConfig) {
+        self.config = config;
+    }
+
+    /// How many elements our sets and maps hold, by name. Remembered clients do not count: the
+    /// kernel adds and removes them.
+    pub fn elements(&self) -> impl Iterator<Item = (Family, String, usize)> {
+        self.elements
+            .iter()
+            .map(|((family, set), count)| (*family, set.name(), *count))
+    }
+
+    /// Removes kube-proxy's nftables tables in the next transaction.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    pub fn take_over(&mut self) -> Result<(), SocketError> {
+        for family in self.config.families.clone() {
+            if dump::named_table_exists(&mut self.socket, family, KUBE_PROXY_TABLE)? {
+                self.leftovers.push(family);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the chains of kube-proxy's iptables mode, in one transaction. Returns how many
+    /// there were.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked or refuses; nothing has changed then.
+    pub fn remove_iptables_leftovers(&mut self) -> Result<usize, ApplyError> {
+        let (batch, chains) = leftovers::removal(&mut self.socket, &self.config.families)?;
+        if chains > 0 {
+            self.send(&batch)?;
+        }
+        Ok(chains)
     }
 
     /// The port number of our netlink socket, for [`watch()`].
@@ -129,6 +180,11 @@ impl Nftables {
     }
 
     fn count(&mut self, entry: &Entry, by: isize) {
+        let elements = self
+            .elements
+            .entry((entry.family(), SetId::of(entry)))
+            .or_insert(0);
+        *elements = elements.saturating_add_signed(by);
         if let Some(shape) = ShapeChain::of(entry) {
             let used = &mut self.shapes.get_mut(entry.family()).used;
             let count = used.entry(shape).or_insert(0);
@@ -150,6 +206,9 @@ impl Nftables {
         moved: &[MovedClient],
     ) -> (FinishedBatch, PerFamily<(Vec<ShapeChain>, BTreeSet<u32>)>) {
         let mut batch = Batch::new(self.isolate);
+        for family in &self.leftovers {
+            objects::put_delete_named_table(&mut batch, *family, KUBE_PROXY_TABLE);
+        }
         if self.replace {
             for family in &self.config.families {
                 objects::put_delete_table(&mut batch, *family);
@@ -332,6 +391,7 @@ impl Backend for Nftables {
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
         self.replace = false;
         self.shapes = PerFamily::default();
+        self.elements.clear();
         let mut entries = Vec::new();
         for family in self.config.families.clone() {
             let program = Program::new(&self.config, family);
@@ -368,7 +428,7 @@ impl Backend for Nftables {
     }
 
     fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError> {
-        if delta.is_empty() && !self.replace {
+        if delta.is_empty() && !self.replace && self.leftovers.is_empty() {
             return Ok(Applied::default());
         }
         let started = Instant::now();
@@ -390,6 +450,7 @@ impl Backend for Nftables {
                     known.affinity_maps.extend(maps);
                 }
                 self.replace = false;
+                self.leftovers.clear();
                 self.forgetting.note(delta);
                 Ok(Applied {
                     operations: batch.operations(),

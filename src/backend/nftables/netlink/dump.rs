@@ -11,7 +11,7 @@ use crate::backend::nftables::program::{Base, Chain, ChainKind, Hook, Program, T
 use crate::backend::nftables::sets::{FIXED_SETS, SetId};
 use crate::ir::{Destination, Entry};
 use crate::model::{Endpoint, Family};
-use crate::netlink::attributes::{find, put_string, string};
+use crate::netlink::attributes::{Attributes, find, put_string, string};
 use crate::netlink::socket::{Message, Socket, SocketError, number};
 use crate::netlink::{dump_request, message_type};
 
@@ -152,6 +152,15 @@ fn is_our_table(attributes: &[u8], kind: u16) -> bool {
 
 /// Whether there is a table with our name.
 pub(crate) fn table_exists(socket: &mut Socket, family: Family) -> Result<bool, SocketError> {
+    named_table_exists(socket, family, TABLE)
+}
+
+/// Whether there is a table with this name.
+pub(crate) fn named_table_exists(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<bool, SocketError> {
     let request = dump_request(
         message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE),
         family,
@@ -160,8 +169,81 @@ pub(crate) fn table_exists(socket: &mut Socket, family: Family) -> Result<bool, 
     socket.dump(
         &request,
         || false,
-        |found, message| *found |= is_our_table(message.attributes(), NFTA_TABLE_NAME),
+        |found, message| {
+            *found |= find(message.attributes(), NFTA_TABLE_NAME).and_then(string) == Some(table);
+        },
     )
+}
+
+/// The names of the chains of any table; none if there is no such table.
+pub(crate) fn chain_names(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<Vec<String>, SocketError> {
+    let request = dump_request(
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN),
+        family,
+        &[],
+    );
+    socket.dump(&request, Vec::new, |names, message| {
+        let attributes = message.attributes();
+        if find(attributes, NFTA_CHAIN_TABLE).and_then(string) == Some(table) {
+            let name = find(attributes, NFTA_CHAIN_NAME).and_then(string);
+            names.extend(name.map(str::to_owned));
+        }
+    })
+}
+
+/// A rule that jumps or goes to a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Jump {
+    /// Where the rule is.
+    pub(crate) chain: String,
+    /// Its handle.
+    pub(crate) handle: u64,
+    /// Where it leads.
+    pub(crate) to: String,
+}
+
+/// Where an expression leads, if it says goto or jump.
+fn verdict_chain(expression: &[u8]) -> Option<&str> {
+    let data = find(expression, NFTA_EXPR_DATA)?;
+    let verdict = find(find(data, NFTA_IMMEDIATE_DATA)?, NFTA_DATA_VERDICT)?;
+    find(verdict, NFTA_VERDICT_CHAIN).and_then(string)
+}
+
+/// The rules of any table that lead to another chain.
+pub(crate) fn jumps(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<Vec<Jump>, SocketError> {
+    let mut narrow = Vec::new();
+    put_string(&mut narrow, NFTA_RULE_TABLE, table);
+    let request = dump_request(
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE),
+        family,
+        &narrow,
+    );
+    socket.dump(&request, Vec::new, |jumps, message: &Message<'_>| {
+        let attributes = message.attributes();
+        let jump = || {
+            let to = Attributes(find(attributes, NFTA_RULE_EXPRESSIONS)?)
+                .find_map(|(_, expression)| verdict_chain(expression))?;
+            let handle = find(attributes, NFTA_RULE_HANDLE)?;
+            Some(Jump {
+                chain: find(attributes, NFTA_RULE_CHAIN)
+                    .and_then(string)?
+                    .to_owned(),
+                handle: u64::from_be_bytes(handle.try_into().ok()?),
+                to: to.to_owned(),
+            })
+        };
+        if find(attributes, NFTA_RULE_TABLE).and_then(string) == Some(table) {
+            jumps.extend(jump());
+        }
+    })
 }
 
 fn list_chains(

@@ -9,7 +9,7 @@ use super::uapi::*;
 use crate::backend::nftables::program::{Base, Chain, ChainKind, Hook, TABLE};
 use crate::backend::nftables::sets::{AFFINITY_SIZE, Data, EXTERNAL_OFFSET, Field, SetId};
 use crate::model::Family;
-use crate::netlink::attributes::put_string;
+use crate::netlink::attributes::{put_bytes, put_string};
 use crate::netlink::{NLM_F_REQUEST, close_message, family_number, message_type, put_headers};
 
 fn table(family: Family) -> nftnl::Table {
@@ -128,13 +128,56 @@ pub(crate) fn put_delete_set(batch: &mut Batch, family: Family, set: SetId) {
     batch.put_program(&message, format!("deleting set {name} ({family})"));
 }
 
-fn named(
-    kind: u16,
+/// Appends what deletes a table that is not ours, with everything in it. It must be there.
+pub(crate) fn put_delete_named_table(batch: &mut Batch, family: Family, table: &str) {
+    let sequence = batch.next_sequence();
+    let message = request(NFT_MSG_DELTABLE, family, sequence, |out| {
+        put_string(out, NFTA_TABLE_NAME, table);
+    });
+    batch.put_program(&message, format!("deleting table {table} ({family})"));
+}
+
+/// Appends what deletes a rule by its handle.
+pub(crate) fn put_delete_rule(
+    batch: &mut Batch,
     family: Family,
-    (table_attribute, name_attribute): (u16, u16),
-    name: &str,
-    sequence: u32,
-) -> Vec<u8> {
+    table: &str,
+    chain: &str,
+    handle: u64,
+) {
+    let sequence = batch.next_sequence();
+    let message = request(NFT_MSG_DELRULE, family, sequence, |out| {
+        put_string(out, NFTA_RULE_TABLE, table);
+        put_string(out, NFTA_RULE_CHAIN, chain);
+        put_bytes(out, NFTA_RULE_HANDLE, &handle.to_be_bytes());
+    });
+    batch.put_program(
+        &message,
+        format!("deleting a rule of {table} {chain} ({family})"),
+    );
+}
+
+/// Appends what deletes all rules of a chain.
+pub(crate) fn put_flush_chain(batch: &mut Batch, family: Family, table: &str, chain: &str) {
+    let sequence = batch.next_sequence();
+    let message = request(NFT_MSG_DELRULE, family, sequence, |out| {
+        put_string(out, NFTA_RULE_TABLE, table);
+        put_string(out, NFTA_RULE_CHAIN, chain);
+    });
+    batch.put_program(&message, format!("flushing {table} {chain} ({family})"));
+}
+
+/// Appends what deletes a chain of any table.
+pub(crate) fn put_delete_named_chain(batch: &mut Batch, family: Family, table: &str, chain: &str) {
+    let sequence = batch.next_sequence();
+    let message = request(NFT_MSG_DELCHAIN, family, sequence, |out| {
+        put_string(out, NFTA_CHAIN_TABLE, table);
+        put_string(out, NFTA_CHAIN_NAME, chain);
+    });
+    batch.put_program(&message, format!("deleting {table} {chain} ({family})"));
+}
+
+fn request(kind: u16, family: Family, sequence: u32, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut message = Vec::new();
     put_headers(
         &mut message,
@@ -144,10 +187,22 @@ fn named(
         family_number(family),
         0,
     );
-    put_string(&mut message, table_attribute, TABLE);
-    put_string(&mut message, name_attribute, name);
+    put(&mut message);
     close_message(&mut message, 0);
     message
+}
+
+fn named(
+    kind: u16,
+    family: Family,
+    (table_attribute, name_attribute): (u16, u16),
+    name: &str,
+    sequence: u32,
+) -> Vec<u8> {
+    request(kind, family, sequence, |out| {
+        put_string(out, table_attribute, TABLE);
+        put_string(out, name_attribute, name);
+    })
 }
 
 fn new_set(family: Family, set: SetId, id: u32) -> NewSet {

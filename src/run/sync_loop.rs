@@ -1,0 +1,351 @@
+//! The loop that owns everything that changes: it takes a closed set of events and keeps the
+//! kernel in step (SEMANTICS G, N).
+//!
+//! The first event of a quiet time is programmed at once; what comes while a transaction runs is
+//! programmed by the next one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::report;
+use crate::backend::nftables::Nftables;
+use crate::cli::Config;
+use crate::conntrack::{Cleaner, Work};
+use crate::health::Health;
+use crate::health_checks::{Addresses, Table};
+use crate::metrics::{Metrics, SyncTimes};
+use crate::model::{Change, ObjectKey, PerFamily};
+use crate::proxy::{Proxy, Synced};
+use crate::source::cluster::{Changes, Trigger};
+
+/// A message to the sync loop.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Something happened in the cluster.
+    Changes(Changes),
+    /// Somebody else has changed our tables.
+    Interference,
+    /// Finish what is under way, and end.
+    Stop,
+}
+
+/// How long a quiet moment is, before unused chains are taken away.
+const QUIET: Duration = Duration::from_secs(1);
+/// The pause after the first failure of a sync; it doubles with each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+
+/// Where the loop tells what a sync has brought.
+pub(super) struct Outlets {
+    pub(super) cleaner: Cleaner,
+    pub(super) tables: watch::Sender<Table>,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Metrics,
+    /// Called after the first sync.
+    pub(super) first_sync: Option<Box<dyn FnOnce(&mut Proxy<Nftables>) + Send>>,
+}
+
+/// What the loop does if nothing happens until then.
+#[derive(Debug, Clone, Copy)]
+enum Wake {
+    Sync(Instant),
+    Tidy(Instant),
+    Repair(Instant),
+}
+
+/// What has been taken in and not yet been programmed.
+#[derive(Debug, Default)]
+struct Waiting {
+    endpoint_changes: i64,
+    service_changes: i64,
+    /// When the changes began that slices announce, in nanoseconds since 1970.
+    triggers: HashMap<ObjectKey, Vec<i128>>,
+}
+
+pub(super) struct SyncLoop {
+    pub(super) proxy: Proxy<Nftables>,
+    pub(super) outlets: Outlets,
+    pub(super) config: Config,
+    waiting: Waiting,
+    started: Timestamp,
+    last_repair: Option<Instant>,
+    last_end: Option<Instant>,
+    retry: Duration,
+    /// The kernel was read anew, so that the next sync compares everything.
+    full: bool,
+}
+
+impl SyncLoop {
+    pub(super) fn new(proxy: Proxy<Nftables>, outlets: Outlets, config: Config) -> Self {
+        Self {
+            proxy,
+            outlets,
+            config,
+            waiting: Waiting::default(),
+            started: Timestamp::now(),
+            last_repair: None,
+            last_end: None,
+            retry: FIRST_RETRY,
+            full: true,
+        }
+    }
+
+    /// Runs until it is told to stop, or nobody can tell it any more.
+    pub(super) fn run(mut self, inbox: &Receiver<Event>) {
+        let mut wake = Some(Wake::Sync(Instant::now()));
+        self.queued();
+        loop {
+            let event = match wake {
+                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(Wake::Sync(at) | Wake::Tidy(at) | Wake::Repair(at)) => {
+                    inbox.recv_timeout(at.saturating_duration_since(Instant::now()))
+                }
+            };
+            let mut interfered = false;
+            match event {
+                Ok(event) => {
+                    for event in std::iter::once(event).chain(inbox.try_iter()) {
+                        match event {
+                            Event::Changes(changes) => self.take(changes),
+                            Event::Interference => interfered = true,
+                            Event::Stop => return,
+                        }
+                    }
+                    self.queued();
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => match wake {
+                    Some(Wake::Tidy(_)) => {
+                        wake = self.tidy().then(|| Wake::Tidy(Instant::now() + QUIET));
+                        continue;
+                    }
+                    Some(Wake::Repair(_)) => interfered = true,
+                    Some(Wake::Sync(_)) | None => {}
+                },
+            }
+            wake = Some(if interfered && let Some(later) = self.repair() {
+                later
+            } else if let Some(at) = self.too_early() {
+                Wake::Sync(at)
+            } else {
+                self.sync()
+            });
+        }
+    }
+
+    fn queued(&self) {
+        self.outlets.health.queued();
+        self.outlets.metrics.queued();
+    }
+
+    fn take(&mut self, changes: Changes) {
+        let metrics = &self.outlets.metrics;
+        for field in report(changes.warnings) {
+            metrics.warnings.with_label_values(&[field.as_str()]).inc();
+        }
+        for change in &changes.changes {
+            match change {
+                Change::Service(..) => self.waiting.service_changes += 1,
+                Change::EndpointSlice(..) => self.waiting.endpoint_changes += 1,
+                _ => {}
+            }
+        }
+        metrics
+            .service_changes_pending
+            .set(self.waiting.service_changes);
+        metrics
+            .endpoint_changes_pending
+            .set(self.waiting.endpoint_changes);
+        for trigger in changes.triggers {
+            match trigger {
+                // What happened before we ran is not our delay.
+                Trigger::At(slice, at) if at > self.started.as_nanosecond() => {
+                    self.waiting.triggers.entry(slice).or_default().push(at);
+                }
+                Trigger::At(..) => {}
+                Trigger::Gone(slice) => {
+                    self.waiting.triggers.remove(&slice);
+                }
+            }
+        }
+        let before = self.proxy.desired().state().node().pod_cidrs.clone();
+        self.proxy.take(changes.changes);
+        let node = self.proxy.desired().state().node();
+        self.outlets.health.set_eligible(node.eligible);
+        if self.config.needs_pod_cidrs() && node.pod_cidrs != before {
+            self.reconfigure();
+        }
+    }
+
+    /// Follows the Node's pod ranges: they are part of the program.
+    fn reconfigure(&mut self) {
+        let program = match super::program(&self.config, self.proxy.desired().state().node()) {
+            Ok(program) => program,
+            Err(error) => {
+                tracing::warn!(%error, "pods are recognised as before");
+                return;
+            }
+        };
+        let program = crate::backend::nftables::ProgramConfig {
+            families: super::families(),
+            ..program
+        };
+        self.proxy.backend_mut().reconfigure(program);
+        if let Err(error) = self.proxy.read_again() {
+            tracing::error!(%error, "cannot read our tables; trying again");
+        }
+        self.full = true;
+    }
+
+    /// When the next sync may be, if that is not now.
+    fn too_early(&self) -> Option<Instant> {
+        let at = self.last_end? + self.config.min_sync_period;
+        (at > Instant::now()).then_some(at)
+    }
+
+    /// Reads what is really there, after somebody else has changed it. Returns when to do so if
+    /// not now: two that undo each other's work all the time must not keep the node busy.
+    fn repair(&mut self) -> Option<Wake> {
+        let due = self
+            .last_repair
+            .map_or_else(Instant::now, |last| last + QUIET);
+        if due > Instant::now() {
+            return Some(Wake::Repair(due));
+        }
+        self.last_repair = Some(Instant::now());
+        tracing::warn!("somebody else has changed our tables: reading them again");
+        self.outlets.metrics.interference.inc();
+        if let Err(error) = self.proxy.read_again() {
+            tracing::error!(%error, "cannot read our tables; trying again");
+            return Some(Wake::Repair(Instant::now() + QUIET));
+        }
+        self.full = true;
+        None
+    }
+
+    fn sync(&mut self) -> Wake {
+        let started = Instant::now();
+        let result = self.proxy.sync();
+        self.last_end = Some(Instant::now());
+        match result {
+            Ok(synced) => {
+                let first = self.outlets.first_sync.take();
+                if first.is_some() || synced.applied.operations > 0 {
+                    log_sync(&self.proxy, &synced);
+                }
+                self.measure(&synced, started.elapsed());
+                self.outlets.health.synced();
+                self.publish();
+                self.retry = FIRST_RETRY;
+                self.full = false;
+                if let Some(first) = first {
+                    first(&mut self.proxy);
+                }
+                Wake::Tidy(Instant::now() + QUIET)
+            }
+            Err(error) => {
+                let retry = self.retry;
+                tracing::error!(%error, ?retry, "sync failed; what was programmed stays in place");
+                self.outlets.metrics.sync_failed();
+                self.retry = (retry * 2).min(self.config.sync_period.max(FIRST_RETRY));
+                Wake::Sync(Instant::now() + retry)
+            }
+        }
+    }
+
+    fn tidy(&mut self) -> bool {
+        let failed = self.proxy.failed_tidies();
+        let more = self.proxy.tidy();
+        if self.proxy.failed_tidies() > failed {
+            self.outlets.metrics.cleanup_failed();
+        }
+        more
+    }
+
+    fn measure(&mut self, synced: &Synced, whole: Duration) {
+        let metrics = &self.outlets.metrics;
+        let times = SyncTimes {
+            whole,
+            computing: synced.computing + synced.applied.encoding,
+            kernel: synced.applied.kernel,
+        };
+        metrics.synced(
+            self.full,
+            times,
+            synced.applied.operations,
+            synced.applied.bytes,
+        );
+        let waiting = std::mem::take(&mut self.waiting);
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        metrics
+            .service_changes
+            .inc_by(count(waiting.service_changes));
+        metrics
+            .endpoint_changes
+            .inc_by(count(waiting.endpoint_changes));
+        metrics.service_changes_pending.set(0);
+        metrics.endpoint_changes_pending.set(0);
+        let now = Timestamp::now().as_nanosecond();
+        for at in waiting.triggers.into_values().flatten() {
+            metrics.programmed(Duration::from_nanos(u64::try_from(now - at).unwrap_or(0)));
+        }
+        let desired = self.proxy.desired();
+        for (family, without) in desired.without_local().iter() {
+            metrics.set_no_local_endpoints(family, "internal", without.internal);
+            metrics.set_no_local_endpoints(family, "external", without.external);
+        }
+        for (family, set, count) in self.proxy.backend().elements() {
+            metrics.set_elements(family, &set, count);
+        }
+        let contested = desired.engine().contested_claims();
+        metrics
+            .contested
+            .set(i64::try_from(contested).unwrap_or(i64::MAX));
+        metrics
+            .refused
+            .set(i64::try_from(synced.left_out).unwrap_or(i64::MAX));
+    }
+
+    /// Tells those who depend on what is programmed.
+    fn publish(&mut self) {
+        self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
+        let desired = self.proxy.desired();
+        let addresses = desired.node_port_addresses();
+        let table = Table {
+            checks: desired.health_checks().cloned().collect(),
+            addresses: PerFamily::from_fn(|family| {
+                if desired.node_ports().all(family) {
+                    Addresses::All
+                } else {
+                    Addresses::Some(addresses.clone())
+                }
+            }),
+        };
+        // Without a change too: a listener that could not be had is tried again.
+        self.outlets.tables.send_replace(table);
+    }
+}
+
+/// One line per transaction.
+pub(super) fn log_sync(proxy: &Proxy<Nftables>, synced: &Synced) {
+    let applied = synced.applied;
+    tracing::info!(
+        services = proxy.desired().state().service_count(),
+        operations = applied.operations,
+        bytes = applied.bytes,
+        kernel = ?applied.kernel,
+        "synced",
+    );
+}
+
+/// The UDP flows that the last sync may have left stale.
+pub(super) fn stale_flows(proxy: &mut Proxy<Nftables>) -> Work {
+    Work {
+        destinations: proxy.take_stale_flows(),
+        node_addresses: proxy.desired().node_port_addresses(),
+    }
+}

@@ -1,0 +1,292 @@
+//! The cluster as an API server tells it: four watches, turned into changes of the model
+//! (SEMANTICS A, M).
+//!
+//! kube's watcher lists, watches, resumes and lists again. What lives here is what it leaves
+//! open: falling back to plain lists, starting over when an event could not be read, and what
+//! a new list says about objects that are gone.
+
+mod client;
+mod resource;
+mod watch;
+
+pub use client::{ConnectError, connect};
+pub use resource::Kind;
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
+
+use super::Warning;
+use super::convert::Converter;
+use super::objects::Metadata;
+use crate::model::{Change, ObjectKey};
+use watch::{Item, Step};
+
+/// Something the cluster has to say.
+#[derive(Debug)]
+pub enum Notice {
+    /// What happened, in order.
+    Changes(Changes),
+    /// Everything of this kind that existed when its watch began has been told.
+    Complete(Kind),
+    /// A watch failed; it comes back by itself.
+    Failed(Kind, String),
+}
+
+/// What happened, in order.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The objects.
+    pub changes: Vec<Change>,
+    /// Parts of them that were left out.
+    pub warnings: Vec<Warning>,
+    /// For how long traffic has been waiting for them.
+    pub triggers: Vec<Trigger>,
+}
+
+/// When the change began that a slice announces, as the slice tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trigger {
+    /// Then: nanoseconds since 1970, UTC.
+    At(ObjectKey, i128),
+    /// A slice has gone, and nobody waits for what it announced.
+    Gone(ObjectKey),
+}
+
+/// What to watch, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// This node's name.
+    pub node_name: String,
+    /// After how long the server is asked to end a watch, which then goes on in a new one; five
+    /// seconds later a connection without a word is given up.
+    pub watch_timeout: Duration,
+}
+
+impl Options {
+    /// The usual ones.
+    #[must_use]
+    pub fn new(node_name: &str) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            watch_timeout: Duration::from_secs(290),
+        }
+    }
+}
+
+/// Notices that may wait. What comes faster waits at the server's end.
+const WAITING: usize = 256;
+/// Objects that are told together while they are listed.
+const CHUNK: usize = 512;
+
+/// Watches the cluster until the receiver is dropped. Needs a running tokio runtime.
+#[must_use]
+pub fn follow(
+    client: &kube::Client,
+    converter: Converter,
+    options: &Options,
+) -> mpsc::Receiver<Notice> {
+    let (items, incoming) = mpsc::channel(WAITING);
+    let (notices, outgoing) = mpsc::channel(WAITING);
+    watch::start(client, options, &items);
+    tokio::spawn(Teller::new(converter, notices).run(incoming));
+    outgoing
+}
+
+/// What is known of one kind.
+#[derive(Debug, Default)]
+struct Known {
+    /// Objects that exist, and their versions.
+    objects: FxHashMap<Name, u64>,
+    /// Those of the list under way.
+    listing: Option<FxHashMap<Name, u64>>,
+    /// What that list has changed, told when it is complete.
+    held: Changes,
+    complete: bool,
+}
+
+/// An object's name within its kind.
+type Name = ObjectKey;
+
+/// Turns watch events into notices.
+struct Teller {
+    converter: Converter,
+    known: [Known; Kind::ALL.len()],
+    notices: mpsc::Sender<Notice>,
+}
+
+impl Teller {
+    fn new(converter: Converter, notices: mpsc::Sender<Notice>) -> Self {
+        Self {
+            converter,
+            known: Default::default(),
+            notices,
+        }
+    }
+
+    async fn run(mut self, mut incoming: mpsc::Receiver<Item>) {
+        while let Some(item) = incoming.recv().await {
+            for notice in self.take(item) {
+                // Nobody listens any more: the watches end with this task's receiver.
+                if self.notices.send(notice).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, item: Item) -> Vec<Notice> {
+        match item {
+            Item::Service(step) => self.step(Kind::Service, step, Converter::service),
+            Item::EndpointSlice(step) => {
+                self.step(Kind::EndpointSlice, step, Converter::endpoint_slice)
+            }
+            Item::Node(step) => self.step(Kind::Node, step, Converter::node),
+            Item::ServiceCidr(step) => self.step(Kind::ServiceCidr, step, Converter::service_cidr),
+        }
+    }
+
+    fn step<T: AsMetadata>(
+        &mut self,
+        kind: Kind,
+        step: Step<T>,
+        convert: fn(&mut Converter, &T) -> Option<Change>,
+    ) -> Vec<Notice> {
+        let known = &mut self.known[kind as usize];
+        let mut notices = Vec::new();
+        match step {
+            Step::Failed(why) => notices.push(Notice::Failed(kind, why)),
+            Step::Begin => {
+                known.listing = Some(FxHashMap::default());
+                known.held = Changes::default();
+            }
+            Step::Listed(object) => {
+                let version = version(object.metadata());
+                let change = convert(&mut self.converter, &object);
+                let name = name(change.as_ref(), object.metadata());
+                known.held.tell(kind, &object, change, &mut self.converter);
+                if let Some(listing) = &mut known.listing {
+                    listing.insert(name, version);
+                }
+                // The first list can be told as it comes: nothing is known that it could
+                // contradict. Later ones are told as one change.
+                if !known.complete && known.held.changes.len() >= CHUNK {
+                    notices.push(Notice::Changes(std::mem::take(&mut known.held)));
+                }
+            }
+            Step::End => {
+                let listed = known.listing.take().unwrap_or_default();
+                let mut changes = std::mem::take(&mut known.held);
+                for name in known
+                    .objects
+                    .keys()
+                    .filter(|name| !listed.contains_key(*name))
+                {
+                    changes.gone(kind, name);
+                }
+                known.objects = listed;
+                notices.push(Notice::Changes(changes));
+                if !std::mem::replace(&mut known.complete, true) {
+                    notices.push(Notice::Complete(kind));
+                }
+            }
+            Step::Applied(object) => {
+                let name = key(object.metadata());
+                let version = version(object.metadata());
+                if known.objects.get(&name).is_some_and(|last| version < *last) {
+                    tracing::debug!(kind = kind.name(), %name, "an event that came too late");
+                    return notices;
+                }
+                let change = convert(&mut self.converter, &object);
+                known
+                    .objects
+                    .insert(self::name(change.as_ref(), object.metadata()), version);
+                let mut changes = Changes::default();
+                changes.tell(kind, &object, change, &mut self.converter);
+                notices.push(Notice::Changes(changes));
+            }
+            Step::Deleted(object) => {
+                let name = key(object.metadata());
+                let version = version(object.metadata());
+                if known.objects.get(&name).is_some_and(|last| version < *last) {
+                    tracing::debug!(kind = kind.name(), %name, "an event that came too late");
+                    return notices;
+                }
+                known.objects.remove(&name);
+                let mut changes = Changes::default();
+                changes.gone(kind, &name);
+                notices.push(Notice::Changes(changes));
+            }
+        }
+        notices
+    }
+}
+
+impl Changes {
+    fn tell<T: AsMetadata>(
+        &mut self,
+        kind: Kind,
+        object: &T,
+        change: Option<Change>,
+        converter: &mut Converter,
+    ) {
+        if kind == Kind::EndpointSlice {
+            self.triggers.extend(trigger(object.metadata()));
+        }
+        self.changes.extend(change);
+        self.warnings.append(&mut converter.take_warnings());
+    }
+
+    fn gone(&mut self, kind: Kind, name: &Name) {
+        self.changes.push(match kind {
+            Kind::Service => Change::Service(name.clone(), None),
+            Kind::EndpointSlice => {
+                self.triggers.push(Trigger::Gone(name.clone()));
+                Change::EndpointSlice(name.clone(), None)
+            }
+            Kind::Node => Change::Node(None),
+            Kind::ServiceCidr => Change::ServiceCidr(name.name.to_string(), None),
+        });
+    }
+}
+
+/// Objects have metadata.
+trait AsMetadata {
+    fn metadata(&self) -> &Metadata;
+}
+
+impl<T: resource::Trimmed> AsMetadata for T {
+    fn metadata(&self) -> &Metadata {
+        resource::Trimmed::metadata(self)
+    }
+}
+
+fn key(metadata: &Metadata) -> Name {
+    ObjectKey::new(metadata.namespace.as_str(), metadata.name.as_str())
+}
+
+/// The object's name, in the memory that the model has for it.
+fn name(change: Option<&Change>, metadata: &Metadata) -> Name {
+    match change {
+        Some(Change::Service(key, _) | Change::EndpointSlice(key, _)) => key.clone(),
+        _ => key(metadata),
+    }
+}
+
+/// Versions of one kind are numbers that grow (KEP-5504); one that is none counts as the oldest.
+fn version(metadata: &Metadata) -> u64 {
+    metadata
+        .resource_version
+        .as_deref()
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(0)
+}
+
+fn trigger(metadata: &Metadata) -> Option<Trigger> {
+    let at: jiff::Timestamp = metadata.annotations.last_change.as_deref()?.parse().ok()?;
+    Some(Trigger::At(key(metadata), at.as_nanosecond()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! What watch events become, one by one.
+
+use super::*;
+use crate::source::objects;
+
+fn slice(name: &str, version: &str) -> objects::EndpointSlice {
+    serde_json::from_value(serde_json::json!({
+        "metadata": {
+            "name": name, "namespace": "default", "resourceVersion": version,
+            "labels": {"kubernetes.io/service-name": "web"},
+            "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-02T03:04:05Z"},
+        },
+        "addressType": "IPv4",
+    }))
+    .unwrap()
+}
+
+fn teller() -> Teller {
+    Teller::new(Converter::new("node-1"), mpsc::channel(1).0)
+}
+
+/// What the notices say, one word each.
+fn told(notices: Vec<Notice>) -> Vec<String> {
+    notices
+        .into_iter()
+        .flat_map(|notice| match notice {
+            Notice::Changes(changes) => changes
+                .changes
+                .into_iter()
+                .map(|change| match change {
+                    Change::EndpointSlice(key, Some(_)) => format!("+{}", key.name),
+                    Change::EndpointSlice(key, None) => format!("-{}", key.name),
+                    other => format!("{other:?}"),
+                })
+                .collect(),
+            Notice::Complete(kind) => vec![format!("complete {}", kind.name())],
+            Notice::Failed(_, why) => vec![format!("failed {why}")],
+        })
+        .collect()
+}
+
+impl Teller {
+    fn slices(&mut self, steps: Vec<Step<objects::EndpointSlice>>) -> Vec<String> {
+        steps
+            .into_iter()
+            .flat_map(|step| told(self.take(Item::EndpointSlice(step))))
+            .collect()
+    }
+}
+
+#[test]
+fn a_kind_is_complete_after_its_first_list_only() {
+    let mut teller = teller();
+    let list = || vec![Step::Begin, Step::Listed(slice("a", "1")), Step::End];
+    assert_eq!(teller.slices(list()), ["+a", "complete EndpointSlice"]);
+    assert_eq!(teller.slices(list()), ["+a"]);
+}
+
+#[test]
+fn what_a_later_list_does_not_name_is_gone_and_told_with_the_rest() {
+    let mut teller = teller();
+    teller.slices(vec![
+        Step::Begin,
+        Step::Listed(slice("a", "1")),
+        Step::Listed(slice("b", "2")),
+        Step::End,
+    ]);
+    let unfinished = vec![
+        Step::Begin,
+        Step::Listed(slice("c", "5")),
+        Step::Failed("x".into()),
+    ];
+    assert_eq!(teller.slices(unfinished), ["failed x"]);
+    let again = vec![
+        Step::Begin,
+        Step::Listed(slice("b", "2")),
+        Step::Listed(slice("c", "6")),
+    ];
+    assert_eq!(teller.slices(again), [""; 0]);
+    assert_eq!(teller.slices(vec![Step::End]), ["+b", "+c", "-a"]);
+}
+
+#[test]
+fn an_event_older_than_what_is_known_is_passed_over() {
+    let mut teller = teller();
+    teller.slices(vec![Step::Begin, Step::End]);
+    let steps = vec![
+        Step::Applied(slice("a", "10")),
+        Step::Applied(slice("a", "9")),
+        Step::Deleted(slice("a", "8")),
+        Step::Applied(slice("a", "10")),
+        Step::Deleted(slice("a", "11")),
+    ];
+    assert_eq!(teller.slices(steps), ["+a", "+a", "-a"]);
+}
+
+#[test]
+fn slices_tell_when_their_change_began() {
+    let mut teller = teller();
+    let notices = teller.take(Item::EndpointSlice(Step::Applied(slice("a", "1"))));
+    let [Notice::Changes(changes)] = notices.as_slice() else {
+        panic!("{notices:?}");
+    };
+    let at = "2026-01-02T03:04:05Z".parse::<jiff::Timestamp>().unwrap();
+    let expected = Trigger::At(ObjectKey::new("default", "a"), at.as_nanosecond());
+    assert_eq!(changes.triggers, [expected]);
+}
