@@ -143,9 +143,11 @@ fn actions_are_exclusive() {
 }
 
 #[test]
-fn pods_are_recognised_as_configured() {
+fn e6_pods_are_recognised_as_configured_by_one_network_of_each_family() {
     let node = Node {
-        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+        pod_cidrs: ["10.244.1.0/24", "10.245.1.0/24"]
+            .map(|text| text.parse().unwrap())
+            .to_vec(),
         ..Node::named("node-1")
     };
     let network = |text: &str| LocalDetector::Network(text.parse().unwrap());

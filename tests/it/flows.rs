@@ -1,5 +1,6 @@
 //! UDP flows through conntrack: a client that never stops sending follows its Service's
-//! endpoints, and nobody else's flows are touched.
+//! endpoints, and nobody else's flows are touched. Numbers at the front of test names are those of
+//! the project's semantics document.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -130,8 +131,8 @@ fn udp_flows(host: &Host, family: &str, filter: &str) -> usize {
 }
 
 #[test]
-fn a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
-    if !have_root("a_sender_that_never_stops_follows_the_endpoints_of_its_service") {
+fn h1_n_h4_a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
+    if !have_root("h1_n_h4_a_sender_that_never_stops_follows_the_endpoints_of_its_service") {
         return;
     }
     let world = World::new();
@@ -202,8 +203,8 @@ fn a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
 }
 
 #[test]
-fn flows_of_others_are_left_alone() {
-    if !have_root("flows_of_others_are_left_alone") {
+fn n_h4_h5_flows_of_others_and_of_other_protocols_are_left_alone() {
+    if !have_root("n_h4_h5_flows_of_others_and_of_other_protocols_are_left_alone") {
         return;
     }
     let world = World::new();

@@ -1,4 +1,5 @@
-//! What load balancers are told on a Service's health-check port, and conntrack's settings.
+//! What load balancers are told on a Service's health-check port, and conntrack's settings. Numbers
+//! at the front of test names are those of the project's semantics document.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -43,8 +44,8 @@ fn status(answer: &str) -> &str {
 }
 
 #[test]
-fn load_balancers_are_told_how_many_ready_endpoints_are_here() {
-    if !have_root("load_balancers_are_told_how_many_ready_endpoints_are_here") {
+fn i7_load_balancers_are_told_how_many_ready_endpoints_are_here() {
+    if !have_root("i7_load_balancers_are_told_how_many_ready_endpoints_are_here") {
         return;
     }
     let world = World::new();
@@ -115,8 +116,8 @@ fn load_balancers_are_told_how_many_ready_endpoints_are_here() {
 }
 
 #[test]
-fn health_checks_follow_the_addresses_of_the_node() {
-    if !have_root("health_checks_follow_the_addresses_of_the_node") {
+fn n_i6_health_checks_follow_the_addresses_of_the_node() {
+    if !have_root("n_i6_health_checks_follow_the_addresses_of_the_node") {
         return;
     }
     let world = World::new();
@@ -145,8 +146,8 @@ fn health_checks_follow_the_addresses_of_the_node() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_tried_again() {
-    if !have_root("a_port_that_is_taken_is_tried_again") {
+fn i8_a_health_check_port_that_is_taken_is_tried_again_at_the_next_sync() {
+    if !have_root("i8_a_health_check_port_that_is_taken_is_tried_again_at_the_next_sync") {
         return;
     }
     let world = World::new();
@@ -167,8 +168,8 @@ fn a_port_that_is_taken_is_tried_again() {
 }
 
 #[test]
-fn conntrack_is_set_as_asked_and_only_where_it_differs() {
-    if !have_root("conntrack_is_set_as_asked_and_only_where_it_differs") {
+fn h6_conntrack_is_set_as_asked_and_only_where_it_differs() {
+    if !have_root("h6_conntrack_is_set_as_asked_and_only_where_it_differs") {
         return;
     }
     let host = Host::new();
