@@ -17,6 +17,10 @@ use crate::harness::{
 };
 use crate::objects::{Manifests, Service, endpoint, node, service, service_cidr, slice_of};
 
+mod affinity;
+mod nat;
+mod recovery;
+
 /// The addresses of one family. Those that end in a separator want a number.
 struct Net {
     name: &'static str,
