@@ -462,7 +462,8 @@ fn listen(address: SocketAddr) -> TcpListener {
     TcpListener::from(fd)
 }
 
-fn tell(mut connection: TcpStream) {
+/// Tells a client what its connection is, and ends it.
+pub fn tell(mut connection: TcpStream) {
     if let (Ok(local), Ok(peer)) = (connection.local_addr(), connection.peer_addr()) {
         let _ = connection.write_all(format!("{local} {}", peer.ip()).as_bytes());
     }

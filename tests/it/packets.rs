@@ -20,6 +20,7 @@ use crate::objects::{Manifests, Service, endpoint, node, service, service_cidr, 
 mod affinity;
 mod nat;
 mod recovery;
+mod rolling;
 
 /// The addresses of one family. Those that end in a separator want a number.
 struct Net {
