@@ -71,7 +71,7 @@ fn wrong_values_are_refused_by_the_name_of_their_flag() {
 }
 
 #[test]
-fn the_node_is_named_by_the_host_or_the_override_in_lower_case() {
+fn c4_the_node_is_named_by_the_host_or_the_override_in_lower_case() {
     assert_eq!(parse(&[]).unwrap().node_name, "host-1");
     let config = parse(&["--hostname-override", " Node-7 "]).unwrap();
     assert_eq!(config.node_name, "node-7");
