@@ -499,3 +499,21 @@ fn a_service_is_as_old_as_its_timestamp_or_the_youngest() {
     assert_eq!(created(Value::Null), (i64::MAX, 0));
     assert_eq!(created(json!("yesterday")), (i64::MAX, 1));
 }
+
+#[test]
+fn b10_a_local_load_balancer_without_a_health_check_port_is_reported() {
+    for port in [json!(0), Value::Null] {
+        let spec = json!({
+            "type": "LoadBalancer",
+            "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": port,
+        });
+        let (service, warnings) = convert_service(spec.clone(), json!({}));
+        assert_eq!(service.unwrap().health_check_node_port, 0, "{spec}");
+        assert_eq!(warnings.len(), 1, "{spec}: {warnings:?}");
+        assert!(
+            warnings[0].starts_with("Service shop/web: spec.healthCheckNodePort"),
+            "{warnings:?}"
+        );
+    }
+}
