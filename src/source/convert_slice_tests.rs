@@ -106,17 +106,11 @@ fn slice_ports_that_make_no_sense_are_left_out_with_a_warning() {
     assert_eq!(warnings.len(), 2, "{warnings:?}");
 }
 
-/// The API server fills in the name; this is how a manifest reads that never met it.
 #[test]
-fn a_slice_port_without_a_name_has_the_empty_one() {
-    let (slice, _) = convert_slice(json!({"ports": [{"port": 1}]}));
-    let names: Vec<Name> = slice
-        .unwrap()
-        .ports
-        .iter()
-        .map(|p| p.name.clone())
-        .collect();
-    assert_eq!(names, ["".into()]);
+fn c1_a_slice_port_without_a_name_is_ignored() {
+    let (slice, _) = convert_slice(json!({"ports": [{"port": 1}, {"name": "", "port": 2}]}));
+    let numbers: Vec<u16> = slice.unwrap().ports.iter().map(|port| port.port).collect();
+    assert_eq!(numbers, [2]);
 }
 
 #[test]

@@ -517,3 +517,12 @@ fn b10_a_local_load_balancer_without_a_health_check_port_is_reported() {
         );
     }
 }
+
+#[test]
+fn b2_the_first_family_has_no_cluster_ip_either_without_its_place_in_the_list() {
+    assert_cluster_ips(&[(
+        "",
+        json!({"clusterIP": "10.96.0.1", "clusterIPs": [], "ipFamilies": ["IPv4"]}),
+        [None, None],
+    )]);
+}
