@@ -1,4 +1,5 @@
-//! What a Service's destinations do, one table per rule of SEMANTICS.md's sections B and E.
+//! What a Service's destinations do. Numbers at the front of test names are those of the
+//! project's semantics document.
 
 use super::*;
 use crate::model::{Affinity, Change, Endpoint, Hint, Protocol, SliceEndpoint, SlicePort};
@@ -114,81 +115,29 @@ fn lines(compiled: &Compiled) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn destinations_follow_policy_and_endpoints() {
-    type Case = (
-        &'static str,
-        fn(&mut Service),
-        (&'static [u8], &'static [u8]),
-        [&'static str; 2],
-    );
-    // What the ClusterIP does, and what every external destination does.
-    let cases: [Case; 9] = [
-        (
-            "E, policies Cluster",
-            |_| {},
-            (&[1], &[2]),
-            ["ClusterIp [1 2]", "External [1 2]"],
-        ),
-        (
-            "E, iTP Local",
-            |s| s.internal_local = true,
-            (&[1], &[2]),
-            ["ClusterIp [1]", "External [1 2]"],
-        ),
-        (
-            "E, eTP Local",
-            |s| s.external_local = true,
-            (&[1], &[2]),
-            ["ClusterIp [1 2]", "ExternalLocal [1 2] outside [1]"],
-        ),
-        (
-            "E3, both Local",
-            |s| {
-                s.internal_local = true;
-                s.external_local = true;
-            },
-            (&[1], &[2]),
-            ["ClusterIp [1]", "ExternalLocal [1 2] outside [1]"],
-        ),
-        (
-            "E2, iTP Local, none here",
-            |s| s.internal_local = true,
-            (&[], &[2]),
-            ["drop", "External [2]"],
-        ),
-        (
-            "E2, eTP Local, none here",
-            |s| s.external_local = true,
-            (&[], &[2]),
-            ["ClusterIp [2]", "ExternalLocal [2] outside []"],
-        ),
-        ("E1, none at all", |_| {}, (&[], &[]), ["reject", "reject"]),
-        (
-            "E1, none at all, Local",
-            |s| {
-                s.internal_local = true;
-                s.external_local = true;
-            },
-            (&[], &[]),
-            ["reject", "reject"],
-        ),
-        (
-            "F, affinity is everywhere",
-            |s| {
-                s.external_local = true;
-                s.affinity = Some(Affinity {
-                    timeout_seconds: 60,
-                });
-            },
-            (&[1], &[2]),
-            [
-                "ClusterIp [1 2] affinity 60",
-                "ExternalLocal [1 2] outside [1] affinity 60",
-            ],
-        ),
-    ];
-    for (rule, change, (local, remote), [internal, external]) in cases {
+/// A change to the Service, its endpoints here and elsewhere, and what its `ClusterIP` and every
+/// external destination then do.
+type Case = (
+    fn(&mut Service),
+    (&'static [u8], &'static [u8]),
+    [&'static str; 2],
+);
+
+fn internal(service: &mut Service) {
+    service.internal_local = true;
+}
+
+fn external(service: &mut Service) {
+    service.external_local = true;
+}
+
+fn both(service: &mut Service) {
+    internal(service);
+    external(service);
+}
+
+fn check(cases: &[Case]) {
+    for (change, (local, remote), [internal, external]) in cases {
         let mut service = service();
         change(&mut service);
         let compiled = compile(&key(), &service, &cluster(local, remote, true));
@@ -200,13 +149,151 @@ fn destinations_follow_policy_and_endpoints() {
                 format!("198.51.100.7:80/tcp {external}"),
                 format!("node(IPv4):30080/tcp {external}"),
             ],
-            "{rule}"
         );
     }
 }
 
 #[test]
-fn endpoints_that_are_not_ready_are_none() {
+fn e1_without_endpoints_anywhere_every_destination_is_refused() {
+    check(&[
+        (|_| {}, (&[], &[]), ["reject", "reject"]),
+        (both, (&[], &[]), ["reject", "reject"]),
+    ]);
+}
+
+#[test]
+fn e2_without_endpoints_here_a_local_policy_drops_what_it_is_for() {
+    check(&[
+        (internal, (&[], &[2]), ["drop", "External [2]"]),
+        (
+            external,
+            (&[], &[2]),
+            ["ClusterIp [2]", "ExternalLocal [2] outside []"],
+        ),
+    ]);
+}
+
+#[test]
+fn e3_the_internal_policy_is_for_the_cluster_ip_and_the_external_one_for_the_rest() {
+    check(&[
+        (|_| {}, (&[1], &[2]), ["ClusterIp [1 2]", "External [1 2]"]),
+        (internal, (&[1], &[2]), ["ClusterIp [1]", "External [1 2]"]),
+        (
+            external,
+            (&[1], &[2]),
+            ["ClusterIp [1 2]", "ExternalLocal [1 2] outside [1]"],
+        ),
+        (
+            both,
+            (&[1], &[2]),
+            ["ClusterIp [1]", "ExternalLocal [1 2] outside [1]"],
+        ),
+    ]);
+}
+
+#[test]
+fn f1_affinity_is_for_every_destination_and_policy() {
+    let sticky = |service: &mut Service| {
+        external(service);
+        service.affinity = Some(Affinity {
+            timeout_seconds: 60,
+        });
+    };
+    check(&[(
+        sticky,
+        (&[1], &[2]),
+        [
+            "ClusterIp [1 2] affinity 60",
+            "ExternalLocal [1 2] outside [1] affinity 60",
+        ],
+    )]);
+}
+
+#[test]
+fn b11_node_ports_vips_and_external_ips_of_a_family_make_a_service_externally_accessible() {
+    let bare = || Service {
+        external_ips: Vec::new(),
+        vips: Vec::new(),
+        ..service()
+    };
+    let v4: IpAddr = "203.0.113.1".parse().unwrap();
+    let v6: IpAddr = "2001:db8::1".parse().unwrap();
+    let with = |vips: &[IpAddr], external_ips: &[IpAddr]| Service {
+        vips: vips.to_vec(),
+        external_ips: external_ips.to_vec(),
+        ..service()
+    };
+    let cases = [
+        ("nothing", bare(), 0, [false, false]),
+        ("a node port", bare(), 30080, [true, true]),
+        ("a VIP", with(&[v4], &[]), 0, [true, false]),
+        ("a VIP", with(&[v6], &[]), 0, [false, true]),
+        ("an external IP", with(&[], &[v4]), 0, [true, false]),
+        ("both", with(&[v4], &[v6]), 0, [true, true]),
+    ];
+    for (what, service, node_port, expected) in cases {
+        let port = port("http", 80, node_port);
+        let found = Family::BOTH.map(|family| service.externally_accessible(family, &port));
+        assert_eq!(found, expected, "{what}");
+    }
+}
+
+/// Endpoint 1 is here and only the fallback of the local list; endpoint 2 is elsewhere and ready.
+#[test]
+fn b11_local_endpoints_are_of_use_to_a_local_policy_that_has_destinations_and_to_no_other() {
+    fn unreachable(service: &mut Service) {
+        service.vips.clear();
+        service.external_ips.clear();
+        service.ports[0].node_port = 0;
+    }
+    let cases: [(&str, fn(&mut Service), bool); 5] = [
+        ("policies Cluster", |_| {}, false),
+        ("iTP Local", internal, true),
+        ("eTP Local", external, true),
+        (
+            "eTP Local, with nothing external",
+            |service| {
+                external(service);
+                unreachable(service);
+            },
+            false,
+        ),
+        (
+            "iTP Local, with nothing external",
+            |service| {
+                internal(service);
+                unreachable(service);
+            },
+            true,
+        ),
+    ];
+    for (what, change, expected) in cases {
+        let mut state = cluster(&[], &[2], true);
+        let mut slice = state.slices(&key()).next().unwrap().clone();
+        slice.endpoints.push(SliceEndpoint {
+            address: [10, 244, 0, 1].into(),
+            ready: false,
+            serving: true,
+            terminating: true,
+            local: true,
+            node_hint: Hint::None,
+            zone_hints: None,
+        });
+        let name = ObjectKey::new("shop", "web-abcde");
+        state.apply(Change::EndpointSlice(name, Some(Box::new(slice))));
+        let mut service = service();
+        change(&mut service);
+        let compiled = compile(&key(), &service, &state);
+        let is_reachable = compiled
+            .shared
+            .iter()
+            .any(|shared| matches!(shared, Shared::Hairpin { .. }));
+        assert_eq!(is_reachable, expected, "{what}");
+    }
+}
+
+#[test]
+fn e1_endpoints_that_are_not_ready_are_none() {
     let compiled = compile(&key(), &service(), &cluster(&[1], &[2], false));
     assert!(
         lines(&compiled)
@@ -216,24 +303,24 @@ fn endpoints_that_are_not_ready_are_none() {
 }
 
 #[test]
-fn source_ranges_guard_the_vips_alone() {
+fn e10_source_ranges_are_merged_admit_vips_with_the_node_and_guard_vips_alone() {
     let ranges = |texts: &[&str]| {
         SourceRanges::Only(texts.iter().map(|text| text.parse().unwrap()).collect())
     };
     let cases: [(&str, SourceRanges, &str); 4] = [
         ("no list", SourceRanges::Any, ""),
         (
-            "E10: overlaps are merged",
+            "overlaps are merged",
             ranges(&["10.1.0.0/16", "10.0.0.0/8", "172.16.0.0/12"]),
             " only 10.0.0.0/8 172.16.0.0/12",
         ),
         (
-            "E10: a range with the node admits the VIPs",
+            "a range with the node admits the VIPs",
             ranges(&["192.0.2.0/24"]),
             " only 192.0.2.0/24 203.0.113.1/32",
         ),
         (
-            "B6 with N: an empty list admits nobody",
+            "a list without a valid range admits nobody",
             ranges(&[]),
             " only ",
         ),
@@ -255,7 +342,7 @@ fn source_ranges_guard_the_vips_alone() {
 }
 
 #[test]
-fn a_family_without_a_cluster_ip_has_nothing() {
+fn a4_a_family_without_a_cluster_ip_has_no_external_ips_vips_or_node_ports_either() {
     let mut service = service();
     service.external_ips.push("2001:db8::1".parse().unwrap());
     service.vips.push("2001:db8::2".parse().unwrap());
@@ -264,17 +351,22 @@ fn a_family_without_a_cluster_ip_has_nothing() {
         compiled
             .destinations
             .iter()
-            .all(|(destination, _)| destination.family() == Family::V4),
-        "A4"
+            .all(|(destination, _)| destination.family() == Family::V4)
+    );
+    assert_eq!(
+        compiled.destinations.len(),
+        4,
+        "the other family is complete"
     );
 }
 
 #[test]
-fn of_ports_with_one_name_and_protocol_the_last_counts() {
+fn b1_of_ports_with_one_name_and_protocol_the_last_counts() {
     let mut service = service();
     service.ports = vec![port("http", 80, 0), port("http", 81, 0)];
     let compiled = compile(&key(), &service, &cluster(&[1], &[], true));
-    assert_eq!(lines(&compiled)[0], "10.96.0.1:81/tcp ClusterIp [1]", "B1");
+    assert_eq!(lines(&compiled)[0], "10.96.0.1:81/tcp ClusterIp [1]");
+    assert_eq!(lines(&compiled).len(), 3);
 }
 
 #[test]
@@ -294,7 +386,7 @@ fn a_destination_is_claimed_once_by_a_service() {
 }
 
 #[test]
-fn shared_facts_are_the_cluster_ip_and_the_local_endpoints() {
+fn e9_e15_a_service_states_its_endpoints_here_and_if_it_has_ports_its_cluster_ip() {
     let compiled = compile(&key(), &service(), &cluster(&[1], &[2], true));
     let endpoint = Endpoint::new("10.244.0.1".parse().unwrap(), 8080);
     assert_eq!(
@@ -310,53 +402,15 @@ fn shared_facts_are_the_cluster_ip_and_the_local_endpoints() {
     let mut without_ports = service();
     without_ports.ports.clear();
     let compiled = compile(&key(), &without_ports, &cluster(&[1], &[2], true));
-    assert_eq!(compiled.shared, [], "E15: it is not active");
+    assert_eq!(compiled.shared, [], "it is not active");
 }
 
-#[test]
-fn node_ports_are_accepted_where_the_configuration_says() {
-    let networks = |texts: &[&str]| {
-        NodePortAddresses::Networks(texts.iter().map(|text| text.parse().unwrap()).collect())
-    };
-    let cases: [(&str, NodePortAddresses, &[&str], [bool; 2]); 7] = [
-        (
-            "E13: primary",
-            NodePortAddresses::Primary,
-            &["192.0.2.1"],
-            [false, false],
-        ),
-        ("all", NodePortAddresses::All, &[], [true, true]),
-        (
-            "E12: an empty list is all",
-            networks(&[]),
-            &[],
-            [true, true],
-        ),
-        (
-            "E12: CIDRs select interfaces' addresses, never loopback",
-            networks(&["127.0.0.0/8", "192.0.0.0/2"]),
-            &["192.0.2.1", "198.51.100.1"],
-            [false, true],
-        ),
-        (
-            "E12: everything is every address, whatever else is listed",
-            networks(&["198.51.100.0/24", "0.0.0.0/0"]),
-            &[],
-            [true, true],
-        ),
-        (
-            "E12: a narrow CIDR",
-            networks(&["198.51.100.0/24"]),
-            &["198.51.100.1"],
-            [false, true],
-        ),
-        (
-            "E12: both families",
-            networks(&["198.51.100.0/24", "2001:db8::/32"]),
-            &["198.51.100.1", "2001:db8::1"],
-            [false, false],
-        ),
-    ];
+fn networks(texts: &[&str]) -> NodePortAddresses {
+    NodePortAddresses::Networks(texts.iter().map(|text| text.parse().unwrap()).collect())
+}
+
+/// A node with an address on each of two interfaces in IPv4, one in IPv6, and a loopback.
+fn node_with_interfaces() -> State {
     let mut state = cluster(&[], &[], true);
     state.apply(Change::InterfaceAddresses(
         [
@@ -369,23 +423,81 @@ fn node_ports_are_accepted_where_the_configuration_says() {
         .map(|text| text.parse().unwrap())
         .to_vec(),
     ));
-    for (rule, addresses, expected, [all_v4, all_v6]) in cases {
-        assert_eq!(addresses.all(Family::V4), all_v4, "{rule}");
-        assert_eq!(addresses.all(Family::V6), all_v6, "{rule}");
+    state
+}
+
+/// What accepts `NodePort`s, the addresses that this makes, and the families where all do.
+fn check_node_ports(cases: &[(&str, NodePortAddresses, &[&str], [bool; 2])]) {
+    let state = node_with_interfaces();
+    for (what, addresses, expected, all) in cases {
+        let found = Family::BOTH.map(|family| addresses.all(family));
+        assert_eq!(found, *all, "{what}");
         let expected: Vec<Shared> = expected
             .iter()
             .map(|text| Shared::NodePortAddress(text.parse().unwrap()))
             .collect();
-        let compiled = compile_cluster(&state, &addresses);
-        assert_eq!(compiled.shared, expected, "{rule}");
+        let compiled = compile_cluster(&state, addresses);
+        assert_eq!(compiled.shared, expected, "{what}");
     }
+}
+
+#[test]
+fn e12_node_ports_are_accepted_on_listed_addresses_of_interfaces_and_on_all_without_a_list() {
+    check_node_ports(&[
+        ("all", NodePortAddresses::All, &[], [true, true]),
+        ("an empty list is all", networks(&[]), &[], [true, true]),
+        (
+            "CIDRs select interfaces' addresses, never loopback",
+            networks(&["127.0.0.0/8", "192.0.0.0/2"]),
+            &["192.0.2.1", "198.51.100.1"],
+            [false, true],
+        ),
+        (
+            "everything is every address, whatever else is listed",
+            networks(&["198.51.100.0/24", "0.0.0.0/0"]),
+            &[],
+            [true, true],
+        ),
+        (
+            "a narrow CIDR",
+            networks(&["198.51.100.0/24"]),
+            &["198.51.100.1"],
+            [false, true],
+        ),
+        (
+            "one that no interface is in",
+            networks(&["10.0.0.0/8"]),
+            &[],
+            [false, true],
+        ),
+        (
+            "both families",
+            networks(&["198.51.100.0/24", "2001:db8::/32"]),
+            &["198.51.100.1", "2001:db8::1"],
+            [false, false],
+        ),
+    ]);
+}
+
+#[test]
+fn e13_primary_is_the_nodes_own_address_whatever_its_interfaces_have() {
+    check_node_ports(&[(
+        "primary",
+        NodePortAddresses::Primary,
+        &["192.0.2.1"],
+        [false, false],
+    )]);
+}
+
+#[test]
+fn n_e13_primary_is_nobody_in_a_family_without_a_node_address() {
+    let mut state = node_with_interfaces();
+    let addresses = |state: &State| compile_cluster(state, &NodePortAddresses::Primary).shared;
+    assert_eq!(addresses(&state).len(), 1, "of two families one has some");
     state.apply(Change::Node(Some(Box::new(Node::named("node-1")))));
-    let compiled = compile_cluster(&state, &NodePortAddresses::Primary);
-    assert_eq!(
-        compiled.shared,
-        [],
-        "E13 with N: a node without addresses accepts none"
-    );
+    assert_eq!(addresses(&state), []);
+    assert!(!NodePortAddresses::Primary.all(Family::V4));
+    assert!(!NodePortAddresses::Primary.all(Family::V6));
 }
 
 #[test]

@@ -192,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn the_body_is_kube_proxys() {
+    fn i7_the_body_is_kube_proxys_to_the_byte() {
         let expected = "{\n\t\"service\": {\n\t\t\"namespace\": \"d\",\n\t\t\"name\": \"b\"\n\t},\n\t\"localEndpoints\": 1,\n\t\"serviceProxyHealthy\": true\n}";
         assert_eq!(body(&ObjectKey::new("d", "b"), 1, true), expected);
     }
 
     #[test]
-    fn servers_listen_in_the_families_and_on_the_addresses_that_are_theirs() {
+    fn i6_servers_listen_in_the_families_and_on_the_addresses_that_are_theirs() {
         let key = |name: &str| ObjectKey::new("default", name);
         let table = Table {
             checks: vec![

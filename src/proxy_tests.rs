@@ -1,4 +1,5 @@
 //! What a sync does when the kernel refuses: a backend that refuses what it is told to refuse.
+//! Numbers at the front of test names are those of the project's semantics document.
 
 use std::collections::BTreeSet;
 
@@ -185,7 +186,7 @@ fn a_kernel_that_cannot_be_asked_changes_nothing_and_the_next_sync_makes_up_for_
 }
 
 #[test]
-fn nothing_to_do_is_no_transaction() {
+fn a7_an_object_that_comes_again_unchanged_is_no_transaction() {
     let mut backend = Picky::default();
     let mut proxy = proxy(&mut backend);
     proxy.take([service(81)]);
@@ -193,4 +194,33 @@ fn nothing_to_do_is_no_transaction() {
     proxy.take([service(81)]);
     let synced = proxy.sync().unwrap();
     assert_eq!(synced.applied.operations, 0);
+}
+
+#[test]
+fn n_h1_a_sync_that_fails_loses_no_stale_flows() {
+    let mut backend = Picky::default();
+    let mut proxy = proxy(&mut backend);
+    let Change::Service(key, Some(mut udp)) = service(53) else {
+        unreachable!("a Service")
+    };
+    udp.ports[0].protocol = Protocol::Udp;
+    proxy.take([Change::Service(key.clone(), Some(udp))]);
+    proxy.backend.down = true;
+    proxy.sync().unwrap_err();
+    assert_eq!(proxy.take_stale_flows(), [], "its rules are not there yet");
+    proxy.backend.down = false;
+    proxy.sync().unwrap();
+    let stale = |proxy: &mut Proxy<&mut Picky>| -> Vec<String> {
+        let flows = proxy.take_stale_flows();
+        let destinations = flows.iter().map(|flows| flows.destination.to_string());
+        destinations.collect()
+    };
+    assert_eq!(stale(&mut proxy), ["10.96.0.53:53/udp"]);
+
+    proxy.take([Change::Service(key, None)]);
+    proxy.backend.down = true;
+    proxy.sync().unwrap_err();
+    proxy.backend.down = false;
+    proxy.sync().unwrap();
+    assert_eq!(stale(&mut proxy), ["10.96.0.53:53/udp"], "nor of one gone");
 }

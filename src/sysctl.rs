@@ -154,12 +154,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_grows_with_the_processors_within_bounds() {
+    fn h7_the_table_grows_with_the_processors_within_bounds() {
         let cases = [
             ("off", 0, 131_072, 8, None),
             ("the minimum", 32_768, 131_072, 2, Some(131_072)),
             ("by processors", 32_768, 131_072, 8, Some(262_144)),
             ("the most", 32_768, 131_072, 64, Some(1_048_576)),
+            ("just the most", 32_768, 131_072, 32, Some(1_048_576)),
+            ("a large minimum", 32_768, 2_000_000, 2, Some(2_000_000)),
+            ("but not then", 32_768, 2_000_000, 64, Some(1_048_576)),
             ("no minimum", 1, 0, 2, Some(2)),
         ];
         for (what, max_per_core, min, processors, expected) in cases {

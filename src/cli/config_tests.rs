@@ -80,7 +80,7 @@ fn wrong_values_are_refused_by_the_name_of_their_flag() {
 }
 
 #[test]
-fn the_node_is_named_by_the_host_or_the_override_in_lower_case() {
+fn c4_the_node_is_named_by_the_host_or_the_override_in_lower_case() {
     assert_eq!(parse(&[]).unwrap().node_name, "host-1");
     let config = parse(&["--hostname-override", " Node-7 "]).unwrap();
     assert_eq!(config.node_name, "node-7");
@@ -156,9 +156,11 @@ fn actions_are_exclusive() {
 }
 
 #[test]
-fn pods_are_recognised_as_configured() {
+fn e6_pods_are_recognised_as_configured_by_one_network_of_each_family() {
     let node = Node {
-        pod_cidrs: vec!["10.244.1.0/24".parse().unwrap()],
+        pod_cidrs: ["10.244.1.0/24", "10.245.1.0/24"]
+            .map(|text| text.parse().unwrap())
+            .to_vec(),
         ..Node::named("node-1")
     };
     let network = |text: &str| LocalDetector::Network(text.parse().unwrap());

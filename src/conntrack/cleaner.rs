@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn only_flows_to_our_destinations_that_go_astray_are_stale() {
+    fn h3_n_h4_only_flows_to_our_own_destinations_that_go_astray_are_stale() {
         let to = |host, port| Destination {
             host,
             protocol: Protocol::Udp,

@@ -49,7 +49,8 @@ mod tests {
     use crate::model::{Endpoint, Protocol};
 
     #[test]
-    fn flows_are_stale_when_an_endpoint_leaves_and_when_the_first_one_comes() {
+    fn n_h1_n_h4_flows_are_stale_when_an_endpoint_leaves_a_service_goes_or_the_first_endpoint_comes()
+     {
         let destination = Destination {
             host: Host::Address([10, 96, 0, 10].into()),
             protocol: Protocol::Udp,

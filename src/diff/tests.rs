@@ -505,7 +505,7 @@ fn owner_of_contested(cluster: &Cluster) -> Option<Label> {
 }
 
 #[test]
-fn the_older_service_owns_a_contested_destination_and_the_younger_takes_over() {
+fn n_e11_the_older_service_owns_a_contested_destination_and_the_younger_takes_over() {
     let mut cluster = Cluster::new();
     let put = |cluster: &mut Cluster, number: u8, created: Option<i64>| {
         let service = created.map(|created| Box::new(contested_service(created)));
@@ -546,7 +546,7 @@ fn the_older_service_owns_a_contested_destination_and_the_younger_takes_over() {
 }
 
 #[test]
-fn services_of_one_age_are_ordered_by_namespace_and_name() {
+fn n_e11_services_of_one_age_are_ordered_by_namespace_and_name() {
     let mut engine = Engine::default();
     let compiled = |name: &str| {
         let service = contested_service(7);
@@ -566,7 +566,7 @@ fn services_of_one_age_are_ordered_by_namespace_and_name() {
 }
 
 #[test]
-fn a_contest_is_reported_once_and_not_at_every_update() {
+fn n_e11_a_contest_is_reported_once_and_not_at_every_update() {
     let mut engine = Engine::default();
     let state = State::new(Node::default());
     let compiled = |name: &str, created| {

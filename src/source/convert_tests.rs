@@ -1,7 +1,11 @@
-//! SEMANTICS.md sections A, B and C: objects in, model and warnings out.
+//! Services in, model and warnings out. Numbers at the front of test names are those of the
+//! project's semantics document.
 
 use super::*;
 use serde_json::{Value, json};
+
+#[path = "convert_slice_tests.rs"]
+mod slices;
 
 fn convert_service(spec: Value, more: Value) -> (Option<Service>, Vec<String>) {
     let mut object = json!({
@@ -43,150 +47,283 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-#[test]
-fn services_that_are_not_for_a_proxy_are_as_good_as_gone() {
-    let cases = [
-        ("A4: headless", json!({"clusterIP": "None"}), json!({})),
-        ("A4: no address yet", json!({"clusterIP": ""}), json!({})),
-        (
-            "A4: ExternalName, even with an address",
-            json!({"type": "ExternalName"}),
-            json!({}),
-        ),
-        (
-            "A1: another proxy's",
-            json!({}),
-            json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "x"}}}),
-        ),
-    ];
-    for (rule, spec, more) in cases {
-        let (service, warnings) = convert_service(spec, more);
-        assert_eq!(service, None, "{rule}");
-        assert_eq!(warnings, Vec::<String>::new(), "{rule}");
+fn assert_skipped(cases: &[(&str, Value, Value)]) {
+    for (what, spec, more) in cases {
+        let (service, warnings) = convert_service(spec.clone(), more.clone());
+        assert_eq!(service, None, "{what}");
+        assert_eq!(warnings, Vec::<String>::new(), "{what}");
     }
 }
 
 #[test]
-fn cluster_ips_pair_with_families() {
-    let cases = [
+fn a1_a_service_of_another_proxy_is_skipped() {
+    let label = |value: &str| json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": value}}});
+    assert_skipped(&[
+        ("a name", json!({}), label("other")),
+        ("the label alone decides", json!({}), label("")),
+    ]);
+    let (service, _) = convert_service(
+        json!({}),
+        json!({"metadata": {"labels": {"app.kubernetes.io/name": "web"}}}),
+    );
+    assert!(service.is_some(), "other labels do not matter");
+}
+
+#[test]
+fn a1_a_headless_service_is_skipped() {
+    assert_skipped(&[("headless", json!({"clusterIP": "None"}), json!({}))]);
+}
+
+#[test]
+fn a4_a_service_without_a_cluster_ip_is_skipped() {
+    assert_skipped(&[
+        ("not one yet", json!({"clusterIP": ""}), json!({})),
+        ("not even the field", json!({"clusterIP": null}), json!({})),
+        ("none ever", json!({"clusterIP": "None"}), json!({})),
         (
-            "B2: without families, clusterIP",
-            json!({}),
-            (Some("10.96.0.1"), None),
+            "whatever else it has",
+            json!({"clusterIP": "", "type": "LoadBalancer", "externalIPs": ["198.51.100.7"]}),
+            json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}}),
         ),
-        (
-            "B2: by position",
-            json!({"clusterIPs": ["fd00::1", "10.96.0.2"], "ipFamilies": ["IPv6", "IPv4"]}),
-            (Some("10.96.0.2"), Some("fd00::1")),
-        ),
-        (
-            "B2: a missing index is none",
-            json!({"clusterIPs": ["10.96.0.2"], "ipFamilies": ["IPv4", "IPv6"]}),
-            (Some("10.96.0.2"), None),
-        ),
-        (
-            "B3: leading zeros are decimal",
-            json!({"clusterIP": "172.30.0.041"}),
-            (Some("172.30.0.41"), None),
-        ),
-    ];
-    for (rule, spec, (v4, v6)) in cases {
-        let (service, warnings) = convert_service(spec, json!({}));
+    ]);
+}
+
+#[test]
+fn a4_a_service_of_type_external_name_is_skipped_even_with_a_cluster_ip() {
+    assert_skipped(&[("", json!({"type": "ExternalName"}), json!({}))]);
+}
+
+fn assert_cluster_ips(cases: &[(&str, Value, [Option<&str>; 2])]) {
+    for (what, spec, [v4, v6]) in cases {
+        let (service, warnings) = convert_service(spec.clone(), json!({}));
         let found = service.unwrap().cluster_ips;
-        assert_eq!((found.v4, found.v6), (v4.map(ip), v6.map(ip)), "{rule}");
-        assert_eq!(warnings, Vec::<String>::new(), "{rule}");
+        assert_eq!((found.v4, found.v6), (v4.map(ip), v6.map(ip)), "{what}");
+        assert_eq!(warnings, Vec::<String>::new(), "{what}");
     }
 }
 
 #[test]
-fn external_addresses_are_read_leniently() {
+fn b2_cluster_ips_pair_with_families_by_position() {
+    assert_cluster_ips(&[
+        (
+            "in this order",
+            json!({"clusterIPs": ["10.96.0.2", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"]}),
+            [Some("10.96.0.2"), Some("fd00::1")],
+        ),
+        (
+            "and in the other",
+            json!({"clusterIPs": ["fd00::1", "10.96.0.2"], "ipFamilies": ["IPv6", "IPv4"]}),
+            [Some("10.96.0.2"), Some("fd00::1")],
+        ),
+        (
+            "an address without a family does not count",
+            json!({"clusterIPs": ["10.96.0.2", "fd00::1"], "ipFamilies": ["IPv4"]}),
+            [Some("10.96.0.2"), None],
+        ),
+        (
+            "a family without an address has none",
+            json!({"clusterIPs": ["10.96.0.2"], "ipFamilies": ["IPv4", "IPv6"]}),
+            [Some("10.96.0.2"), None],
+        ),
+    ]);
+}
+
+#[test]
+fn b2_without_families_the_cluster_ip_counts_in_its_own() {
+    assert_cluster_ips(&[
+        ("IPv4", json!({}), [Some("10.96.0.1"), None]),
+        (
+            "IPv6",
+            json!({"clusterIP": "fd00::1"}),
+            [None, Some("fd00::1")],
+        ),
+        (
+            "the list is not looked at",
+            json!({"clusterIPs": ["10.96.0.1", "fd00::1"]}),
+            [Some("10.96.0.1"), None],
+        ),
+    ]);
+}
+
+#[test]
+fn b3_leading_zeros_are_decimal_wherever_an_address_or_range_is_read() {
     let (service, warnings) = convert_service(
-        json!({"externalIPs": ["198.51.100.007", " ", "fd00::7", "garbage"]}),
-        json!({"status": {"loadBalancer": {"ingress": [
-            {"ip": "203.0.113.1"},
-            {"ip": "203.0.113.2", "ipMode": "VIP"},
-            {"ip": "203.0.113.3", "ipMode": "Proxy"},
-            {"hostname": "lb.example"},
-            {"ip": ""},
-            {"ip": "nonsense"},
-        ]}}}),
+        json!({
+            "clusterIP": "172.30.0.041",
+            "externalIPs": ["198.051.100.007"],
+            "loadBalancerSourceRanges": ["172.030.0.0/025"],
+        }),
+        json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.001"}]}}}),
     );
     let service = service.unwrap();
-    assert_eq!(
-        service.external_ips,
-        [ip("198.51.100.7"), ip("fd00::7")],
-        "B4"
+    assert_eq!(service.cluster_ips.v4, Some(ip("172.30.0.41")));
+    assert_eq!(service.external_ips, [ip("198.51.100.7")]);
+    assert_eq!(service.vips, [ip("203.0.113.1")]);
+    assert_eq!(service.source_ranges.v4, only(&["172.30.0.0/25"]));
+    assert_eq!(warnings, Vec::<String>::new());
+}
+
+#[test]
+fn b4_external_ips_that_cannot_be_read_are_left_out_blank_ones_without_a_word() {
+    let (service, warnings) = convert_service(
+        json!({"externalIPs": ["198.51.100.7", " ", "", "fd00::7", "garbage", "198.51.100.8"]}),
+        json!({}),
     );
-    assert_eq!(service.vips, [ip("203.0.113.1"), ip("203.0.113.2")], "B5");
+    assert_eq!(
+        service.unwrap().external_ips,
+        [ip("198.51.100.7"), ip("fd00::7"), ip("198.51.100.8")]
+    );
     assert_eq!(
         warnings,
-        [
-            "Service shop/web: status.loadBalancer.ingress[5].ip: \"nonsense\" is not an IP address; it is left out",
-            "Service shop/web: spec.externalIPs[3]: \"garbage\" is not an IP address; it is left out",
-        ]
+        ["Service shop/web: spec.externalIPs[4]: \"garbage\" is not an IP address; it is left out"]
     );
 }
 
 #[test]
-fn source_ranges_never_open_more_than_was_asked() {
-    let any = SourceRanges::Any;
-    let only = |texts: &[&str]| {
-        SourceRanges::Only(texts.iter().map(|text| text.parse().unwrap()).collect())
-    };
+fn b5_load_balancer_addresses_of_mode_vip_count_whatever_the_type() {
+    for kind in ["LoadBalancer", "NodePort", "ClusterIP"] {
+        let (service, warnings) = convert_service(
+            json!({"type": kind}),
+            json!({"status": {"loadBalancer": {"ingress": [
+                {"ip": "203.0.113.1"},
+                {"ip": "203.0.113.2", "ipMode": "VIP"},
+                {"ip": "203.0.113.3", "ipMode": "Proxy"},
+                {"ip": "203.0.113.4", "ipMode": "Unheard-of"},
+                {"hostname": "lb.example"},
+                {"ip": ""},
+                {"ip": "nonsense"},
+                {"ip": "2001:db8::1"},
+            ]}}}),
+        );
+        let expected = ["203.0.113.1", "203.0.113.2", "2001:db8::1"].map(ip);
+        assert_eq!(service.unwrap().vips, expected, "{kind}");
+        assert_eq!(
+            warnings,
+            [
+                "Service shop/web: status.loadBalancer.ingress[6].ip: \"nonsense\" is not an IP address; it is left out",
+            ]
+        );
+    }
+}
+
+fn only(texts: &[&str]) -> SourceRanges {
+    SourceRanges::Only(texts.iter().map(|text| text.parse().unwrap()).collect())
+}
+
+/// The source ranges of a Service with VIPs of both families, and the warnings.
+fn ranges(list: Value) -> (PerFamily<SourceRanges>, Vec<String>) {
+    let (service, warnings) = convert_service(
+        json!({"loadBalancerSourceRanges": list}),
+        json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"ip": "2001:db8::1"}]}}}),
+    );
+    (service.unwrap().source_ranges, warnings)
+}
+
+#[test]
+fn b6_source_ranges_are_trimmed_filtered_by_family_and_rid_of_bad_entries() {
     let cases = [
-        ("B6: no list", json!([]), any.clone(), any.clone(), 0),
         (
-            "B6: trimmed",
-            json!([" 10.0.0.0/8 ", "fd00::/8"]),
+            "trimmed",
+            json!([" 10.0.0.0/8 ", "\tfd00::/8\n"]),
             only(&["10.0.0.0/8"]),
             only(&["fd00::/8"]),
             0,
         ),
         (
-            "B3: zeros",
-            json!(["172.030.0.0/025", "fd00::/8"]),
-            only(&["172.30.0.0/25"]),
+            "bad ones dropped",
+            json!(["10.0.0.0/8", "nonsense", "10.0.0.0/33", "fd00::/8"]),
+            only(&["10.0.0.0/8"]),
             only(&["fd00::/8"]),
-            0,
+            2,
         ),
         (
-            "B6: all of it",
+            "each in its family",
+            json!(["fd00::/8", "10.0.0.0/8", "fd01::/16", "11.0.0.0/8"]),
+            only(&["10.0.0.0/8", "11.0.0.0/8"]),
+            only(&["fd00::/8", "fd01::/16"]),
+            0,
+        ),
+    ];
+    for (what, list, v4, v6, warnings) in cases {
+        let (found, warned) = ranges(list);
+        assert_eq!(found, PerFamily { v4, v6 }, "{what}");
+        assert_eq!(warned.len(), warnings, "{what}: {warned:?}");
+    }
+}
+
+#[test]
+fn b6_a_vip_is_open_without_a_list_and_in_a_family_whose_list_holds_everything() {
+    let any = SourceRanges::Any;
+    let cases = [
+        ("no list", json!([]), any.clone(), any.clone()),
+        ("an absent one", Value::Null, any.clone(), any.clone()),
+        (
+            "all of IPv4",
             json!(["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"]),
             any.clone(),
             only(&["fd00::/8"]),
-            0,
         ),
         (
-            "N: all invalid admits nobody",
+            "all of IPv6",
+            json!(["10.0.0.0/8", "::/0"]),
+            only(&["10.0.0.0/8"]),
+            any.clone(),
+        ),
+    ];
+    for (what, list, v4, v6) in cases {
+        let (found, warned) = ranges(list);
+        assert_eq!(found, PerFamily { v4, v6 }, "{what}");
+        assert_eq!(warned, Vec::<String>::new(), "{what}");
+    }
+}
+
+#[test]
+fn b6_the_annotation_for_source_ranges_is_not_read() {
+    let annotation = json!({"metadata": {"annotations": {
+        "service.beta.kubernetes.io/load-balancer-source-ranges": "10.0.0.0/8"
+    }}});
+    let (service, _) = convert_service(json!({}), annotation);
+    assert_eq!(service.unwrap().source_ranges, PerFamily::default());
+}
+
+#[test]
+fn n_b6_a_list_of_source_ranges_without_a_valid_entry_of_a_family_admits_nobody_there() {
+    let nobody = only(&[]);
+    let cases = [
+        (
+            "all invalid",
             json!(["nonsense"]),
-            only(&[]),
-            only(&[]),
-            3,
+            nobody.clone(),
+            nobody.clone(),
+            2,
         ),
+        ("blank", json!([" "]), nobody.clone(), nobody.clone(), 2),
         (
-            "N: the other family's list admits nobody",
+            "all of IPv4",
             json!(["10.0.0.0/8"]),
             only(&["10.0.0.0/8"]),
-            only(&[]),
+            nobody.clone(),
+            1,
+        ),
+        (
+            "all of IPv6, a bad one besides",
+            json!(["fd00::/8", "10.0.0.0"]),
+            nobody.clone(),
+            only(&["fd00::/8"]),
             1,
         ),
     ];
-    for (rule, ranges, v4, v6, warnings) in cases {
-        let (service, warned) = convert_service(
-            json!({"loadBalancerSourceRanges": ranges}),
-            json!({"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"ip": "2001:db8::1"}]}}}),
-        );
-        assert_eq!(
-            service.unwrap().source_ranges,
-            PerFamily { v4, v6 },
-            "{rule}"
-        );
-        assert_eq!(warned.len(), warnings, "{rule}: {warned:?}");
-        assert!(
-            warned
-                .iter()
-                .all(|text| text.starts_with("Service shop/web: spec.loadBalancerSourceRanges"))
-        );
+    for (what, list, v4, v6, families) in cases {
+        let (found, warned) = ranges(list);
+        assert_eq!(found, PerFamily { v4, v6 }, "{what}");
+        let of_families: Vec<_> = warned
+            .iter()
+            .filter(|text| text.ends_with("load-balancer addresses admit nobody"))
+            .collect();
+        assert_eq!(of_families.len(), families, "{what}: {warned:?}");
+        let names_it =
+            |text: &String| text.starts_with("Service shop/web: spec.loadBalancerSourceRanges");
+        assert!(warned.iter().all(names_it), "{what}: {warned:?}");
     }
 }
 
@@ -238,14 +375,27 @@ fn wrong_ports_are_left_out_by_name_and_the_rest_stays() {
 }
 
 #[test]
-fn affinity_has_a_timeout_whatever_the_object_says() {
+fn b7_a_node_port_counts_whatever_the_type() {
+    for kind in ["ClusterIP", "NodePort", "LoadBalancer"] {
+        let (service, _) = convert_service(
+            json!({"type": kind, "ports": [{"port": 80, "nodePort": 30080}, {"port": 81, "nodePort": 0}]}),
+            json!({}),
+        );
+        let ports = service.unwrap().ports;
+        let node_ports: Vec<u16> = ports.iter().map(|port| port.node_port).collect();
+        assert_eq!(node_ports, [30080, 0], "{kind}");
+    }
+}
+
+#[test]
+fn b8_affinity_is_by_client_ip_or_none_and_has_a_timeout_whatever_the_object_says() {
     let timeout = |seconds: Value| json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}});
     let cases = [
-        ("B8: none", json!({}), None, 0),
-        ("B8: None", json!({"sessionAffinity": "None"}), None, 0),
-        ("B8: given", timeout(json!(60)), Some(60), 0),
+        ("none", json!({}), None, 0),
+        ("None", json!({"sessionAffinity": "None"}), None, 0),
+        ("given", timeout(json!(60)), Some(60), 0),
         (
-            "B8: nil is the default",
+            "nil is the default",
             json!({"sessionAffinity": "ClientIP"}),
             Some(10_800),
             0,
@@ -276,24 +426,54 @@ fn affinity_has_a_timeout_whatever_the_object_says() {
 }
 
 #[test]
-fn external_policy_local_has_a_meaning_for_some_types() {
-    let local = |kind: &str, ips: Value| json!({"type": kind, "externalTrafficPolicy": "Local", "externalIPs": ips, "healthCheckNodePort": 32000});
+fn b9_external_policy_local_counts_where_the_type_or_external_ips_give_it_a_meaning() {
     let cases = [
-        (local("LoadBalancer", json!([])), true, 32000),
-        (local("NodePort", json!([])), true, 0),
-        (local("ClusterIP", json!(["198.51.100.1"])), true, 0),
-        (local("ClusterIP", json!([])), false, 0),
-        (
-            json!({"type": "LoadBalancer", "healthCheckNodePort": 32000}),
-            false,
-            0,
-        ),
+        ("LoadBalancer", "Local", json!([]), true),
+        ("NodePort", "Local", json!([]), true),
+        ("ClusterIP", "Local", json!(["198.51.100.1"]), true),
+        ("ClusterIP", "Local", json!([]), false),
+        ("LoadBalancer", "Cluster", json!([]), false),
+        ("LoadBalancer", "", json!([]), false),
     ];
-    for (spec, external_local, health_check) in cases {
+    for (kind, policy, ips, expected) in cases {
+        let spec = json!({"type": kind, "externalTrafficPolicy": policy, "externalIPs": ips});
         let (service, _) = convert_service(spec.clone(), json!({}));
-        let service = service.unwrap();
-        assert_eq!(service.external_local, external_local, "B9: {spec}");
-        assert_eq!(service.health_check_node_port, health_check, "B10: {spec}");
+        assert_eq!(service.unwrap().external_local, expected, "{spec}");
+    }
+}
+
+#[test]
+fn b9_internal_policy_is_local_only_if_it_says_so() {
+    for (policy, expected) in [
+        (json!("Local"), true),
+        (json!("Cluster"), false),
+        (Value::Null, false),
+    ] {
+        let (service, _) = convert_service(json!({"internalTrafficPolicy": policy}), json!({}));
+        assert_eq!(service.unwrap().internal_local, expected, "{policy}");
+    }
+}
+
+#[test]
+fn b10_a_health_check_port_counts_for_a_load_balancer_with_external_policy_local_alone() {
+    let cases = [
+        ("LoadBalancer", "Local", json!(32000), 32000),
+        ("LoadBalancer", "Local", json!(0), 0),
+        ("LoadBalancer", "Local", Value::Null, 0),
+        ("LoadBalancer", "Cluster", json!(32000), 0),
+        ("NodePort", "Local", json!(32000), 0),
+        ("ClusterIP", "Local", json!(32000), 0),
+    ];
+    for (kind, policy, port, expected) in cases {
+        let spec = json!({
+            "type": kind,
+            "externalTrafficPolicy": policy,
+            "externalIPs": ["198.51.100.1"],
+            "healthCheckNodePort": port,
+        });
+        let (service, _) = convert_service(spec.clone(), json!({}));
+        let found = service.unwrap().health_check_node_port;
+        assert_eq!(found, expected, "{spec}");
     }
 }
 
@@ -320,144 +500,29 @@ fn a_service_is_as_old_as_its_timestamp_or_the_youngest() {
     assert_eq!(created(json!("yesterday")), (i64::MAX, 1));
 }
 
-fn convert_slice(over: Value) -> (Option<EndpointSlice>, Vec<String>) {
-    let mut object = json!({
-        "metadata": {
-            "name": "web-1",
-            "namespace": "shop",
-            "labels": {"kubernetes.io/service-name": "web"},
-        },
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
-        "endpoints": [{"addresses": ["10.0.0.1"]}],
-    });
-    merge(&mut object, &over);
-    let mut converter = Converter::new("node-1");
-    let object: objects::EndpointSlice = serde_json::from_value(object).unwrap();
-    let slice = match converter.endpoint_slice(&object) {
-        Some(Change::EndpointSlice(_, slice)) => slice.map(|slice| *slice),
-        other => panic!("not a slice: {other:?}"),
-    };
-    (slice, texts(&mut converter))
-}
-
 #[test]
-fn slices_that_no_service_can_use_are_as_good_as_gone() {
-    let cases = [
-        ("A5: no label", json!({"metadata": {"labels": null}}), 0),
-        (
-            "A5: empty label",
-            json!({"metadata": {"labels": {"kubernetes.io/service-name": ""}}}),
-            0,
-        ),
-        (
-            "A2: headless",
-            json!({"metadata": {"labels": {"service.kubernetes.io/headless": ""}}}),
-            0,
-        ),
-        ("A5: FQDN", json!({"addressType": "FQDN"}), 0),
-        (
-            "A5: an unknown type is worth a word",
-            json!({"addressType": "IPX"}),
-            1,
-        ),
-    ];
-    for (rule, over, warnings) in cases {
-        let (slice, warned) = convert_slice(over);
-        assert_eq!(slice, None, "{rule}");
-        assert_eq!(warned.len(), warnings, "{rule}");
+fn b10_a_local_load_balancer_without_a_health_check_port_is_reported() {
+    for port in [json!(0), Value::Null] {
+        let spec = json!({
+            "type": "LoadBalancer",
+            "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": port,
+        });
+        let (service, warnings) = convert_service(spec.clone(), json!({}));
+        assert_eq!(service.unwrap().health_check_node_port, 0, "{spec}");
+        assert_eq!(warnings.len(), 1, "{spec}: {warnings:?}");
+        assert!(
+            warnings[0].starts_with("Service shop/web: spec.healthCheckNodePort"),
+            "{warnings:?}"
+        );
     }
 }
 
 #[test]
-fn endpoints_take_their_conditions_place_and_hints() {
-    let (slice, warnings) = convert_slice(json!({"endpoints": [
-        {"addresses": ["10.0.0.1", "10.0.0.2"]},
-        {"addresses": []},
-        {"addresses": ["10.0.0.3"], "conditions": {"ready": false, "serving": null, "terminating": true}},
-        {"addresses": ["10.0.0.4"], "nodeName": "node-1", "hints": {"forZones": [{"name": "a"}, {"name": "b"}]}},
-        {"addresses": ["10.0.0.5"], "nodeName": "Node-1", "hints": {"forNodes": [{"name": "node-1"}], "forZones": []}},
-        {"addresses": ["10.0.0.6"], "hints": {"forNodes": [{"name": "node-2"}]}},
-        {"addresses": ["fd00::1"]},
-        {"addresses": ["garbage"]},
-    ]}));
-    let endpoints = slice.unwrap().endpoints;
-    let short: Vec<_> = endpoints
-        .iter()
-        .map(|e| {
-            (
-                e.address.to_string(),
-                (e.ready, e.serving, e.terminating, e.local),
-                e.node_hint,
-                e.zone_hints.as_ref().map_or(0, |zones| zones.len()),
-            )
-        })
-        .collect();
-    let plain = (true, true, false, false);
-    assert_eq!(
-        short,
-        [
-            ("10.0.0.1".to_owned(), plain, Hint::None, 0),
-            (
-                "10.0.0.3".to_owned(),
-                (false, true, true, false),
-                Hint::None,
-                0
-            ),
-            (
-                "10.0.0.4".to_owned(),
-                (true, true, false, true),
-                Hint::None,
-                2
-            ),
-            ("10.0.0.5".to_owned(), plain, Hint::Here, 0),
-            ("10.0.0.6".to_owned(), plain, Hint::Elsewhere, 0),
-        ]
-    );
-    assert_eq!(
-        warnings,
-        [
-            "EndpointSlice shop/web-1: endpoints[6].addresses[0]: \"fd00::1\" is not an IPv4 address, as addressType says; the endpoint is left out",
-            "EndpointSlice shop/web-1: endpoints[7].addresses[0]: \"garbage\" is not an IP address; the endpoint is left out",
-        ]
-    );
-}
-
-#[test]
-fn slice_ports_without_a_number_match_nothing() {
-    let (slice, warnings) = convert_slice(json!({"ports": [
-        {"name": "none"},
-        {"name": "zero", "port": 0},
-        {"port": 1},
-        {"name": "large", "port": 70000},
-        {"name": "odd", "port": 2, "protocol": "ICMP"},
-    ]}));
-    let ports = slice.unwrap().ports;
-    let names: Vec<&str> = ports.iter().map(|port| &*port.name).collect();
-    assert_eq!(names, [""], "C1");
-    assert_eq!(warnings.len(), 2);
-}
-
-#[test]
-fn a_node_gives_its_zone_and_addresses_internal_ones_first() {
-    let mut converter = Converter::new("node-1");
-    let object: objects::Node = serde_json::from_value(json!({
-        "metadata": {"name": "node-1", "labels": {"topology.kubernetes.io/zone": "a"}},
-        "spec": {"podCIDRs": ["10.244.1.0/24"]},
-        "status": {"addresses": [
-            {"type": "ExternalIP", "address": "203.0.113.1"},
-            {"type": "Hostname", "address": "node-1"},
-            {"type": "InternalIP", "address": "192.0.2.1"},
-            {"type": "InternalIP", "address": "nonsense"},
-        ]},
-    }))
-    .unwrap();
-    let Some(Change::Node(Some(node))) = converter.node(&object) else {
-        panic!("our node");
-    };
-    assert_eq!(node.addresses, [ip("192.0.2.1"), ip("203.0.113.1")], "E16");
-    assert_eq!(node.zone.as_deref(), Some("a"));
-    assert_eq!(texts(&mut converter).len(), 1);
-    let mut other = Converter::new("node-2");
-    assert!(other.node(&object).is_none(), "A3: another node is nobody");
+fn b2_the_first_family_has_no_cluster_ip_either_without_its_place_in_the_list() {
+    assert_cluster_ips(&[(
+        "",
+        json!({"clusterIP": "10.96.0.1", "clusterIPs": [], "ipFamilies": ["IPv4"]}),
+        [None, None],
+    )]);
 }

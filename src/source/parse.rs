@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_as_kubernetes_reads_them() {
+    fn b3_addresses_may_have_leading_zeros_which_are_decimal() {
         let cases = [
             ("172.30.0.41", Some("172.30.0.41")),
             ("172.30.0.041", Some("172.30.0.41")),
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_read_as_kubernetes_reads_them() {
+    fn b3_networks_may_have_leading_zeros_which_are_decimal_and_lose_their_host_bits() {
         let cases = [
             ("10.0.0.0/8", Some("10.0.0.0/8")),
             ("10.1.2.3/08", Some("10.0.0.0/8")),

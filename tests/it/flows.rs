@@ -1,6 +1,8 @@
 //! UDP flows through conntrack: a client that never stops sending follows its Service's
-//! endpoints, and nobody else's flows are touched.
+//! endpoints, and nobody else's flows are touched. Numbers at the front of test names are those of
+//! the project's semantics document.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{Host, Pointsman, Servers, World, eventually, have_root};
-use crate::objects::{Manifests, service, slice};
+use crate::objects::{Manifests, endpoint, service, slice, slice_of};
 
 /// A UDP client that sends from one port all the time, and notes who answered last and when.
 struct Sender {
@@ -130,8 +132,8 @@ fn udp_flows(host: &Host, family: &str, filter: &str) -> usize {
 }
 
 #[test]
-fn a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
-    if !have_root("a_sender_that_never_stops_follows_the_endpoints_of_its_service") {
+fn h1_n_h4_a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
+    if !have_root("h1_n_h4_a_sender_that_never_stops_follows_the_endpoints_of_its_service") {
         return;
     }
     let world = World::new();
@@ -202,8 +204,8 @@ fn a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
 }
 
 #[test]
-fn flows_of_others_are_left_alone() {
-    if !have_root("flows_of_others_are_left_alone") {
+fn n_h4_h5_flows_of_others_and_of_other_protocols_are_left_alone() {
+    if !have_root("n_h4_h5_flows_of_others_and_of_other_protocols_are_left_alone") {
         return;
     }
     let world = World::new();
@@ -246,4 +248,242 @@ fn flows_of_others_are_left_alone() {
             "flow {port} is still there:\n{listed}"
         );
     }
+}
+
+/// Tells conntrack of a UDP flow that a pod has begun, and who answers it.
+fn insert(node: &Host, port: u16, to: (&str, u16), answered_by: (&str, u16)) {
+    let client = if to.0.contains(':') {
+        "fd00:244:0:1:1::c8"
+    } else {
+        "10.244.1.200"
+    };
+    node.sh(&format!(
+        "conntrack -I -p udp -s {client} -d {} --sport {port} --dport {} -r {} -q {client} \
+         --reply-port-src {} --reply-port-dst {port} -t 600",
+        to.0, to.1, answered_by.0, answered_by.1
+    ));
+}
+
+/// The client's ports of the UDP flows that there are.
+fn client_ports(node: &Host) -> BTreeSet<u16> {
+    ["ipv4", "ipv6"]
+        .iter()
+        .flat_map(|family| {
+            let listed = node.sh(&format!(
+                "conntrack -L -f {family} -p udp 2>/dev/null || true"
+            ));
+            let ports: Vec<u16> = listed
+                .lines()
+                .filter_map(|line| line.split("sport=").nth(1)?.split(' ').next()?.parse().ok())
+                .collect();
+            ports
+        })
+        .collect()
+}
+
+/// A Service of every kind of address.
+fn everywhere() -> Value {
+    service("dns", &NETS.each_ref().map(|net| net.cluster_ip))
+        .udp()
+        .vips(&NETS.each_ref().map(|net| net.vip))
+        .external_ips(&EXTERNAL)
+        .set("/spec/ports/0/nodePort", 30053.into())
+        .0
+}
+
+const EXTERNAL: [&str; 2] = ["203.0.113.54", "2001:db8:113::54"];
+
+/// What a flow to a family's Service can be to.
+fn destinations(index: usize) -> [(&'static str, u16); 4] {
+    let net = &NETS[index];
+    [
+        (net.cluster_ip, 80),
+        (net.vip, 80),
+        (EXTERNAL[index], 80),
+        (net.node, 30053),
+    ]
+}
+
+#[test]
+fn h2_flows_to_endpoints_that_still_serve_are_left_alone_wherever_and_however_they_stand() {
+    if !have_root(
+        "h2_flows_to_endpoints_that_still_serve_are_left_alone_wherever_and_however_they_stand",
+    ) {
+        return;
+    }
+    let world = World::new();
+    let standing = |address: &str, node: &str, [ready, serving, terminating]: [bool; 3]| {
+        let mut endpoint = endpoint(address);
+        endpoint["nodeName"] = node.into();
+        endpoint["conditions"] = serde_json::json!({
+            "ready": ready, "serving": serving, "terminating": terminating,
+        });
+        endpoint
+    };
+    let objects = |first: bool| {
+        // Of these only the first is used for new connections to the ClusterIP.
+        let mut local = dns();
+        local["spec"]["internalTrafficPolicy"] = "Local".into();
+        let mut endpoints = vec![
+            standing("10.244.1.11", crate::harness::NODE, [true, true, false]),
+            standing("10.244.2.12", "node-2", [true, true, false]),
+            standing("10.244.2.13", "node-2", [false, true, true]),
+            standing("10.244.2.14", "node-2", [false, true, false]),
+            standing("10.244.2.15", "node-2", [false, false, true]),
+            standing("10.244.2.16", "node-2", [false, false, false]),
+        ];
+        if first {
+            endpoints.push(standing("10.244.1.17", "node-2", [true, true, false]));
+        }
+        vec![local, slice_of("dns", "UDP", endpoints)]
+    };
+    let manifests = Manifests::new(objects(true));
+    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    for last in 11..=17_u16 {
+        let network = if last == 11 || last == 17 { 1 } else { 2 };
+        let endpoint = format!("10.244.{network}.{last}");
+        insert(
+            &world.node,
+            last,
+            (NETS[0].cluster_ip, 80),
+            (&endpoint, 8080),
+        );
+    }
+    // The last one leaves.
+    manifests.write("objects.json", objects(false));
+    eventually("the flows to those that do not serve are gone", || {
+        let left = client_ports(&world.node);
+        [15, 16, 17].iter().all(|port| !left.contains(port))
+    });
+    assert_eq!(client_ports(&world.node), (11..=14).collect());
+}
+
+#[test]
+fn h3_flows_to_every_kind_of_address_end_when_those_who_answer_have_left() {
+    if !have_root("h3_flows_to_every_kind_of_address_end_when_those_who_answer_have_left") {
+        return;
+    }
+    let world = World::new();
+    let objects = |pick: fn(&Net) -> &'static str| {
+        let mut objects = vec![everywhere()];
+        objects.extend(NETS.iter().map(|net| slice("dns", "UDP", &[pick(net)])));
+        objects
+    };
+    let manifests = Manifests::new(objects(|net| net.one));
+    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let mut stale = BTreeSet::new();
+    let mut well = BTreeSet::new();
+    for (index, net) in NETS.iter().enumerate() {
+        for (offset, to) in (0..).step_by(10).zip(destinations(index)) {
+            let port = 1000 + 100 * u16::try_from(index).unwrap() + offset;
+            insert(&world.node, port, to, (net.one, 8080));
+            insert(&world.node, port + 1, to, (net.two, 8080));
+            insert(&world.node, port + 2, to, (net.two, 9090));
+            // Nobody had translated it.
+            insert(&world.node, port + 3, to, to);
+            stale.extend([port, port + 2, port + 3]);
+            well.insert(port + 1);
+        }
+    }
+    assert!(client_ports(&world.node).is_superset(&stale));
+    manifests.write("objects.json", objects(|net| net.two));
+    eventually("no stale flow is left", || {
+        client_ports(&world.node).is_disjoint(&stale)
+    });
+    assert_eq!(client_ports(&world.node), well);
+}
+
+#[test]
+fn n_h4_flows_of_services_that_lose_their_endpoints_or_go_are_ended_and_no_strangers() {
+    if !have_root(
+        "n_h4_flows_of_services_that_lose_their_endpoints_or_go_are_ended_and_no_strangers",
+    ) {
+        return;
+    }
+    let served = || {
+        let mut objects = vec![everywhere()];
+        objects.extend(NETS.iter().map(|net| slice("dns", "UDP", &[net.one])));
+        objects
+    };
+    for (what, end) in [
+        ("no endpoints", vec![everywhere()]),
+        ("no Service", Vec::new()),
+        ("slices without a Service", served().split_off(1)),
+    ] {
+        let world = World::new();
+        let manifests = Manifests::new(served());
+        let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+        let mut stale = BTreeSet::new();
+        let mut strangers = BTreeSet::new();
+        for (index, net) in NETS.iter().enumerate() {
+            let base = 1000 + 100 * u16::try_from(index).unwrap();
+            for (port, to) in (base..).zip(destinations(index)) {
+                insert(&world.node, port, to, (net.one, 8080));
+                stale.insert(port);
+            }
+            // The node port's number at a remote host, and at an address of the node that
+            // accepts no node ports.
+            let remote = ["198.51.100.2", "2001:db8:51::2"][index];
+            let other = ["198.51.100.1", "2001:db8:51::1"][index];
+            for (port, address) in (base + 50..).zip([remote, other]) {
+                insert(&world.node, port, (address, 30053), (address, 30053));
+                strangers.insert(port);
+            }
+        }
+        manifests.write("objects.json", end);
+        eventually(&format!("no stale flow is left, with {what}"), || {
+            client_ports(&world.node).is_disjoint(&stale)
+        });
+        assert_eq!(client_ports(&world.node), strangers, "{what}");
+    }
+}
+
+#[test]
+fn n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table() {
+    use pointsman::conntrack::{Work, clean};
+    use pointsman::diff::StaleFlows;
+    use pointsman::ir::{Destination, Host as At};
+    use pointsman::model::Protocol;
+
+    if !have_root("n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table") {
+        return;
+    }
+    // conntrack is at work in a namespace that has a rule which asks for it.
+    let host = Host::new();
+    host.sh("nft 'add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct state new'");
+    for port in 1..=40 {
+        insert(&host, port, ("10.96.9.9", 80), ("10.244.1.9", 8080));
+    }
+    for port in 101..=103 {
+        insert(&host, port, ("10.96.0.53", 80), ("10.244.1.1", 8080));
+    }
+    for port in 1..=40 {
+        host.sh(&format!(
+            "conntrack -I -p tcp -s 10.244.1.200 -d 10.96.0.53 --sport {port} --dport 80 -r 10.244.1.1 \
+             -q 10.244.1.200 --reply-port-src 8080 --reply-port-dst {port} --state ESTABLISHED -t 600"
+        ));
+    }
+    let work = |addresses: &[[u8; 4]]| Work {
+        destinations: addresses
+            .iter()
+            .map(|address| StaleFlows {
+                destination: Destination {
+                    host: At::Address((*address).into()),
+                    protocol: Protocol::Udp,
+                    port: 80,
+                },
+                keep: [].into(),
+            })
+            .collect(),
+        node_addresses: Vec::new(),
+    };
+    // For a few destinations it picks out theirs.
+    let few = work(&[[10, 96, 0, 53]]);
+    let cleaned = host.run(move || clean(&few).expect("conntrack"));
+    assert_eq!((cleaned.seen, cleaned.ended), (3, 3));
+    // For many, all of the protocol, once.
+    let many: Vec<[u8; 4]> = (1..=20).map(|last| [10, 96, 0, last]).collect();
+    let many = work(&many);
+    let cleaned = host.run(move || clean(&many).expect("conntrack"));
+    assert_eq!((cleaned.seen, cleaned.ended), (40, 0));
 }

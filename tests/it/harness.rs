@@ -462,7 +462,8 @@ fn listen(address: SocketAddr) -> TcpListener {
     TcpListener::from(fd)
 }
 
-fn tell(mut connection: TcpStream) {
+/// Tells a client what its connection is, and ends it.
+pub fn tell(mut connection: TcpStream) {
     if let (Ok(local), Ok(peer)) = (connection.local_addr(), connection.peer_addr()) {
         let _ = connection.write_all(format!("{local} {}", peer.ip()).as_bytes());
     }
@@ -626,6 +627,13 @@ impl Pointsman {
 
     /// The same, without telling it the pods' ranges.
     pub fn start_without_cidr(host: &Host, arguments: &[&str]) -> Self {
+        let process = Self::launch(host, arguments);
+        process.wait_for("synced");
+        process
+    }
+
+    /// Starts it on a host and leaves it to itself.
+    pub fn launch(host: &Host, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let mut child = host.run(move || {
             Command::new(BINARY.as_path())
@@ -647,9 +655,7 @@ impl Pointsman {
                 copy.lock().expect("the log").push_str(&text);
             }
         });
-        let process = Self { child, log };
-        process.wait_for("synced");
-        process
+        Self { child, log }
     }
 
     /// What it has logged so far.

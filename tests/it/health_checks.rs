@@ -1,4 +1,5 @@
-//! What load balancers are told on a Service's health-check port, and conntrack's settings.
+//! What load balancers are told on a Service's health-check port, and conntrack's settings. Numbers
+//! at the front of test names are those of the project's semantics document.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -43,8 +44,8 @@ fn status(answer: &str) -> &str {
 }
 
 #[test]
-fn load_balancers_are_told_how_many_ready_endpoints_are_here() {
-    if !have_root("load_balancers_are_told_how_many_ready_endpoints_are_here") {
+fn i7_load_balancers_are_told_how_many_ready_endpoints_are_here() {
+    if !have_root("i7_load_balancers_are_told_how_many_ready_endpoints_are_here") {
         return;
     }
     let world = World::new();
@@ -115,8 +116,8 @@ fn load_balancers_are_told_how_many_ready_endpoints_are_here() {
 }
 
 #[test]
-fn health_checks_follow_the_addresses_of_the_node() {
-    if !have_root("health_checks_follow_the_addresses_of_the_node") {
+fn n_i6_health_checks_follow_the_addresses_of_the_node() {
+    if !have_root("n_i6_health_checks_follow_the_addresses_of_the_node") {
         return;
     }
     let world = World::new();
@@ -145,8 +146,8 @@ fn health_checks_follow_the_addresses_of_the_node() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_tried_again() {
-    if !have_root("a_port_that_is_taken_is_tried_again") {
+fn i8_a_health_check_port_that_is_taken_is_tried_again_at_the_next_sync() {
+    if !have_root("i8_a_health_check_port_that_is_taken_is_tried_again_at_the_next_sync") {
         return;
     }
     let world = World::new();
@@ -167,8 +168,209 @@ fn a_port_that_is_taken_is_tried_again() {
 }
 
 #[test]
-fn conntrack_is_set_as_asked_and_only_where_it_differs() {
-    if !have_root("conntrack_is_set_as_asked_and_only_where_it_differs") {
+fn i6_a_health_check_listens_everywhere_if_node_ports_are_accepted_everywhere() {
+    if !have_root("i6_a_health_check_listens_everywhere_if_node_ports_are_accepted_everywhere") {
+        return;
+    }
+    let world = World::new();
+    let half = service("half", &["10.96.0.11"])
+        .vips(&["203.0.113.11"])
+        .set("/spec/externalTrafficPolicy", json!("Local"))
+        .set("/spec/healthCheckNodePort", json!(32001))
+        .0;
+    let manifests = Manifests::new(vec![
+        balanced(),
+        half,
+        slice_of("web", "TCP", vec![on(NODE, true, "10.244.1.1")]),
+    ]);
+    let all = "--nodeport-addresses=0.0.0.0/0,::/0";
+    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path(), all]);
+    let listening = || {
+        let listed = world.node.sh("ss -Hltn");
+        let local = |line: &str| line.split_whitespace().nth(3).map(str::to_owned);
+        let mut found: Vec<String> = listed.lines().filter_map(local).collect();
+        found.sort_unstable();
+        found
+    };
+    // One socket in each family of a Service, and none for the family that one has not.
+    let wanted = ["0.0.0.0:32000", "0.0.0.0:32001", "[::]:32000"];
+    eventually("one socket for all addresses", || listening() == wanted);
+    for address in ["192.0.2.1", "[2001:db8:2::1]", "198.51.100.1"] {
+        let answer = ask(&world.client, &format!("{address}:32000"), "GET /");
+        let expected = if address.starts_with('[') {
+            "503"
+        } else {
+            "200"
+        };
+        assert_eq!(status(&answer.expect("an answer")), expected, "{address}");
+    }
+}
+
+#[test]
+fn i6_no_interface_with_an_accepted_address_means_no_listener() {
+    if !have_root("i6_no_interface_with_an_accepted_address_means_no_listener") {
+        return;
+    }
+    let world = World::new();
+    let manifests = Manifests::new(vec![balanced()]);
+    let nowhere = "--nodeport-addresses=172.16.0.0/12,2001:db8:99::/64";
+    let pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path(), nowhere]);
+    // What a first sync brings is there when a second one is.
+    manifests.write("more.json", vec![service("other", &["10.96.0.11"]).0]);
+    eventually("a second sync", || {
+        world.node.ruleset().contains("default/other")
+    });
+    assert_eq!(world.node.sh("ss -Hltn"), "", "{}", pointsman.log());
+    assert!(!pointsman.log().contains("cannot listen"));
+}
+
+#[test]
+fn i7_an_endpoint_counts_once_however_many_ports_and_slices_have_it() {
+    if !have_root("i7_an_endpoint_counts_once_however_many_ports_and_slices_have_it") {
+        return;
+    }
+    let world = World::new();
+    let ports = json!([
+        {"name": "http", "protocol": "TCP", "port": 80},
+        {"name": "admin", "protocol": "TCP", "port": 81},
+    ]);
+    let mut web = balanced();
+    web["spec"]["ports"] = ports;
+    let here = || {
+        vec![
+            on(NODE, true, "10.244.1.1"),
+            on(NODE, true, "10.244.1.2"),
+            on(NODE, false, "10.244.1.3"),
+        ]
+    };
+    let mut admin = slice_of("web", "TCP", here());
+    admin["metadata"]["name"] = json!("web-admin");
+    admin["ports"] = json!([{"name": "admin", "protocol": "TCP", "port": 9090}]);
+    admin["endpoints"]
+        .as_array_mut()
+        .unwrap()
+        .push(on(NODE, true, "10.244.1.4"));
+    let manifests = Manifests::new(vec![web, slice_of("web", "TCP", here()), admin]);
+    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let mut answer = None;
+    eventually("an answer", || {
+        answer = ask(&world.client, "192.0.2.1:32000", "GET /");
+        answer.is_some()
+    });
+    let answer = answer.unwrap();
+    assert!(
+        answer.contains("X-Load-Balancing-Endpoint-Weight: 3\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("\"localEndpoints\": 3,"), "{answer}");
+}
+
+#[test]
+fn i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints() {
+    use pointsman::compile::HealthCheck;
+    use pointsman::health_checks::{Addresses, Table, serve};
+    use pointsman::model::{ObjectKey, PerFamily};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    if !have_root("i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints") {
+        return;
+    }
+    let host = Host::new();
+    let healthy = Arc::new(AtomicBool::new(false));
+    let is_healthy = {
+        let healthy = Arc::clone(&healthy);
+        Arc::new(move || healthy.load(Ordering::Relaxed))
+    };
+    let check = HealthCheck {
+        port: 32000,
+        local_endpoints: PerFamily {
+            v4: Some(2),
+            v6: None,
+        },
+    };
+    let (tables, updates) = tokio::sync::watch::channel(Table {
+        checks: vec![(ObjectKey::new("default", "web"), check)],
+        addresses: PerFamily {
+            v4: Addresses::All,
+            v6: Addresses::All,
+        },
+    });
+    let server = host.spawn(move || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(serve(updates, is_healthy));
+    });
+    for (state, code) in [(false, "503"), (true, "200"), (false, "503")] {
+        healthy.store(state, Ordering::Relaxed);
+        let mut answer = None;
+        eventually("an answer", || {
+            answer = ask(&host, "127.0.0.1:32000", "GET /");
+            answer.is_some()
+        });
+        let answer = answer.unwrap();
+        assert_eq!(status(&answer), code);
+        assert!(answer.contains("X-Load-Balancing-Endpoint-Weight: 2\r\n"));
+        assert!(answer.ends_with(&format!("\"serviceProxyHealthy\": {state}\n}}")));
+    }
+    drop(tables);
+    server.join().unwrap();
+}
+
+#[test]
+fn i8_a_changed_health_check_port_closes_the_old_one_and_opens_the_new_one() {
+    if !have_root("i8_a_changed_health_check_port_closes_the_old_one_and_opens_the_new_one") {
+        return;
+    }
+    let world = World::new();
+    let here = || slice_of("web", "TCP", vec![on(NODE, true, "10.244.1.1")]);
+    let manifests = Manifests::new(vec![balanced(), here()]);
+    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let answers = |port: u16| ask(&world.client, &format!("192.0.2.1:{port}"), "GET /").is_some();
+    eventually("the first port", || answers(32000) && !answers(32001));
+    let mut moved = balanced();
+    moved["spec"]["healthCheckNodePort"] = json!(32001);
+    manifests.write("objects.json", vec![moved, here()]);
+    eventually("the other port", || answers(32001) && !answers(32000));
+}
+
+#[test]
+fn n_i8_without_a_health_server_of_its_own_the_proxy_counts_as_healthy() {
+    if !have_root("n_i8_without_a_health_server_of_its_own_the_proxy_counts_as_healthy") {
+        return;
+    }
+    let world = World::new();
+    let manifests = Manifests::new(vec![
+        balanced(),
+        slice_of("web", "TCP", vec![on(NODE, true, "10.244.1.1")]),
+    ]);
+    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let mut answer = None;
+    eventually("an answer", || {
+        answer = ask(&world.client, "192.0.2.1:32000", "GET /");
+        answer.is_some()
+    });
+    let ports: Vec<String> = world
+        .node
+        .sh("ss -Hltn")
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(3))
+        .filter_map(|local| local.rsplit(':').next().map(str::to_owned))
+        .collect();
+    assert!(
+        !ports.is_empty() && ports.iter().all(|port| port == "32000"),
+        "nothing else listens: {ports:?}"
+    );
+    let answer = answer.unwrap();
+    assert_eq!(status(&answer), "200");
+    assert!(answer.contains("\"serviceProxyHealthy\": true"), "{answer}");
+}
+
+#[test]
+fn h6_conntrack_is_set_as_asked_and_only_where_it_differs() {
+    if !have_root("h6_conntrack_is_set_as_asked_and_only_where_it_differs") {
         return;
     }
     let host = Host::new();
@@ -216,4 +418,80 @@ fn conntrack_is_set_as_asked_and_only_where_it_differs() {
         "tcp_be_liberal",
     ];
     assert_eq!(names.map(read), ["5400", "90", "40", "120", "1"]);
+}
+
+#[test]
+fn h6_a_setting_that_cannot_be_made_is_fatal_before_anything_is_programmed() {
+    if !have_root("h6_a_setting_that_cannot_be_made_is_fatal_before_anything_is_programmed") {
+        return;
+    }
+    let host = Host::new();
+    let manifests = Manifests::new(vec![service("web", &["10.96.0.10"]).0]);
+    let (ok, text) = host.try_sh(&format!(
+        "unshare -m sh -c 'mount --bind /proc/sys /proc/sys && \
+         mount -o remount,bind,ro /proc/sys && exec \
+         {} --manifests {} --hostname-override {NODE} --conntrack-max-per-core 0 --conntrack-udp-timeout=41s --once'",
+        crate::harness::BINARY.display(),
+        manifests.path(),
+    ));
+    assert!(!ok, "{text}");
+    assert!(
+        text.contains("cannot set /proc/sys/net/netfilter/nf_conntrack_"),
+        "{text}"
+    );
+    assert_eq!(host.ruleset(), "", "{text}");
+}
+
+#[test]
+fn h8_no_sysctl_but_conntracks_is_touched() {
+    if !have_root("h8_no_sysctl_but_conntracks_is_touched") {
+        return;
+    }
+    let host = Host::new();
+    let manifests = Manifests::new(vec![service("web", &["10.96.0.10"]).0]);
+    let all = || -> std::collections::BTreeSet<String> {
+        // The number of connections is no setting.
+        let listed = host.sh("sysctl -a --pattern '^net\\.' 2>/dev/null | grep -v conntrack_count");
+        listed.lines().map(str::to_owned).collect()
+    };
+    let before = all();
+    assert!(before.len() > 100);
+    let (code, _, log) = pointsman(
+        &host,
+        &[
+            "--manifests",
+            manifests.path(),
+            "--once",
+            "--conntrack-tcp-timeout-established=1h",
+            "--conntrack-tcp-timeout-close-wait=90s",
+            "--conntrack-udp-timeout=40s",
+            "--conntrack-udp-timeout-stream=3m",
+            "--conntrack-tcp-be-liberal",
+        ],
+    );
+    assert_eq!(code, Some(0), "{log}");
+    let after = all();
+    let changed: Vec<&str> = after
+        .difference(&before)
+        .filter_map(|line| {
+            line.split(" = ")
+                .next()?
+                .strip_prefix("net.netfilter.nf_conntrack_")
+        })
+        .collect();
+    assert_eq!(
+        changed,
+        [
+            "tcp_be_liberal",
+            "tcp_timeout_close_wait",
+            "tcp_timeout_established",
+            "udp_timeout",
+            "udp_timeout_stream",
+        ]
+    );
+    assert_eq!(
+        after.difference(&before).count(),
+        changed.len(),
+        "and no other"
+    );
 }

@@ -1,4 +1,5 @@
 //! The program and its data in a real kernel: loaded by netlink and by nft, adopted, repaired.
+//! Numbers at the front of test names are those of the project's semantics document.
 
 use std::collections::BTreeMap;
 
@@ -285,8 +286,8 @@ fn whatever_was_tampered_with_is_put_right_by_the_next_start() {
 }
 
 #[test]
-fn whatever_is_tampered_with_while_it_runs_is_put_right_by_itself() {
-    if !have_root("whatever_is_tampered_with_while_it_runs_is_put_right_by_itself") {
+fn n_g6_whatever_is_tampered_with_while_it_runs_is_put_right_by_itself() {
+    if !have_root("n_g6_whatever_is_tampered_with_while_it_runs_is_put_right_by_itself") {
         return;
     }
     let manifests = Manifests::new(every_shape(true));
@@ -313,6 +314,59 @@ fn whatever_is_tampered_with_while_it_runs_is_put_right_by_itself() {
         before,
         "neither others' tables nor our own changes are interference"
     );
+}
+
+#[test]
+fn e17_one_table_in_each_family_hooks_in_where_kube_proxys_does() {
+    if !have_root("e17_one_table_in_each_family_hooks_in_where_kube_proxys_does") {
+        return;
+    }
+    let host = Host::new();
+    once(&host, &Manifests::new(every_shape(true)));
+    let list = |what: &str| -> Vec<Value> {
+        let listed = host.sh(&format!("nft -j list {what} 2>/dev/null"));
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        listed["nftables"].as_array().unwrap().clone()
+    };
+    let (listed_tables, listed) = (list("tables"), list("chains"));
+    let mut tables: Vec<(&str, &str)> = listed_tables
+        .iter()
+        .filter_map(|object| object.get("table"))
+        .map(|table| {
+            let text = |field: &str| table[field].as_str().unwrap();
+            (text("family"), text("name"))
+        })
+        .collect();
+    tables.sort_unstable();
+    assert_eq!(tables, [("ip", "pointsman"), ("ip6", "pointsman")]);
+    for family in ["ip", "ip6"] {
+        let mut hooks: Vec<(&str, &str, i64)> = listed
+            .iter()
+            .filter_map(|object| object.get("chain"))
+            .filter(|chain| chain["family"] == family)
+            .filter_map(|chain| {
+                let hook = chain.get("hook")?.as_str()?;
+                Some((hook, chain["type"].as_str()?, chain["prio"].as_i64()?))
+            })
+            .collect();
+        hooks.sort_unstable();
+        assert_eq!(
+            hooks,
+            [
+                ("forward", "filter", 0),
+                ("input", "filter", 0),
+                ("output", "filter", -110),
+                ("output", "filter", 0),
+                ("output", "nat", -100),
+                // Remembers clients before they are masqueraded.
+                ("postrouting", "filter", 99),
+                ("postrouting", "nat", 100),
+                ("prerouting", "filter", -110),
+                ("prerouting", "nat", -100),
+            ],
+            "{family}"
+        );
+    }
 }
 
 /// What somebody might do to our tables, by mistake or on purpose.

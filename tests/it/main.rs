@@ -17,3 +17,4 @@ mod layers;
 mod objects;
 mod packets;
 mod policies;
+mod services;

@@ -1,4 +1,5 @@
-//! Real connections through Services of policy Cluster, in both families.
+//! Real connections through Services of policy Cluster, in both families. Numbers at the front of
+//! test names are those of the project's semantics document.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -15,6 +16,11 @@ use crate::harness::{
     datagram, eventually, have_root, pointsman,
 };
 use crate::objects::{Manifests, Service, endpoint, node, service, service_cidr, slice_of};
+
+mod affinity;
+mod nat;
+mod recovery;
+mod rolling;
 
 /// The addresses of one family. Those that end in a separator want a number.
 struct Net {
@@ -295,7 +301,7 @@ fn sources(world: &World) -> [(&'static str, &Host); 3] {
 }
 
 #[test]
-fn the_choice_of_an_endpoint_is_uniform() {
+fn e7_the_choice_of_an_endpoint_is_uniform() {
     if !have_root("the uniform choice") {
         return;
     }
@@ -437,7 +443,7 @@ fn affine_service(seconds: u32) -> Service {
 }
 
 #[test]
-fn a_client_with_affinity_keeps_its_endpoint() {
+fn f1_a_client_with_affinity_keeps_its_endpoint() {
     if !have_root("affinity") {
         return;
     }
@@ -486,7 +492,7 @@ fn a_client_with_affinity_keeps_its_endpoint() {
 }
 
 #[test]
-fn affinity_ends_a_while_after_the_last_new_connection() {
+fn f2_affinity_ends_a_while_after_the_last_new_connection() {
     if !have_root("the end of affinity") {
         return;
     }
@@ -517,7 +523,7 @@ fn affinity_ends_a_while_after_the_last_new_connection() {
 }
 
 #[test]
-fn clients_of_an_endpoint_that_leaves_are_served_by_another_and_the_rest_stay() {
+fn f3_clients_of_an_endpoint_that_leaves_are_served_by_another_and_the_rest_stay() {
     if !have_root("affinity to an endpoint that leaves") {
         return;
     }
@@ -549,7 +555,7 @@ fn clients_of_an_endpoint_that_leaves_are_served_by_another_and_the_rest_stay() 
 }
 
 #[test]
-fn retries_of_a_hanging_connection_do_not_bring_back_an_endpoint_that_has_left() {
+fn f3_retries_of_a_hanging_connection_do_not_bring_back_an_endpoint_that_has_left() {
     if !have_root("affinity to an endpoint that left while clients were waiting for it") {
         return;
     }
@@ -622,7 +628,7 @@ fn retries_of_a_hanging_connection_do_not_bring_back_an_endpoint_that_has_left()
 }
 
 #[test]
-fn clients_keep_their_endpoints_when_the_timeout_of_affinity_changes() {
+fn f3_clients_keep_their_endpoints_when_the_timeout_of_affinity_changes() {
     if !have_root("a change of affinity's timeout") {
         return;
     }
@@ -641,7 +647,7 @@ fn clients_keep_their_endpoints_when_the_timeout_of_affinity_changes() {
 }
 
 #[test]
-fn a_pod_reaches_itself_through_its_service() {
+fn e9_a_pod_reaches_itself_through_its_service() {
     if !have_root("the hairpin") {
         return;
     }
@@ -665,7 +671,7 @@ fn a_pod_reaches_itself_through_its_service() {
 }
 
 #[test]
-fn a_service_without_endpoints_refuses_connections() {
+fn e1_a_service_without_endpoints_refuses_connections() {
     if !have_root("no endpoints") {
         return;
     }
@@ -693,7 +699,7 @@ fn a_service_without_endpoints_refuses_connections() {
 }
 
 #[test]
-fn unused_ports_are_refused_and_unused_addresses_dropped_as_services_come_and_go() {
+fn e15_unused_ports_are_refused_and_unused_addresses_dropped_as_services_come_and_go() {
     if !have_root("unused addresses") {
         return;
     }
@@ -757,7 +763,7 @@ fn unused_ports_are_refused_and_unused_addresses_dropped_as_services_come_and_go
 }
 
 #[test]
-fn of_two_services_with_one_external_ip_the_older_is_served_until_it_goes() {
+fn n_e11_of_two_services_with_one_external_ip_the_older_is_served_until_it_goes() {
     if !have_root("two Services with one external IP") {
         return;
     }
@@ -858,7 +864,7 @@ fn echo(host: &Host, address: SocketAddr) {
 }
 
 #[test]
-fn an_open_connection_survives_new_syncs_and_restarts() {
+fn e7_an_open_connection_survives_new_syncs_and_restarts() {
     if !have_root("open connections") {
         return;
     }
@@ -956,28 +962,9 @@ fn node_port_site(arguments: &[&str]) -> Site {
     site
 }
 
-#[test]
-fn node_ports_are_accepted_where_they_were_asked_for() {
-    if !have_root("NodePort addresses") {
-        return;
-    }
-    // Accepted on the primary address, on the other, and on loopback.
-    let cases: [(&[&str], [bool; 3]); 5] = [
-        (&[], [true, false, false]),
-        (&["--nodeport-addresses=primary"], [true, false, false]),
-        (
-            &["--nodeport-addresses=0.0.0.0/0,::/0"],
-            [true, true, false],
-        ),
-        (
-            &["--nodeport-addresses=198.51.100.0/24,2001:db8:51::/64"],
-            [false, true, false],
-        ),
-        (
-            &["--nodeport-addresses=127.0.0.0/8,::1/128,192.0.2.0/24,2001:db8:2::/64"],
-            [true, false, false],
-        ),
-    ];
+/// Connects to the node's addresses with each of these arguments: whether node ports are accepted
+/// on the primary address, on the other, and on loopback.
+fn check_node_ports(cases: &[(&[&str], [bool; 3])]) {
     for (arguments, expected) in cases {
         let site = node_port_site(arguments);
         let world = &site.world;
@@ -991,7 +978,7 @@ fn node_ports_are_accepted_where_they_were_asked_for() {
                 for host in hosts {
                     assert_eq!(
                         node_port_answers(&site, host, address),
-                        expected,
+                        *expected,
                         "{arguments:?}, {address}"
                     );
                 }
@@ -1001,7 +988,39 @@ fn node_ports_are_accepted_where_they_were_asked_for() {
 }
 
 #[test]
-fn a_family_without_a_list_accepts_node_ports_on_every_address() {
+fn e12_node_ports_are_accepted_on_the_listed_addresses_but_never_on_loopback() {
+    if !have_root("NodePort addresses") {
+        return;
+    }
+    check_node_ports(&[
+        (
+            &["--nodeport-addresses=0.0.0.0/0,::/0"],
+            [true, true, false],
+        ),
+        (
+            &["--nodeport-addresses=198.51.100.0/24,2001:db8:51::/64"],
+            [false, true, false],
+        ),
+        (
+            &["--nodeport-addresses=127.0.0.0/8,::1/128,192.0.2.0/24,2001:db8:2::/64"],
+            [true, false, false],
+        ),
+    ]);
+}
+
+#[test]
+fn e13_node_ports_are_accepted_on_the_primary_addresses_unless_told_otherwise() {
+    if !have_root("primary NodePort addresses") {
+        return;
+    }
+    check_node_ports(&[
+        (&[], [true, false, false]),
+        (&["--nodeport-addresses=primary"], [true, false, false]),
+    ]);
+}
+
+#[test]
+fn e12_a_family_without_a_list_accepts_node_ports_on_every_address() {
     if !have_root("NodePort addresses of one family") {
         return;
     }
@@ -1024,7 +1043,7 @@ fn a_family_without_a_list_accepts_node_ports_on_every_address() {
 }
 
 #[test]
-fn without_a_known_node_address_node_ports_are_accepted_nowhere_in_that_family() {
+fn n_e13_without_a_known_node_address_node_ports_are_accepted_nowhere_in_that_family() {
     if !have_root("a node without an address") {
         return;
     }
@@ -1065,7 +1084,7 @@ fn without_a_known_node_address_node_ports_are_accepted_nowhere_in_that_family()
 }
 
 #[test]
-fn node_ports_follow_new_addresses_of_the_node() {
+fn n_e12_node_ports_follow_the_addresses_of_the_node() {
     if !have_root("changing addresses") {
         return;
     }
@@ -1081,6 +1100,15 @@ fn node_ports_follow_new_addresses_of_the_node() {
                 node_port_answers(&site, &site.world.client, address)
             });
         }
+        site.world.node.sh(&format!(
+            "ip addr del {}/32 dev peer0 && ip addr del {}/128 dev peer0",
+            late[0], late[1]
+        ));
+        for address in late {
+            eventually(&format!("{address} is not known, with {list}"), || {
+                !site.world.node.ruleset().contains(address)
+            });
+        }
     }
 }
 
@@ -1094,7 +1122,7 @@ struct Ranges {
 }
 
 #[test]
-fn source_ranges_restrict_vips_and_nothing_else() {
+fn e10_source_ranges_restrict_vips_and_nothing_else() {
     if !have_root("source ranges") {
         return;
     }
@@ -1199,7 +1227,7 @@ fn source_ranges_restrict_vips_and_nothing_else() {
 }
 
 #[test]
-fn a_node_within_the_source_ranges_reaches_a_vip_that_is_its_own_address() {
+fn e10_a_node_within_the_source_ranges_reaches_a_vip_that_is_its_own_address() {
     if !have_root("a VIP on the node") {
         return;
     }
