@@ -224,6 +224,8 @@ impl Config {
         validate(&raw).map_err(named)?;
         let action = action(args)?;
         warnings.extend(without_meaning(args, &raw));
+        let node_port_addresses = node_port_addresses(&raw).map_err(named)?;
+        warnings.extend(loopback(&node_port_addresses));
         let detect_local = detect_local(&raw).map_err(named)?;
         let nftables = raw.mode == "nftables";
         let masquerade_bit = if nftables {
@@ -246,7 +248,7 @@ impl Config {
                 .parse()
                 .ok()
                 .filter(|address: &IpAddr| !address.is_unspecified()),
-            node_port_addresses: node_port_addresses(&raw).map_err(named)?,
+            node_port_addresses,
             masquerade_all: if nftables {
                 raw.nftables.masquerade_all
             } else {
@@ -503,6 +505,23 @@ fn node_port_addresses(raw: &KubeProxyConfiguration) -> Result<NodePortAddresses
             .collect::<Result<_, _>>()
             .map(NodePortAddresses::Networks),
     }
+}
+
+/// A list that asks for loopback addresses asks in vain, unless it asks for all there are.
+fn loopback(addresses: &NodePortAddresses) -> Option<String> {
+    let NodePortAddresses::Networks(list) = addresses else {
+        return None;
+    };
+    let local = [
+        IpAddr::from([127, 0, 0, 1]),
+        IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+    ];
+    let asks = list
+        .iter()
+        .find(|network| network.prefix() > 0 && local.iter().any(|ip| network.contains(*ip)))?;
+    Some(format!(
+        "nodePortAddresses has {asks}, but NodePorts are never served on loopback addresses"
+    ))
 }
 
 fn detect_local(raw: &KubeProxyConfiguration) -> Result<DetectLocal, UsageError> {

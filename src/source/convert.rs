@@ -220,7 +220,7 @@ fn service(
                 spec.external_traffic_policy.as_deref(),
                 report,
             ),
-        health_check_node_port: health_check_node_port(spec, external_local),
+        health_check_node_port: health_check_node_port(spec, external_local, report),
     })
 }
 
@@ -277,10 +277,6 @@ fn cluster_ips(
         };
         if let Some(text) = spec.cluster_ips.get(index) {
             take(format!("spec.clusterIPs[{index}]"), text, Some(family));
-        } else if index == 0 {
-            // Manifests written by hand often name the one address only in clusterIP.
-            let text = spec.cluster_ip.as_deref().unwrap_or_default();
-            take("spec.clusterIP".to_owned(), text, Some(family));
         }
     }
     found
@@ -484,17 +480,26 @@ fn external_local(spec: &objects::ServiceSpec) -> bool {
     }
 }
 
-fn health_check_node_port(spec: &objects::ServiceSpec, external_local: bool) -> u16 {
+fn health_check_node_port(
+    spec: &objects::ServiceSpec,
+    external_local: bool,
+    report: &mut Reporter<'_>,
+) -> u16 {
     let applies = external_local
         && spec.type_.as_deref() == Some("LoadBalancer")
         && spec.external_traffic_policy.as_deref() == Some("Local");
-    if applies {
-        spec.health_check_node_port
-            .and_then(port_number)
-            .unwrap_or(0)
-    } else {
-        0
+    if !applies {
+        return 0;
     }
+    spec.health_check_node_port
+        .and_then(port_number)
+        .unwrap_or_else(|| {
+            report.warn(
+                "spec.healthCheckNodePort",
+                "is not between 1 and 65535; load balancers cannot ask whether this node has endpoints",
+            );
+            0
+        })
 }
 
 fn endpoint_slice(
@@ -541,9 +546,15 @@ fn slice_ports(
 ) -> Vec<SlicePort> {
     let mut ports = Vec::with_capacity(object.ports.len());
     for (index, port) in object.ports.iter().enumerate() {
-        // A port without a number matches nothing. The API server fills in an absent name as
-        // the empty one, so a manifest that never met it is read the same way.
-        let name = port.name.as_deref().unwrap_or_default();
+        // A port without a name or a number matches nothing. The API server fills in the name,
+        // so only a manifest that never met it has none.
+        let Some(name) = port.name.as_deref() else {
+            report.warn(
+                format!("ports[{index}].name"),
+                "is missing; the port is left out (give \"\" to a port without a name)",
+            );
+            continue;
+        };
         let number = match port.port {
             None | Some(0) => continue,
             Some(number) => number,

@@ -480,10 +480,10 @@ fn n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table() {
     // For a few destinations it picks out theirs.
     let few = work(&[[10, 96, 0, 53]]);
     let cleaned = host.run(move || clean(&few).expect("conntrack"));
-    assert_eq!((cleaned.seen, cleaned.ended), (3, 3));
+    assert_eq!((cleaned.v4.seen, cleaned.v4.ended), (3, 3));
     // For many, all of the protocol, once.
     let many: Vec<[u8; 4]> = (1..=20).map(|last| [10, 96, 0, last]).collect();
     let many = work(&many);
     let cleaned = host.run(move || clean(&many).expect("conntrack"));
-    assert_eq!((cleaned.seen, cleaned.ended), (40, 0));
+    assert_eq!((cleaned.v4.seen, cleaned.v4.ended), (40, 0));
 }

@@ -301,7 +301,7 @@ fn i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints() {
             .enable_all()
             .build()
             .unwrap()
-            .block_on(serve(updates, is_healthy));
+            .block_on(serve(updates, is_healthy, Box::new(|_, _| ())));
     });
     for (state, code) in [(false, "503"), (true, "200"), (false, "503")] {
         healthy.store(state, Ordering::Relaxed);
