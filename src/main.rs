@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use pointsman::cli::{Args, Config, ConfigError, LogFormat, NoPodCidrs};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// Something was asked that makes no sense.
 const USAGE: u8 = 2;
@@ -60,13 +62,22 @@ fn start_logging(verbosity: u32, format: LogFormat) {
         4..=5 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
+    // What libraries log is about their inside; what matters of it, we say ourselves.
+    let libraries = if level > LevelFilter::INFO {
+        level
+    } else {
+        LevelFilter::OFF
+    };
+    let filter = Targets::new()
+        .with_default(libraries)
+        .with_target("pointsman", level);
+    let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
     match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => registry.with(lines.with_filter(filter)).init(),
+        LogFormat::Json => registry.with(lines.json().with_filter(filter)).init(),
     }
 }

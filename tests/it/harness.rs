@@ -603,6 +603,10 @@ pub struct Pointsman {
 /// The program under test. Cargo names it to tests; the demo, an example, finds it one directory
 /// above its own executable.
 pub static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
+    // Something that stands before it, or in its place.
+    if let Some(other) = std::env::var_os("POINTSMAN_UNDER_TEST") {
+        return PathBuf::from(other);
+    }
     option_env!("CARGO_BIN_EXE_pointsman").map_or_else(
         || {
             let example = std::env::current_exe().expect("the path of this executable");

@@ -8,6 +8,7 @@
 )]
 
 mod cli;
+mod daemonset;
 mod flows;
 mod golden;
 mod harness;
