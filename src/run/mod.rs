@@ -103,7 +103,8 @@ fn once(config: &Config, desired: Desired) -> Result<()> {
     );
     take_over_iptables(config, &mut proxy);
     conntrack::clean(&sync_loop::stale_flows(&mut proxy))?;
-    proxy.tidy();
+    // There is no later for what is left to do.
+    while proxy.tidy() && proxy.failed_tidies() == 0 {}
     sync_loop::log_sync(&proxy, &synced);
     Ok(())
 }

@@ -16,11 +16,20 @@ use crate::model::{Endpoint, Family};
 pub(super) struct Forgetting {
     /// Destinations that remember, and for how long.
     timeouts: FxHashMap<Destination, u32>,
-    /// What has gone since the last pass but one.
+    /// What has gone since the last search but one.
     rounds: [Gone; 2],
+    /// What has come, or come back, since the last search began.
+    returned: Gone,
 }
 
+/// What a search looks for, as it was when the search began.
 #[derive(Debug, Default)]
+pub(super) struct Search {
+    by_address: FxHashSet<Destination>,
+    gone: Gone,
+}
+
+#[derive(Debug, Default, Clone)]
 struct Gone {
     maps: BTreeSet<(Family, u32)>,
     endpoints: FxHashSet<(u32, Destination, Endpoint)>,
@@ -36,6 +45,12 @@ impl Gone {
     fn covers(&self, timeout: u32, destination: Destination, endpoint: Endpoint) -> bool {
         self.all.contains(&(timeout, destination))
             || self.endpoints.contains(&(timeout, destination, endpoint))
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.maps.extend(&other.maps);
+        self.endpoints.extend(&other.endpoints);
+        self.all.extend(&other.all);
     }
 
     fn add_all(&mut self, timeout: u32, destination: Destination) {
@@ -78,7 +93,7 @@ impl Moves {
     }
 
     /// Whether clients of a destination go from one map to another. As in
-    /// [`Forgetting::is_gone`], a `NodePort` is known by one of the node's addresses.
+    /// [`Search::is_gone`], a `NodePort` is known by one of the node's addresses.
     pub(super) fn has(&self, destination: Destination, from: u32, to: u32) -> bool {
         [destination, node_port(destination)]
             .iter()
@@ -116,6 +131,7 @@ impl Forgetting {
         {
             return;
         }
+        self.note_returned(delta);
         let mut kept: FxHashSet<(Destination, List, Endpoint)> = FxHashSet::default();
         let mut policies: FxHashMap<Destination, SourcePolicy> = FxHashMap::default();
         for operation in &delta.add {
@@ -203,26 +219,79 @@ impl Forgetting {
             .collect()
     }
 
-    /// Whether a client that a timeout's map remembers has to be forgotten. `destination` is the address and port
-    /// that it connected to, which for a `NodePort` is one of the node's addresses.
+    /// What is remembered from now on, although a search may be looking for it.
+    fn note_returned(&mut self, delta: &Delta) {
+        for operation in &delta.add {
+            match &operation.entry {
+                Entry::Slot {
+                    destination,
+                    endpoint,
+                    ..
+                } => {
+                    if let Some(timeout) = self.timeouts.get(destination) {
+                        let back = (*timeout, *destination, *endpoint);
+                        self.returned.endpoints.insert(back);
+                    }
+                }
+                Entry::Remember {
+                    destination,
+                    timeout_seconds,
+                } => {
+                    self.returned.all.insert((*timeout_seconds, *destination));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Begins a search. What has gone is looked for in two searches some time apart: a packet
+    /// that had made its choice just before the endpoint went is remembered just after.
+    pub(super) fn begin(&mut self) -> Search {
+        let mut gone = std::mem::take(&mut self.rounds[1]);
+        gone.merge(&self.rounds[0]);
+        self.rounds[1] = std::mem::take(&mut self.rounds[0]);
+        self.returned = Gone::default();
+        Search {
+            by_address: self.timeouts.keys().copied().collect(),
+            gone,
+        }
+    }
+
+    /// Takes back what a search that failed was looking for.
+    pub(super) fn again(&mut self, search: &Search) {
+        self.rounds[0].merge(&search.gone);
+    }
+
+    /// Whether what a search has found is to be remembered after all.
+    pub(super) fn has_returned(
+        &self,
+        timeout: u32,
+        destination: Destination,
+        endpoint: Endpoint,
+    ) -> bool {
+        [destination, node_port(destination)]
+            .iter()
+            .any(|destination| self.returned.covers(timeout, *destination, endpoint))
+    }
+
+    /// Whether there is another search to make.
+    pub(super) fn has_more(&self) -> bool {
+        self.rounds.iter().any(|gone| !gone.is_empty())
+    }
+}
+
+impl Search {
+    /// Whether a client that a timeout's map remembers has to be forgotten. `destination` is the
+    /// address and port that it connected to, which for a `NodePort` is one of the node's
+    /// addresses.
     pub(super) fn is_gone(
         &self,
         timeout: u32,
         destination: Destination,
         endpoint: Endpoint,
     ) -> bool {
-        let by_address = self.timeouts.contains_key(&destination);
-        self.rounds.iter().any(|gone| {
-            gone.covers(timeout, destination, endpoint)
-                || (!by_address && gone.covers(timeout, node_port(destination), endpoint))
-        })
-    }
-
-    /// Ends a pass over the maps. What has gone is looked for twice, in passes some time
-    /// apart: a packet that had made its choice just before the endpoint went is remembered
-    /// just after. Returns whether there is another pass to make.
-    pub(super) fn pass(&mut self) -> bool {
-        self.rounds[1] = std::mem::take(&mut self.rounds[0]);
-        !self.rounds[1].is_empty()
+        self.gone.covers(timeout, destination, endpoint)
+            || (!self.by_address.contains(&destination)
+                && self.gone.covers(timeout, node_port(destination), endpoint))
     }
 }

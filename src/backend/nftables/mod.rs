@@ -10,11 +10,13 @@ mod chains;
 mod leftovers;
 mod netlink;
 mod program;
+mod purge;
 mod sets;
 mod text;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashSet;
@@ -31,6 +33,7 @@ use netlink::dump::{self, Found};
 use netlink::elements::Element;
 use netlink::{elements, objects};
 use program::Program;
+use purge::{Doomed, Purge};
 use sets::{FIXED_SETS, SetId};
 
 pub use program::{LocalDetector, ProgramConfig};
@@ -67,6 +70,12 @@ impl Shapes {
 /// The table of kube-proxy's nftables mode, in each family.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 
+/// For so long a sync waits for the search for clients to forget: a small map is looked through
+/// in much less.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Clients that are forgotten in one transaction.
+const CLIENTS_AT_ONCE: usize = 512;
+
 /// A remembered client on its way to the map of another timeout.
 struct MovedClient {
     family: Family,
@@ -85,6 +94,8 @@ pub struct Nftables {
     /// The next transactions keep Services apart, to find the one that is refused.
     isolate: bool,
     forgetting: Forgetting,
+    /// The search for clients to forget that is under way.
+    purge: Option<Purge>,
     /// Elements by set.
     elements: BTreeMap<(Family, SetId), usize>,
     /// Tables of kube-proxy that go with the next transaction.
@@ -127,6 +138,7 @@ impl Nftables {
             replace: true,
             isolate: false,
             forgetting: Forgetting::default(),
+            purge: None,
             elements: BTreeMap::new(),
             leftovers: Vec::new(),
         })
@@ -330,40 +342,72 @@ impl Nftables {
         ))
     }
 
-    /// Looks through the maps of remembered clients once. Returns whether to do it again.
+    /// Looks through the maps of remembered clients, and forgets those whose endpoint has gone.
+    /// Returns whether to come back for more.
     fn forget(&mut self) -> Result<bool, ApplyError> {
-        for (family, timeout) in self.forgetting.due() {
-            if !self.shapes.get(family).affinity_maps.contains(&timeout) {
-                continue;
+        let purge = match self.purge.take() {
+            Some(purge) => purge,
+            None => {
+                let maps: Vec<(Family, u32)> = self
+                    .forgetting
+                    .due()
+                    .into_iter()
+                    .filter(|(family, timeout)| {
+                        self.shapes.get(*family).affinity_maps.contains(timeout)
+                    })
+                    .collect();
+                let search = Arc::new(self.forgetting.begin());
+                if maps.is_empty() {
+                    return Ok(self.forgetting.has_more());
+                }
+                match Purge::start(maps, Arc::clone(&search)) {
+                    Ok(purge) => purge,
+                    Err(error) => {
+                        self.forgetting.again(&search);
+                        return Err(Unavailable(Box::new(error)).into());
+                    }
+                }
             }
-            let forgetting = &self.forgetting;
-            let pick = |destination, endpoint, element: &Element<'_>| {
-                let mut key = Vec::new();
-                forgetting
-                    .is_gone(timeout, destination, endpoint)
-                    .then(|| element.put_key(&mut key))?;
-                Some(key)
-            };
-            let doomed = dump::remembered(&mut self.socket, family, timeout, pick)?;
-            let mut batch = Batch::new(false);
-            for key in &doomed {
-                batch.put_element(
-                    family,
-                    SetId::Affinity(timeout),
-                    ElementOperation::Delete,
-                    ServiceId::CLUSTER,
-                    |out| out.extend_from_slice(key),
-                );
-            }
-            if !batch.is_empty() {
-                match self.send(&batch.finish()) {
-                    // One of them expired between listing and deleting: list again.
-                    Err(ApplyError::Refused(_)) => return Ok(true),
-                    result => result?,
-                };
+        };
+        let Some(found) = purge.wait(PATIENCE) else {
+            self.purge = Some(purge);
+            return Ok(true);
+        };
+        let result = found
+            .map_err(ApplyError::from)
+            .and_then(|doomed| self.delete_clients(&doomed));
+        if let Err(error) = result {
+            self.forgetting.again(&purge.search);
+            return Err(error);
+        }
+        Ok(self.forgetting.has_more())
+    }
+
+    fn delete_clients(&mut self, doomed: &[Doomed]) -> Result<(), ApplyError> {
+        let doomed: Vec<&Doomed> = doomed
+            .iter()
+            .filter(|client| {
+                !self
+                    .forgetting
+                    .has_returned(client.timeout, client.destination, client.endpoint)
+            })
+            .collect();
+        for chunk in doomed.chunks(CLIENTS_AT_ONCE) {
+            match self.send(&deletion(chunk)) {
+                // One of them has expired meanwhile: each on its own then, and those that are
+                // gone are gone.
+                Err(ApplyError::Refused(_)) => {
+                    for client in chunk {
+                        match self.send(&deletion(&[client])) {
+                            Err(ApplyError::Refused(_)) => {}
+                            result => result.map(drop)?,
+                        }
+                    }
+                }
+                result => result.map(drop)?,
             }
         }
-        Ok(self.forgetting.pass())
+        Ok(())
     }
 
     /// Removes everything that is ours, and nothing else.
@@ -418,6 +462,7 @@ impl Backend for Nftables {
         if self.replace {
             self.shapes = PerFamily::default();
             self.forgetting = Forgetting::default();
+            self.purge = None;
             return Ok(Vec::new());
         }
         for entry in &entries {
@@ -507,6 +552,21 @@ impl Backend for Nftables {
         }
         Ok(more)
     }
+}
+
+/// What forgets some clients.
+fn deletion(clients: &[&Doomed]) -> FinishedBatch {
+    let mut batch = Batch::new(false);
+    for client in clients {
+        batch.put_element(
+            client.family,
+            SetId::Affinity(client.timeout),
+            ElementOperation::Delete,
+            ServiceId::CLUSTER,
+            |out| out.extend_from_slice(&client.key),
+        );
+    }
+    batch.finish()
 }
 
 fn put_operations(batch: &mut Batch, operations: &[Operation], kind: ElementOperation) {

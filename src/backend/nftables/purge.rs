@@ -1,0 +1,83 @@
+//! Looking through the maps of remembered clients for those to forget, off the sync loop.
+//!
+//! The kernel lists a hash map in quadratic time: half a million clients take most of a minute.
+//! That must not keep an endpoint's removal waiting, so a thread lists, with a socket of its
+//! own, and the backend deletes what it finds.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use super::affinity::Search;
+use super::netlink::dump;
+use super::netlink::elements::Element;
+use crate::ir::Destination;
+use crate::model::{Endpoint, Family};
+use crate::netlink::socket::{Socket, SocketError};
+
+/// A client to forget.
+#[derive(Debug)]
+pub(super) struct Doomed {
+    pub(super) family: Family,
+    pub(super) timeout: u32,
+    /// What it connected to.
+    pub(super) destination: Destination,
+    /// Where it went.
+    pub(super) endpoint: Endpoint,
+    /// The element's key, encoded.
+    pub(super) key: Vec<u8>,
+}
+
+/// A search under way.
+pub(super) struct Purge {
+    pub(super) search: Arc<Search>,
+    found: Receiver<Result<Vec<Doomed>, SocketError>>,
+}
+
+impl Purge {
+    /// Starts to look through these maps.
+    pub(super) fn start(maps: Vec<(Family, u32)>, search: Arc<Search>) -> std::io::Result<Self> {
+        let (tell, found) = channel();
+        let wanted = Arc::clone(&search);
+        std::thread::Builder::new()
+            .name("affinity".to_owned())
+            .spawn(move || {
+                // Nobody may listen any more.
+                let _ = tell.send(look_through(&maps, &wanted));
+            })?;
+        Ok(Self { search, found })
+    }
+
+    /// What was found, if that is known within a while.
+    pub(super) fn wait(&self, patience: Duration) -> Option<Result<Vec<Doomed>, SocketError>> {
+        match self.found.recv_timeout(patience) {
+            Ok(found) => Some(found),
+            Err(RecvTimeoutError::Timeout) => None,
+            // The thread panicked: as if it had found nothing to do, and the next round looks
+            // again.
+            Err(RecvTimeoutError::Disconnected) => Some(Ok(Vec::new())),
+        }
+    }
+}
+
+fn look_through(maps: &[(Family, u32)], search: &Search) -> Result<Vec<Doomed>, SocketError> {
+    let mut socket = Socket::open()?;
+    let mut doomed = Vec::new();
+    for (family, timeout) in maps.iter().copied() {
+        let pick = |destination, endpoint, element: &Element<'_>| {
+            search.is_gone(timeout, destination, endpoint).then(|| {
+                let mut key = Vec::new();
+                element.put_key(&mut key);
+                Doomed {
+                    family,
+                    timeout,
+                    destination,
+                    endpoint,
+                    key,
+                }
+            })
+        };
+        doomed.extend(dump::remembered(&mut socket, family, timeout, pick)?);
+    }
+    Ok(doomed)
+}
