@@ -320,6 +320,12 @@ impl ApiServer {
         });
     }
 
+    /// Whether it has misbehaved as often as it was asked to.
+    pub fn has_misbehaved(&self) -> bool {
+        let state = self.shared.state();
+        state.rules.iter().all(|rule| rule.left == 0)
+    }
+
     /// Takes no events any more.
     pub fn refuse_events(&self) {
         self.shared.state().refuses_events = true;

@@ -45,6 +45,44 @@ fn once_and_dry_run_take_objects_from_an_api_server_too() {
 }
 
 #[test]
+fn k3_the_servers_address_can_be_given_by_flag() {
+    if !have_root("k3_the_servers_address_can_be_given_by_flag") {
+        return;
+    }
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    let process = Pointsman::start(&host, &["--master", "http://127.0.0.1:6443"]);
+    in_step("without a kubeconfig", &host, &server);
+    assert_eq!(process.terminate(), Some(0));
+    // It wins over the kubeconfig's.
+    let mut other: Value =
+        serde_json::from_slice(&std::fs::read(server.kubeconfig()).unwrap()).unwrap();
+    other["clusters"][0]["cluster"]["server"] = json!("http://127.0.0.1:1");
+    std::fs::write(server.kubeconfig(), other.to_string()).unwrap();
+    let process = start_with(&host, &server, &["--master", "http://127.0.0.1:6443"]);
+    in_step("with another kubeconfig", &host, &server);
+    assert_eq!(process.terminate(), Some(0));
+}
+
+#[test]
+fn a_kubeconfig_that_cannot_be_used_ends_the_process_and_changes_nothing() {
+    if !have_root("a_kubeconfig_that_cannot_be_used_ends_the_process_and_changes_nothing") {
+        return;
+    }
+    let host = Host::new();
+    let directory = tempfile::tempdir().unwrap();
+    let broken = directory.path().join("broken");
+    std::fs::write(&broken, "clusters: [").unwrap();
+    for path in [directory.path().join("missing"), broken] {
+        let path = path.to_str().unwrap();
+        let (code, _, log) = pointsman(&host, &["--kubeconfig", path]);
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains(path), "{log}");
+        assert_eq!(host.ruleset(), "");
+    }
+}
+
+#[test]
 fn g3_a_burst_of_changes_takes_few_syncs_with_a_least_time_between_them() {
     if !have_root("g3_a_burst_of_changes_takes_few_syncs_with_a_least_time_between_them") {
         return;

@@ -253,12 +253,14 @@ fn a_watch_that_is_refused_for_a_while_comes_back() {
         Answer::Refuse(503),
         Answer::Garbage,
     ] {
+        // What cannot be read is a reason to list, not to watch again.
+        let times = if answer == Answer::Garbage { 1 } else { 2 };
         recovers(&format!("{answer:?} instead of a watch"), |site| {
             for kind in BOTH {
-                site.server.misbehave(kind, Phase::Watch, answer, 2);
+                site.server.misbehave(kind, Phase::Watch, answer, times);
                 site.server.cut(kind);
             }
-            site.wait_until_closed();
+            eventually("it has misbehaved", || site.server.has_misbehaved());
             site.change();
         });
     }
@@ -281,8 +283,30 @@ fn a_list_that_is_refused_for_a_while_comes_back() {
             for kind in BOTH {
                 site.server.say_gone(kind);
             }
+            eventually("it has misbehaved", || site.server.has_misbehaved());
         });
     }
+}
+
+#[test]
+fn a7_an_update_that_changes_nothing_programs_nothing() {
+    recovers("updates that change nothing", |site| {
+        let operations = || metric(&site.host, "pointsman_operations_total");
+        let before = operations();
+        let [mut service, mut slice] = web("web", 10, &[1, 2]);
+        for number in 0..5 {
+            // What a proxy does not read.
+            service["metadata"]["annotations"] = json!({"example.com/number": number.to_string()});
+            slice["metadata"]["generation"] = json!(number);
+            site.server.put(service.clone());
+            site.server.put(slice.clone());
+        }
+        let changes = "kubeproxy_sync_proxy_rules_endpoint_changes_total";
+        eventually("they have been taken in", || {
+            metric(&site.host, changes) >= 5.0
+        });
+        assert_eq!(operations(), before);
+    });
 }
 
 #[test]

@@ -206,3 +206,46 @@ fn g2_g10_a_service_cidr_list_that_is_slow_or_fails_holds_up_nothing() {
         in_step(&format!("the ranges, after {failure:?}"), &host, &server);
     }
 }
+
+#[test]
+fn g2_a_server_that_knows_no_service_cidrs_holds_up_nothing() {
+    if !have_root("g2_a_server_that_knows_no_service_cidrs_holds_up_nothing") {
+        return;
+    }
+    let host = Host::new();
+    let objects = web("web", 10, &[1]);
+    let server = ApiServer::start(&host, [vec![node()], objects.to_vec()].concat());
+    let always = usize::MAX;
+    server.misbehave(
+        Kind::ServiceCidrs,
+        Phase::Stream,
+        Answer::Refuse(404),
+        always,
+    );
+    let _process = start(&host, &server);
+    in_step("without ranges", &host, &server);
+    wait_for_health(&host, "/healthz", 200);
+}
+
+#[test]
+fn m2_lists_of_many_objects_arrive_whole() {
+    for pages in [false, true] {
+        if !have_root("m2_lists_of_many_objects_arrive_whole") {
+            return;
+        }
+        let host = Host::new();
+        let number = |number: u16| {
+            let address = format!("10.96.{}.{}", 1 + number / 200, 1 + number % 200);
+            service(&format!("web-{number:04}"), &[&address]).0
+        };
+        let server = ApiServer::start(&host, cluster((0..1200).map(number)));
+        if pages {
+            let always = usize::MAX;
+            server.misbehave(Kind::Services, Phase::Stream, Answer::Refuse(422), always);
+        }
+        let _process = start(&host, &server);
+        in_step(&format!("1200 Services, in pages: {pages}"), &host, &server);
+        let asked = server.requests_for(Kind::Services, Phase::List).len();
+        assert_eq!(asked > 1, pages, "{asked} pages");
+    }
+}
