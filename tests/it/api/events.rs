@@ -78,3 +78,28 @@ fn m3_events_that_nobody_takes_are_in_nobodys_way() {
     in_step("the rules are there", &host, &server);
     wait_for_health(&host, "/healthz", 200);
 }
+
+#[test]
+fn m3_a_port_that_must_be_had_and_cannot_is_announced_on_the_node() {
+    if !have_root("m3_a_port_that_must_be_had_and_cannot_is_announced_on_the_node") {
+        return;
+    }
+    for (address, reason) in [
+        (HEALTH, "FailedToStartProxierHealthcheck"),
+        (METRICS, "FailedToStartMetricServer"),
+    ] {
+        let host = Host::new();
+        let _taken = host.run(move || std::net::TcpListener::bind(address).unwrap());
+        let server = ApiServer::start(&host, cluster([]));
+        let addresses = ["--healthz-bind-address", HEALTH];
+        let process = launch(
+            &host,
+            &server,
+            &[&addresses[..], &["--bind-address-hard-fail"]].concat(),
+        );
+        assert_eq!(process.wait(), Some(1), "{address}");
+        let event = event(&server, reason);
+        assert_eq!(event["type"], "Warning");
+        assert_eq!(event["regarding"]["name"], crate::harness::NODE);
+    }
+}

@@ -242,3 +242,16 @@ fn i5_a_port_that_must_be_had_and_cannot_ends_the_process() {
         assert_eq!(process.wait(), Some(1), "{address}");
     }
 }
+
+#[test]
+fn l2_slis_flags_and_status_are_served_beside_the_metrics() {
+    if !have_root("l2_slis_flags_and_status_are_served_beside_the_metrics") {
+        return;
+    }
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster([]));
+    let _process = start(&host, &server);
+    let paths = ["/metrics/slis", "/flagz", "/statusz"];
+    let codes = paths.map(|path| get(&host, METRICS, path).map(|reply| reply.code));
+    assert_eq!(codes, [Some(200); 3], "{paths:?}");
+}

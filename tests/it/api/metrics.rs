@@ -269,3 +269,53 @@ fn j_the_time_from_a_slices_change_to_its_effect_is_measured() {
     in_step("a change that began later", &host, &server);
     eventually("it is counted", || programmed(&host, "IPv4") == 1.0);
 }
+
+#[test]
+fn j_a5_a_slice_counts_in_its_own_family_only() {
+    if !have_root("j_a5_a_slice_counts_in_its_own_family_only") {
+        return;
+    }
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    let _process = start(&host, &server);
+    in_step("the first sync", &host, &server);
+    server.put(triggered("10.244.1.3", jiff::Timestamp::now()));
+    in_step("a change of an IPv4 slice", &host, &server);
+    eventually("it is counted", || programmed(&host, "IPv4") == 1.0);
+    assert_eq!(programmed(&host, "IPv6"), 0.0);
+}
+
+#[test]
+fn j_a_change_of_a_service_counts_once_per_family() {
+    if !have_root("j_a_change_of_a_service_counts_once_per_family") {
+        return;
+    }
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster([]));
+    let _process = start(&host, &server);
+    let name = "kubeproxy_sync_proxy_rules_service_changes_total";
+    let before = metric(&host, name);
+    server.put(service("dual", &["10.96.0.10", "fd00:96::10"]).0);
+    in_step("a Service of both families", &host, &server);
+    eventually("it is counted", || metric(&host, name) > before);
+    assert_eq!(metric(&host, name) - before, 2.0);
+}
+
+#[test]
+fn j_a_slice_that_changed_while_the_first_list_was_read_is_measured() {
+    if !have_root("j_a_slice_that_changed_while_the_first_list_was_read_is_measured") {
+        return;
+    }
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    server.misbehave(Kind::Slices, Phase::Stream, Answer::Stall, 1);
+    let process = launch(&host, &server, &[]);
+    server.wait_for_watch(Kind::Slices);
+    wait_for_health(&host, "/livez", 200);
+    server.put(triggered("10.244.1.3", jiff::Timestamp::now()));
+    server.behave();
+    process.wait_for("synced");
+    in_step("the first sync", &host, &server);
+    wait_for_health(&host, "/healthz", 200);
+    assert_eq!(programmed(&host, "IPv4"), 1.0);
+}

@@ -353,3 +353,27 @@ fn a_server_that_was_gone_is_found_again_and_what_it_forgot_is_listed() {
         assert_eq!(mentioning(&elements(&host), "10.96.0.99"), before);
     }
 }
+
+#[test]
+fn an_event_of_the_wrong_shape_is_a_reason_to_list_again() {
+    recovers("an object of the wrong shape", |site| {
+        let mut shapes = web("gone", 11, &[3]);
+        shapes[0]["spec"] = json!(5);
+        shapes[1]["endpoints"] = json!("none");
+        site.server.lose(change);
+        for (kind, object) in BOTH.into_iter().zip(shapes) {
+            let line = json!({"type": "MODIFIED", "object": object});
+            site.server.say(kind, line.to_string());
+        }
+    });
+}
+
+#[test]
+fn json_that_is_no_event_is_a_reason_to_list_again() {
+    recovers("JSON that is no event", |site| {
+        site.server.lose(change);
+        for kind in BOTH {
+            site.server.say(kind, r#"{"surprise": 1}"#);
+        }
+    });
+}

@@ -47,3 +47,14 @@ fn a_streamed_list_that_stalls_is_given_up_and_asked_for_again() {
     server.misbehave(Kind::Services, Phase::Stream, Answer::Stall, 1);
     assert!(completes(&host, &server), "{:?}", server.requests());
 }
+
+#[test]
+fn a_request_that_is_never_answered_is_given_up_and_made_again() {
+    if !have_root("a_request_that_is_never_answered_is_given_up_and_made_again") {
+        return;
+    }
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    server.misbehave(Kind::Services, Phase::Stream, Answer::Silence, 1);
+    assert!(completes(&host, &server), "{:?}", server.requests());
+}

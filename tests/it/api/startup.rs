@@ -249,3 +249,29 @@ fn m2_lists_of_many_objects_arrive_whole() {
         assert_eq!(asked > 1, pages, "{asked} pages");
     }
 }
+
+#[test]
+fn a_first_list_that_breaks_off_leaves_nothing_behind_that_the_next_does_not_name() {
+    if !have_root("a_first_list_that_breaks_off_leaves_nothing_behind") {
+        return;
+    }
+    let host = Host::new();
+    let number = |number: u16| {
+        let address = format!("10.96.{}.{}", 1 + number / 200, 1 + number % 200);
+        service(&format!("web-{number:04}"), &[&address]).0
+    };
+    // More than are handed on at once while the first list is read.
+    let server = ApiServer::start(&host, cluster((0..700).map(number)));
+    server.misbehave(Kind::Services, Phase::Stream, Answer::Break(650), 1);
+    server.misbehave(Kind::Services, Phase::Stream, Answer::Stall, 1);
+    let _process = launch(&host, &server, &[]);
+    eventually("the list is asked for again", || {
+        server.requests_for(Kind::Services, Phase::Stream).len() == 2
+    });
+    server.wait_for_watch(Kind::Services);
+    for gone in [0, 1, 300] {
+        server.delete(&number(gone));
+    }
+    server.behave();
+    in_step("the list as it is now", &host, &server);
+}
