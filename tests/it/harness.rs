@@ -674,6 +674,11 @@ impl Pointsman {
         });
     }
 
+    /// Waits until it has ended by itself. Returns its exit code.
+    pub fn wait(mut self) -> Option<i32> {
+        self.child.wait().expect("an end").code()
+    }
+
     /// Asks it to end, and waits until it has. Returns its exit code.
     pub fn terminate(mut self) -> Option<i32> {
         let pid = i32::try_from(self.child.id()).expect("a process id");

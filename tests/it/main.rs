@@ -7,6 +7,8 @@
     reason = "a test that panics is a test that fails"
 )]
 
+mod api;
+mod api_server;
 mod cli;
 mod daemonset;
 mod flows;

@@ -1,0 +1,60 @@
+//! A server that takes connections and says nothing. The proxy's own patience is minutes, so
+//! these tests ask its source of objects, with less.
+
+use pointsman::source::cluster::{self, Notice, Options};
+use pointsman::source::convert::Converter;
+
+use super::*;
+
+/// Follows a server with a patience of a second, until it has told the complete list of
+/// Services. Returns whether that came in time.
+fn completes(host: &Host, server: &ApiServer) -> bool {
+    let kubeconfig = server.kubeconfig();
+    let follow = async move {
+        let client = cluster::connect(Some(kubeconfig), None).await;
+        let options = Options {
+            watch_timeout: Duration::from_secs(1),
+            ..Options::new(crate::harness::NODE)
+        };
+        let converter = Converter::new(crate::harness::NODE);
+        let mut notices = cluster::follow(&client.expect("a client"), converter, &options);
+        while let Some(notice) = notices.recv().await {
+            if matches!(notice, Notice::Complete(cluster::Kind::Service)) {
+                return true;
+            }
+        }
+        false
+    };
+    host.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        // Far longer than a second and the grace that a connection without a word has.
+        let patience = Duration::from_secs(30);
+        runtime.block_on(async { tokio::time::timeout(patience, follow).await })
+    })
+    .unwrap_or(false)
+}
+
+#[test]
+fn a_streamed_list_that_stalls_is_given_up_and_asked_for_again() {
+    if !have_root("a_streamed_list_that_stalls_is_given_up_and_asked_for_again") {
+        return;
+    }
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    server.misbehave(Kind::Services, Phase::Stream, Answer::Stall, 1);
+    assert!(completes(&host, &server), "{:?}", server.requests());
+}
+
+#[test]
+fn a_request_that_is_never_answered_is_given_up_and_made_again() {
+    if !have_root("a_request_that_is_never_answered_is_given_up_and_made_again") {
+        return;
+    }
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    server.misbehave(Kind::Services, Phase::Stream, Answer::Silence, 1);
+    assert!(completes(&host, &server), "{:?}", server.requests());
+}

@@ -1,0 +1,277 @@
+//! The first lists: what is asked for, and what waits for what.
+
+use super::*;
+
+#[test]
+fn a1_a2_a3_m2_lists_are_streamed_and_ask_for_what_matters() {
+    if !have_root("a1_a2_a3_m2_lists_are_streamed_and_ask_for_what_matters") {
+        return;
+    }
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    let _process = start(&host, &server);
+    in_step("the first sync", &host, &server);
+    let selectors = [
+        (
+            Kind::Services,
+            Some("!service.kubernetes.io/service-proxy-name"),
+            Some("spec.clusterIP!=None"),
+        ),
+        (Kind::Slices, Some("!service.kubernetes.io/headless"), None),
+        (Kind::Nodes, None, Some("metadata.name=node-1")),
+        (Kind::ServiceCidrs, None, None),
+    ];
+    for (kind, labels, fields) in selectors {
+        let requests = server.requests();
+        let first = requests.iter().find(|request| request.path == kind.path());
+        let first = first.unwrap_or_else(|| panic!("{kind:?} were not asked for"));
+        assert_eq!(first.phase(kind), Some(Phase::Stream), "{first:?}");
+        for (name, value) in [
+            ("watch", "true"),
+            ("sendInitialEvents", "true"),
+            ("resourceVersionMatch", "NotOlderThan"),
+            ("allowWatchBookmarks", "true"),
+        ] {
+            assert_eq!(first.asks(name), Some(value), "{first:?}");
+        }
+        assert_eq!(first.asks("labelSelector"), labels, "{kind:?}");
+        assert_eq!(first.asks("fieldSelector"), fields, "{kind:?}");
+    }
+    let lists = Kind::ALL.map(|kind| server.requests_for(kind, Phase::List).len());
+    assert_eq!(lists, [0; 4], "a streamed list needs no other");
+}
+
+#[test]
+fn a1_a2_what_the_selectors_leave_out_is_not_served_and_goes_when_it_is_labelled() {
+    if !have_root("a1_a2_what_the_selectors_leave_out") {
+        return;
+    }
+    let labelled = |mut object: Value, label: &str| {
+        object["metadata"]["labels"][label] = json!("x");
+        object
+    };
+    let host = Host::new();
+    let mut objects = cluster(web("web", 10, &[1, 2]));
+    objects.extend(web("lost", 11, &[3]));
+    let [other, slice] = web("other", 12, &[4]);
+    objects.extend([
+        labelled(other, "service.kubernetes.io/service-proxy-name"),
+        slice,
+    ]);
+    let [empty, slice] = web("empty", 13, &[5]);
+    objects.extend([empty, labelled(slice, "service.kubernetes.io/headless")]);
+    let server = ApiServer::start(&host, objects);
+    let _process = start(&host, &server);
+    in_step("the first sync", &host, &server);
+    let found = elements(&host);
+    assert!(mentioning(&found, "10.96.0.12").is_empty(), "{found:?}");
+    assert!(!found["ip no-endpoints-ips"].is_empty(), "{found:?}");
+
+    let [service, slice] = web("lost", 11, &[3]);
+    server.put(labelled(
+        service,
+        "service.kubernetes.io/service-proxy-name",
+    ));
+    eventually("the Service is gone", || {
+        mentioning(&elements(&host), "10.96.0.11").is_empty()
+    });
+    server.put(labelled(slice, "service.kubernetes.io/headless"));
+    server.put(web("lost", 11, &[3])[0].clone());
+    in_step("the Service is back, without its slice", &host, &server);
+}
+
+#[test]
+fn m2_a_server_that_does_not_stream_lists_is_asked_for_pages() {
+    if !have_root("m2_a_server_that_does_not_stream_lists_is_asked_for_pages") {
+        return;
+    }
+    let host = Host::new();
+    let objects = (1..=10).flat_map(|number| web(&format!("web-{number}"), number, &[number]));
+    let server = ApiServer::start(&host, cluster(objects));
+    server.limit_pages(3);
+    for kind in Kind::ALL {
+        server.misbehave(kind, Phase::Stream, Answer::Refuse(422), usize::MAX);
+    }
+    // A token that is too old in the middle of a list is a reason to begin again.
+    server.misbehave(Kind::Slices, Phase::List, Answer::Refuse(410), 1);
+    let _process = start(&host, &server);
+    in_step("all pages", &host, &server);
+    let pages = server.requests_for(Kind::Services, Phase::List);
+    assert_eq!(pages.len(), 4, "{pages:?}");
+    assert!(pages.iter().all(|page| page.asks("limit").is_some()));
+    for page in &pages {
+        assert_eq!(page.asks("fieldSelector"), Some("spec.clusterIP!=None"));
+    }
+    let streams = server.requests_for(Kind::Services, Phase::Stream);
+    assert_eq!(
+        streams.len(),
+        1,
+        "once refused, not asked again: {streams:?}"
+    );
+
+    let [service, _] = web("web-3", 3, &[]);
+    server.delete(&service);
+    server.put(web("late", 20, &[20])[0].clone());
+    server.put(slice("web-4", "TCP", &["10.244.1.4", "10.244.1.44"]));
+    in_step("what changed since", &host, &server);
+}
+
+#[test]
+fn g2_nothing_is_programmed_before_services_and_slices_are_complete() {
+    if !have_root("g2_nothing_is_programmed_before_services_and_slices_are_complete") {
+        return;
+    }
+    for slow in [Kind::Services, Kind::Slices] {
+        let host = Host::new();
+        let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+        server.misbehave(slow, Phase::Stream, Answer::Stall, usize::MAX);
+        let process = launch(&host, &server, &[]);
+        for kind in Kind::ALL {
+            server.wait_for_watch(kind);
+        }
+        wait_for_health(&host, "/livez", 200);
+        // More of what is complete must not set it off either.
+        let [service, slice] = web("more", 11, &[2]);
+        server.put(if slow == Kind::Services {
+            slice
+        } else {
+            service
+        });
+        for _ in 0..50 {
+            assert_eq!(host.ruleset(), "", "{slow:?} are not complete");
+            assert_eq!(health(&host, "/healthz"), Some(503));
+        }
+        server.behave();
+        process.wait_for("synced");
+        in_step("all is complete", &host, &server);
+    }
+}
+
+#[test]
+fn g2_rules_that_are_there_stay_untouched_until_all_is_complete() {
+    if !have_root("g2_rules_that_are_there_stay_untouched_until_all_is_complete") {
+        return;
+    }
+    for slow in [Kind::Services, Kind::Slices] {
+        let host = Host::new();
+        let mut objects = cluster(web("web", 10, &[1, 2, 3]));
+        objects.extend(web("gone", 11, &[4]));
+        let server = ApiServer::start(&host, objects);
+        let process = start(&host, &server);
+        in_step("the first sync", &host, &server);
+        assert_eq!(process.terminate(), Some(0));
+        let before = host.ruleset();
+
+        let [service, slice] = web("gone", 11, &[4]);
+        server.delete(&service);
+        server.delete(&slice);
+        server.put(self::slice("web", "TCP", &["10.244.1.2", "10.244.1.9"]));
+        server.misbehave(slow, Phase::Stream, Answer::Stall, usize::MAX);
+        let process = launch(&host, &server, &[]);
+        for kind in Kind::ALL {
+            server.wait_for_watch(kind);
+        }
+        wait_for_health(&host, "/livez", 200);
+        for _ in 0..50 {
+            assert_eq!(host.ruleset(), before, "{slow:?} are not complete");
+        }
+        server.behave();
+        process.wait_for("synced");
+        in_step("what changed meanwhile", &host, &server);
+    }
+}
+
+#[test]
+fn g2_g10_a_service_cidr_list_that_is_slow_or_fails_holds_up_nothing() {
+    if !have_root("g2_g10_a_service_cidr_list_that_is_slow_or_fails_holds_up_nothing") {
+        return;
+    }
+    let failures = [
+        Answer::Stall,
+        Answer::Silence,
+        Answer::Refuse(403),
+        Answer::Refuse(500),
+        Answer::Garbage,
+    ];
+    for failure in failures {
+        let host = Host::new();
+        let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+        server.misbehave(Kind::ServiceCidrs, Phase::Stream, failure, usize::MAX);
+        let _process = start(&host, &server);
+        let found = elements(&host);
+        assert!(!mentioning(&found, "10.96.0.10").is_empty(), "{found:?}");
+        assert!(found["ip service-cidrs"].is_empty(), "{found:?}");
+        wait_for_health(&host, "/healthz", 200);
+        server.behave();
+        in_step(&format!("the ranges, after {failure:?}"), &host, &server);
+    }
+}
+
+#[test]
+fn g2_a_server_that_knows_no_service_cidrs_holds_up_nothing() {
+    if !have_root("g2_a_server_that_knows_no_service_cidrs_holds_up_nothing") {
+        return;
+    }
+    let host = Host::new();
+    let objects = web("web", 10, &[1]);
+    let server = ApiServer::start(&host, [vec![node()], objects.to_vec()].concat());
+    let always = usize::MAX;
+    server.misbehave(
+        Kind::ServiceCidrs,
+        Phase::Stream,
+        Answer::Refuse(404),
+        always,
+    );
+    let _process = start(&host, &server);
+    in_step("without ranges", &host, &server);
+    wait_for_health(&host, "/healthz", 200);
+}
+
+#[test]
+fn m2_lists_of_many_objects_arrive_whole() {
+    for pages in [false, true] {
+        if !have_root("m2_lists_of_many_objects_arrive_whole") {
+            return;
+        }
+        let host = Host::new();
+        let number = |number: u16| {
+            let address = format!("10.96.{}.{}", 1 + number / 200, 1 + number % 200);
+            service(&format!("web-{number:04}"), &[&address]).0
+        };
+        let server = ApiServer::start(&host, cluster((0..1200).map(number)));
+        if pages {
+            let always = usize::MAX;
+            server.misbehave(Kind::Services, Phase::Stream, Answer::Refuse(422), always);
+        }
+        let _process = start(&host, &server);
+        in_step(&format!("1200 Services, in pages: {pages}"), &host, &server);
+        let asked = server.requests_for(Kind::Services, Phase::List).len();
+        assert_eq!(asked > 1, pages, "{asked} pages");
+    }
+}
+
+#[test]
+fn a_first_list_that_breaks_off_leaves_nothing_behind_that_the_next_does_not_name() {
+    if !have_root("a_first_list_that_breaks_off_leaves_nothing_behind") {
+        return;
+    }
+    let host = Host::new();
+    let number = |number: u16| {
+        let address = format!("10.96.{}.{}", 1 + number / 200, 1 + number % 200);
+        service(&format!("web-{number:04}"), &[&address]).0
+    };
+    // More than are handed on at once while the first list is read.
+    let server = ApiServer::start(&host, cluster((0..700).map(number)));
+    server.misbehave(Kind::Services, Phase::Stream, Answer::Break(650), 1);
+    server.misbehave(Kind::Services, Phase::Stream, Answer::Stall, 1);
+    let _process = launch(&host, &server, &[]);
+    eventually("the list is asked for again", || {
+        server.requests_for(Kind::Services, Phase::Stream).len() == 2
+    });
+    server.wait_for_watch(Kind::Services);
+    for gone in [0, 1, 300] {
+        server.delete(&number(gone));
+    }
+    server.behave();
+    in_step("the list as it is now", &host, &server);
+}

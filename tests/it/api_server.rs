@@ -1,0 +1,420 @@
+//! An API server for tests: objects that can be listed and watched over real HTTP, a record of
+//! what was asked, and every misbehaviour that a client has to live with.
+//!
+//! It runs on a host of the harness, on loopback. What tests do to its objects lives here; how it
+//! answers, in `serve`.
+
+mod selector;
+mod serve;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+
+use crate::harness::{Host, eventually};
+
+/// Where it listens on its host.
+const ADDRESS: &str = "127.0.0.1:6443";
+
+/// What it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Services,
+    Slices,
+    Nodes,
+    ServiceCidrs,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [
+        Self::Services,
+        Self::Slices,
+        Self::Nodes,
+        Self::ServiceCidrs,
+    ];
+
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Services => "/api/v1/services",
+            Self::Slices => "/apis/discovery.k8s.io/v1/endpointslices",
+            Self::Nodes => "/api/v1/nodes",
+            Self::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs",
+        }
+    }
+
+    fn of(object: &Value) -> Self {
+        match object["kind"].as_str().expect("a kind") {
+            "Service" => Self::Services,
+            "EndpointSlice" => Self::Slices,
+            "Node" => Self::Nodes,
+            "ServiceCIDR" => Self::ServiceCidrs,
+            other => panic!("{other} is not watched"),
+        }
+    }
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// A list that is streamed as the beginning of a watch.
+    Stream,
+    /// A list, or a page of one.
+    List,
+    /// A watch from a version on.
+    Watch,
+}
+
+/// How to answer instead of well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// A failure with this code.
+    Refuse(u16),
+    /// 429, and try again after so many seconds.
+    TooMany(u64),
+    /// Nothing at all, until [`ApiServer::behave`].
+    Silence,
+    /// The head of an answer and no more, until [`ApiServer::behave`].
+    Stall,
+    /// So many objects of a streamed list, and then the connection breaks.
+    Break(usize),
+    /// 200, and what follows is no JSON.
+    Garbage,
+}
+
+/// What it was asked.
+#[derive(Debug, Clone)]
+#[allow(dead_code, reason = "the agent is there to be read in failures")]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub query: BTreeMap<String, String>,
+    pub agent: String,
+}
+
+impl Request {
+    pub fn asks(&self, name: &str) -> Option<&str> {
+        self.query.get(name).map(String::as_str)
+    }
+
+    /// What it is for, if it is about this kind.
+    pub fn phase(&self, kind: Kind) -> Option<Phase> {
+        if self.path != kind.path() {
+            return None;
+        }
+        Some(match (self.asks("watch"), self.asks("sendInitialEvents")) {
+            (None, _) => Phase::List,
+            (Some(_), None) => Phase::Watch,
+            (Some(_), Some(_)) => Phase::Stream,
+        })
+    }
+}
+
+/// What goes over the open watches of a kind.
+#[derive(Debug, Clone)]
+enum Wire {
+    /// An object changed. Open watches do not hear of it if it is lost.
+    Change {
+        version: u64,
+        before: Option<Value>,
+        after: Option<Value>,
+        lost: bool,
+    },
+    /// This line.
+    Raw(String),
+    /// A bookmark of this version.
+    Bookmark(u64),
+    /// A line that ends in the middle, and the end.
+    Half(String),
+    /// The end, as when the server has had enough.
+    End,
+    /// The end, as when a cable is cut.
+    Break,
+}
+
+struct Rule {
+    kind: Kind,
+    phase: Phase,
+    answer: Answer,
+    left: usize,
+}
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    /// Versions before this one are forgotten.
+    oldest: u64,
+    objects: BTreeMap<(Kind, String), Value>,
+    log: Vec<(Kind, Wire)>,
+    rules: Vec<Rule>,
+    /// How often it was told to behave.
+    behaved: u64,
+    /// Changes are not told to open watches.
+    losing: bool,
+    /// Watches that are open.
+    open: BTreeMap<Kind, usize>,
+    page: Option<usize>,
+    requests: Vec<Request>,
+    events: Vec<Value>,
+    refuses_events: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("the state")
+    }
+
+    /// Changes the state and tells everyone who waits.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state());
+        self.changed.send_modify(|number| *number += 1);
+        result
+    }
+}
+
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    directory: tempfile::TempDir,
+}
+
+impl ApiServer {
+    /// A server with these objects, on a host.
+    pub fn start(host: &Host, objects: Vec<Value>) -> Self {
+        let mut server = Self {
+            shared: Arc::new(Shared {
+                state: Mutex::default(),
+                changed: watch::Sender::new(0),
+            }),
+            running: None,
+            directory: tempfile::tempdir().expect("a directory"),
+        };
+        // As in a real cluster, no version is small.
+        server.shared.state().version = 1000;
+        for object in objects {
+            server.put(object);
+        }
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": format!("http://{ADDRESS}")}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        std::fs::write(server.kubeconfig(), config.to_string()).expect("a file");
+        server.come_back(host);
+        server
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory.path().join("kubeconfig")
+    }
+
+    /// Listens again, with the same objects.
+    pub fn come_back(&mut self, host: &Host) {
+        assert!(self.running.is_none(), "it is there");
+        let (stop, stopped) = oneshot::channel();
+        let (ready, started) = channel();
+        let shared = Arc::clone(&self.shared);
+        let address = ADDRESS.parse().expect("an address");
+        let thread = host.spawn(move || serve::run(address, &shared, stopped, &ready));
+        started.recv().expect("a server");
+        self.running = Some((stop, thread));
+    }
+
+    /// Goes away: connections end, and new ones are refused.
+    pub fn go_away(&mut self) {
+        if let Some((stop, thread)) = self.running.take() {
+            let _ = stop.send(());
+            let _ = thread.join();
+            self.shared.state().open.clear();
+        }
+    }
+
+    /// Adds or replaces an object. Returns its version.
+    pub fn put(&self, mut object: Value) -> u64 {
+        let kind = Kind::of(&object);
+        self.shared.change(|state| {
+            state.version += 1;
+            object["metadata"]["resourceVersion"] = json!(state.version.to_string());
+            let before = state.objects.insert((kind, name(&object)), object.clone());
+            state.log(kind, before, Some(object))
+        })
+    }
+
+    /// Deletes an object that was made like this one. Returns the version of its end.
+    pub fn delete(&self, object: &Value) -> u64 {
+        let kind = Kind::of(object);
+        self.shared.change(|state| {
+            state.version += 1;
+            let before = state.objects.remove(&(kind, name(object)));
+            assert!(before.is_some(), "no {kind:?} {}", name(object));
+            state.log(kind, before, None)
+        })
+    }
+
+    /// Changes objects without a word to open watches, and forgets the versions before.
+    pub fn lose(&self, changes: impl FnOnce(&Self)) {
+        self.shared.state().losing = true;
+        changes(self);
+        let mut state = self.shared.state();
+        state.losing = false;
+        state.oldest = state.version;
+    }
+
+    /// Forgets all older versions: whoever wants to go on from one has to list again.
+    pub fn forget_history(&self) {
+        let mut state = self.shared.state();
+        state.oldest = state.version;
+    }
+
+    /// All objects.
+    pub fn objects(&self) -> Vec<Value> {
+        self.shared.state().objects.values().cloned().collect()
+    }
+
+    pub fn version(&self) -> u64 {
+        self.shared.state().version
+    }
+
+    /// The events that were written.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.state().events.clone()
+    }
+
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.state().requests.clone()
+    }
+
+    /// The requests about one kind and for one purpose.
+    pub fn requests_for(&self, kind: Kind, phase: Phase) -> Vec<Request> {
+        let mut requests = self.requests();
+        requests.retain(|request| request.phase(kind) == Some(phase));
+        requests
+    }
+
+    /// Answers badly, so many times.
+    pub fn misbehave(&self, kind: Kind, phase: Phase, answer: Answer, times: usize) {
+        self.shared.state().rules.push(Rule {
+            kind,
+            phase,
+            answer,
+            left: times,
+        });
+    }
+
+    /// Answers well again, to those who still wait too.
+    pub fn behave(&self) {
+        self.shared.change(|state| {
+            state.rules.clear();
+            state.behaved += 1;
+        });
+    }
+
+    /// Whether it has misbehaved as often as it was asked to.
+    pub fn has_misbehaved(&self) -> bool {
+        let state = self.shared.state();
+        state.rules.iter().all(|rule| rule.left == 0)
+    }
+
+    /// Takes no events any more.
+    pub fn refuse_events(&self) {
+        self.shared.state().refuses_events = true;
+    }
+
+    /// Gives no more than so many objects in a page, whatever is asked.
+    pub fn limit_pages(&self, objects: usize) {
+        self.shared.state().page = Some(objects);
+    }
+
+    /// Sends a line to whoever watches this kind.
+    pub fn say(&self, kind: Kind, line: impl Into<String>) {
+        self.wire(kind, Wire::Raw(line.into()));
+    }
+
+    /// Tells whoever watches this kind that the version is too old.
+    pub fn say_gone(&self, kind: Kind) {
+        let status = serve::failure(410, "Expired", "too old resource version");
+        self.say(kind, json!({"type": "ERROR", "object": status}).to_string());
+    }
+
+    /// Sends a bookmark to whoever watches this kind.
+    pub fn bookmark(&self, kind: Kind) {
+        let version = self.version();
+        self.wire(kind, Wire::Bookmark(version));
+    }
+
+    /// Ends the watches of this kind, as servers do every few minutes.
+    pub fn end(&self, kind: Kind) {
+        self.wire(kind, Wire::End);
+    }
+
+    /// Ends the watches of this kind in the middle of an event about an object.
+    pub fn end_in_the_middle(&self, object: &Value) {
+        let line = json!({"type": "MODIFIED", "object": object}).to_string();
+        let half = line[..line.len() / 2].to_owned();
+        self.wire(Kind::of(object), Wire::Half(half));
+    }
+
+    /// Breaks the connections of the watches of this kind.
+    pub fn cut(&self, kind: Kind) {
+        self.wire(kind, Wire::Break);
+    }
+
+    /// How many watches of this kind are open.
+    pub fn open(&self, kind: Kind) -> usize {
+        self.shared.state().open.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// Waits until this kind is watched.
+    pub fn wait_for_watch(&self, kind: Kind) {
+        eventually(&format!("{kind:?} are watched"), || self.open(kind) > 0);
+    }
+
+    fn wire(&self, kind: Kind, wire: Wire) {
+        self.shared.change(|state| state.log.push((kind, wire)));
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.go_away();
+    }
+}
+
+impl State {
+    fn log(&mut self, kind: Kind, before: Option<Value>, after: Option<Value>) -> u64 {
+        let change = Wire::Change {
+            version: self.version,
+            before,
+            after,
+            lost: self.losing,
+        };
+        self.log.push((kind, change));
+        self.version
+    }
+
+    /// The misbehaviour that is due for a request.
+    fn rule(&mut self, kind: Kind, phase: Phase) -> Option<Answer> {
+        let rule = self
+            .rules
+            .iter_mut()
+            .find(|rule| rule.kind == kind && rule.phase == phase && rule.left > 0)?;
+        rule.left -= 1;
+        Some(rule.answer)
+    }
+}
+
+fn name(object: &Value) -> String {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    format!("{}/{}", text("namespace"), text("name"))
+}
