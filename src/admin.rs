@@ -1,6 +1,7 @@
 //! The ports that kubelet, load balancers and Prometheus ask: health on one, metrics on the
 //! other (SEMANTICS I4, I5, L).
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,8 +71,39 @@ impl Sources {
                 "application/json",
                 self.configuration.as_bytes().to_vec(),
             ),
+            // Nothing is measured for service levels that /metrics does not have.
+            "/metrics/slis" => answer(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                "",
+            ),
+            "/flagz" => text(StatusCode::OK, self.flags()),
+            "/statusz" => text(StatusCode::OK, self.status()),
             _ => not_found(),
         }
+    }
+
+    /// The configuration, a line for each field, as it is in effect.
+    fn flags(&self) -> String {
+        let mut lines = String::from("pointsman flags\n\n");
+        let configuration: serde_json::Value =
+            serde_json::from_str(&self.configuration).unwrap_or_default();
+        for (_, fields) in configuration.as_object().into_iter().flatten() {
+            for (name, value) in fields.as_object().into_iter().flatten() {
+                // Writing to a String cannot fail.
+                let _ = writeln!(lines, "{name}={value}");
+            }
+        }
+        lines
+    }
+
+    fn status(&self) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        let report = self.health.healthz();
+        format!(
+            "pointsman statusz\n\nVersion: {version}\nHealth: {}\n",
+            report.body
+        )
     }
 }
 

@@ -4,17 +4,18 @@
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::model::ObjectKey;
 
 /// Something that the cluster should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum News {
     /// The proxy starts.
     Starting,
-    /// A server whose address had to be had could not have it: which, and why.
-    ServerFailed(&'static str, String),
+    /// A server whose address had to be had could not have it: which, and why; and whom to tell
+    /// that this has been written.
+    ServerFailed(&'static str, String, oneshot::Sender<()>),
     /// A Service's health checks cannot be served; why.
     HealthCheckFailed(ObjectKey, String),
 }
@@ -47,6 +48,9 @@ impl Events {
             if let Err(error) = self.recorder.publish(&event, &about).await {
                 tracing::info!(%error, ?news, "an event could not be written");
             }
+            if let News::ServerFailed(.., told) = news {
+                let _ = told.send(());
+            }
         }
     }
 
@@ -68,7 +72,7 @@ impl Events {
                 event(EventType::Normal, "Starting", "StartKubeProxy", None),
                 node,
             ),
-            News::ServerFailed(what, why) => {
+            News::ServerFailed(what, why, _) => {
                 let reason = match *what {
                     "health" => "FailedToStartProxierHealthcheck",
                     _ => "FailedToStartMetricServer",

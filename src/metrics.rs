@@ -355,12 +355,10 @@ impl Metrics {
     }
 
     /// A change of endpoints has taken effect so long after it happened.
-    pub fn programmed(&self, after: Duration) {
-        for family in &self.families {
-            self.network_programming
-                .with_label_values(&[family.name()])
-                .observe(after.as_secs_f64());
-        }
+    pub fn programmed(&self, family: Family, after: Duration) {
+        self.network_programming
+            .with_label_values(&[family.name()])
+            .observe(after.as_secs_f64());
     }
 
     /// Stale flows were looked for.

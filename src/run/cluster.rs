@@ -12,7 +12,7 @@ use super::{convert_options, report};
 use crate::cli::{Config, Origin};
 use crate::metrics::Metrics;
 use crate::proxy::Desired;
-use crate::source::cluster::{self, Changes, Kind, Notice, Options};
+use crate::source::cluster::{self, Changes, Kind, Notice, Options, Trigger};
 use crate::source::convert::Converter;
 
 /// For so long a Node without addresses is waited for (SEMANTICS K9).
@@ -39,13 +39,15 @@ pub(super) async fn connect(config: &Config) -> Result<Cluster> {
 }
 
 /// Waits until Services and EndpointSlices are complete, and the Node says what is needed of it.
-/// Nothing is programmed before (SEMANTICS G2), and what is programmed already stays.
+/// Nothing is programmed before (SEMANTICS G2), and what is programmed already stays. Returns for
+/// how long traffic has been waiting for what has come.
 pub(super) async fn fill(
     config: &Config,
     cluster: &mut Cluster,
     desired: &mut Desired,
     mut watch: impl FnMut(&Notice),
-) -> Result<()> {
+) -> Result<Vec<Trigger>> {
+    let mut triggers = Vec::new();
     let mut missing = vec![Kind::Service, Kind::EndpointSlice, Kind::Node];
     let mut patience: Option<Instant> = None;
     loop {
@@ -53,7 +55,7 @@ pub(super) async fn fill(
         let enough =
             node.addresses.is_empty() || (config.needs_pod_cidrs() && node.pod_cidrs.is_empty());
         if missing.is_empty() && !enough {
-            return Ok(());
+            return Ok(triggers);
         }
         if missing.is_empty() && patience.is_none() {
             let long = if config.needs_pod_cidrs() {
@@ -69,7 +71,7 @@ pub(super) async fn fill(
             Some(deadline) => match timeout_at(deadline, cluster.notices.recv()).await {
                 Ok(notice) => notice,
                 // It goes on without; `program` refuses what cannot be done without.
-                Err(_) => return Ok(()),
+                Err(_) => return Ok(triggers),
             },
         };
         let notice = notice.context("the watch has ended")?;
@@ -78,6 +80,7 @@ pub(super) async fn fill(
             Notice::Changes(changes) => {
                 report(changes.warnings);
                 desired.take(changes.changes);
+                triggers.extend(changes.triggers);
             }
             Notice::Complete(kind) => missing.retain(|other| *other != kind),
             Notice::Failed(kind, why) => failed(kind, &why),

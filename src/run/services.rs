@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::sync::{mpsc, watch};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::sync_loop::{Event, Outlets, SyncLoop};
 use super::{cluster, families, files, new_desired};
@@ -21,7 +23,10 @@ use crate::metrics::Metrics;
 use crate::model::Change;
 use crate::proxy::Desired;
 use crate::source::addresses::AddressWatch;
-use crate::source::cluster::{Changes, Notice};
+use crate::source::cluster::{Changes, Notice, Trigger};
+
+/// For so long the end waits for the event that says why.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs until a signal says stop, or something that cannot be mended.
 pub(super) async fn run(config: &Config) -> Result<()> {
@@ -76,7 +81,10 @@ fn serve(
             result = health => result,
         };
         if let Err(error) = &failed {
-            let _ = news.send(News::ServerFailed(error.what, error.to_string()));
+            let (told, written) = oneshot::channel();
+            let _ = news.send(News::ServerFailed(error.what, error.to_string(), told));
+            // The cluster should know before this process is gone, if it can be told at all.
+            let _ = tokio::time::timeout(LAST_WORDS, written).await;
         }
         Ok(failed?)
     })
@@ -90,12 +98,22 @@ async fn work(
     news: mpsc::UnboundedSender<News>,
     announced: mpsc::UnboundedReceiver<News>,
 ) -> Result<()> {
+    let started = Timestamp::now();
     let mut desired = new_desired(config)?;
     match &config.origin {
         Origin::Manifests(path) => {
+            // There is no cluster to tell.
+            drop(announced);
             let mut manifests = files::manifests(config, path);
             desired.take(files::load_strictly(&mut manifests)?);
-            let running = Running::start(config, desired, health, metrics, news)?;
+            let running = Running::start(
+                config,
+                desired,
+                Vec::new(),
+                started,
+                (health, metrics),
+                news,
+            )?;
             files::follow(manifests, running.events.clone()).await
         }
         Origin::Cluster { .. } => {
@@ -103,7 +121,7 @@ async fn work(
             let events = Events::new(cluster.client.clone(), &config.node_name);
             tokio::spawn(events.run(announced));
             let _ = news.send(News::Starting);
-            cluster::fill(config, &mut cluster, &mut desired, |notice| {
+            let triggers = cluster::fill(config, &mut cluster, &mut desired, |notice| {
                 if let Notice::Failed(kind, _) = notice {
                     metrics
                         .watch_failures
@@ -112,7 +130,8 @@ async fn work(
                 }
             })
             .await?;
-            let running = Running::start(config, desired, health, metrics, news)?;
+            let running =
+                Running::start(config, desired, triggers, started, (health, metrics), news)?;
             cluster::follow(cluster, metrics.clone(), running.events.clone()).await
         }
     }
@@ -130,8 +149,9 @@ impl Running {
     fn start(
         config: &Config,
         desired: Desired,
-        health: &Arc<Health>,
-        metrics: &Metrics,
+        triggers: Vec<Trigger>,
+        started: Timestamp,
+        (health, metrics): (&Arc<Health>, &Metrics),
         news: mpsc::UnboundedSender<News>,
     ) -> Result<Self> {
         let (events, inbox) = channel();
@@ -163,7 +183,8 @@ impl Running {
                 }
             })),
         };
-        let sync_loop = SyncLoop::new(proxy, outlets, config.clone());
+        let mut sync_loop = SyncLoop::new(proxy, outlets, config.clone(), started);
+        sync_loop.await_effect(triggers);
         let sync = thread::Builder::new()
             .name("sync".to_owned())
             .spawn(move || sync_loop.run(&inbox))

@@ -19,7 +19,7 @@ use crate::conntrack::{Cleaner, Work};
 use crate::health::Health;
 use crate::health_checks::{Addresses, Table};
 use crate::metrics::{Metrics, SyncTimes};
-use crate::model::{Change, ObjectKey, PerFamily};
+use crate::model::{Change, Family, ObjectKey, PerFamily};
 use crate::proxy::{Proxy, Synced};
 use crate::source::cluster::{Changes, Trigger};
 
@@ -63,7 +63,7 @@ struct Waiting {
     endpoint_changes: i64,
     service_changes: i64,
     /// When the changes began that slices announce, in nanoseconds since 1970.
-    triggers: HashMap<ObjectKey, Vec<i128>>,
+    triggers: HashMap<ObjectKey, (Family, Vec<i128>)>,
 }
 
 pub(super) struct SyncLoop {
@@ -72,6 +72,7 @@ pub(super) struct SyncLoop {
     pub(super) config: Config,
     waiting: Waiting,
     started: Timestamp,
+    families: usize,
     last_repair: Option<Instant>,
     last_end: Option<Instant>,
     retry: Duration,
@@ -80,13 +81,20 @@ pub(super) struct SyncLoop {
 }
 
 impl SyncLoop {
-    pub(super) fn new(proxy: Proxy<Nftables>, outlets: Outlets, config: Config) -> Self {
+    /// A loop that has not begun. Changes that began before `started` are not its delay.
+    pub(super) fn new(
+        proxy: Proxy<Nftables>,
+        outlets: Outlets,
+        config: Config,
+        started: Timestamp,
+    ) -> Self {
         Self {
             proxy,
             outlets,
             config,
             waiting: Waiting::default(),
-            started: Timestamp::now(),
+            started,
+            families: super::families().len(),
             last_repair: None,
             last_end: None,
             retry: FIRST_RETRY,
@@ -160,24 +168,30 @@ impl SyncLoop {
         metrics
             .endpoint_changes_pending
             .set(self.waiting.endpoint_changes);
-        for trigger in changes.triggers {
-            match trigger {
-                // What happened before we ran is not our delay.
-                Trigger::At(slice, at) if at > self.started.as_nanosecond() => {
-                    self.waiting.triggers.entry(slice).or_default().push(at);
-                }
-                Trigger::At(..) => {}
-                Trigger::Gone(slice) => {
-                    self.waiting.triggers.remove(&slice);
-                }
-            }
-        }
+        self.await_effect(changes.triggers);
         let before = self.proxy.desired().state().node().pod_cidrs.clone();
         self.proxy.take(changes.changes);
         let node = self.proxy.desired().state().node();
         self.outlets.health.set_eligible(node.eligible);
         if self.config.needs_pod_cidrs() && node.pod_cidrs != before {
             self.reconfigure();
+        }
+    }
+
+    /// Notes which changes the next sync brings into effect.
+    pub(super) fn await_effect(&mut self, triggers: Vec<Trigger>) {
+        for trigger in triggers {
+            match trigger {
+                // What happened before we ran is not our delay.
+                Trigger::At(slice, family, at) if at > self.started.as_nanosecond() => {
+                    let waiting = self.waiting.triggers.entry(slice);
+                    waiting.or_insert((family, Vec::new())).1.push(at);
+                }
+                Trigger::At(..) => {}
+                Trigger::Gone(slice) => {
+                    self.waiting.triggers.remove(&slice);
+                }
+            }
         }
     }
 
@@ -281,17 +295,22 @@ impl SyncLoop {
         );
         let waiting = std::mem::take(&mut self.waiting);
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        // Each family takes in every Service.
+        let families = u64::try_from(self.families).unwrap_or(1);
         metrics
             .service_changes
-            .inc_by(count(waiting.service_changes));
+            .inc_by(count(waiting.service_changes) * families);
         metrics
             .endpoint_changes
             .inc_by(count(waiting.endpoint_changes));
         metrics.service_changes_pending.set(0);
         metrics.endpoint_changes_pending.set(0);
         let now = Timestamp::now().as_nanosecond();
-        for at in waiting.triggers.into_values().flatten() {
-            metrics.programmed(Duration::from_nanos(u64::try_from(now - at).unwrap_or(0)));
+        for (family, began) in waiting.triggers.into_values() {
+            for at in began {
+                let after = Duration::from_nanos(u64::try_from(now - at).unwrap_or(0));
+                metrics.programmed(family, after);
+            }
         }
         let desired = self.proxy.desired();
         for (family, without) in desired.without_local().iter() {

@@ -1,9 +1,16 @@
 //! The way to the API server.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
+use tower::timeout::TimeoutLayer;
+
+/// For so long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// For so long an answer may take to begin; how long it goes on is another matter.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// There is no way to the API server. Nothing has been programmed or changed.
 #[derive(Debug, Error)]
@@ -75,6 +82,8 @@ pub async fn connect(
         (None, None) => kube::Config::incluster()
             .map_err(|error| ConnectError::NotInCluster(Box::new(error)))?,
     };
-    config.connect_timeout = Some(std::time::Duration::from_secs(10));
-    kube::Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))
+    config.connect_timeout = Some(CONNECT);
+    let builder = kube::client::ClientBuilder::try_from(config)
+        .map_err(|error| ConnectError::Client(Box::new(error)))?;
+    Ok(builder.with_layer(&TimeoutLayer::new(ANSWER)).build())
 }

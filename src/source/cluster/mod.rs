@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::Warning;
 use super::convert::Converter;
 use super::objects::Metadata;
-use crate::model::{Change, ObjectKey};
+use crate::model::{Change, Family, ObjectKey};
 use watch::{Item, Step};
 
 /// Something the cluster has to say.
@@ -48,8 +48,8 @@ pub struct Changes {
 /// When the change began that a slice announces, as the slice tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trigger {
-    /// Then: nanoseconds since 1970, UTC.
-    At(ObjectKey, i128),
+    /// A slice of a family, and when its change began: nanoseconds since 1970, UTC.
+    At(ObjectKey, Family, i128),
     /// A slice has gone, and nobody waits for what it announced.
     Gone(ObjectKey),
 }
@@ -165,12 +165,17 @@ impl Teller {
                 let version = version(object.metadata());
                 let change = convert(&mut self.converter, &object);
                 let name = name(change.as_ref(), object.metadata());
-                known.held.tell(kind, &object, change, &mut self.converter);
+                known.held.tell(&object, change, &mut self.converter);
+                let told = name.clone();
                 if let Some(listing) = &mut known.listing {
                     listing.insert(name, version);
                 }
                 // The first list can be told as it comes: nothing is known that it could
-                // contradict. Later ones are told as one change.
+                // contradict. Should it break off, the next one will say what of it is gone.
+                // Later lists are told as one change.
+                if !known.complete {
+                    known.objects.insert(told, version);
+                }
                 if !known.complete && known.held.changes.len() >= CHUNK {
                     notices.push(Notice::Changes(std::mem::take(&mut known.held)));
                 }
@@ -203,7 +208,7 @@ impl Teller {
                     .objects
                     .insert(self::name(change.as_ref(), object.metadata()), version);
                 let mut changes = Changes::default();
-                changes.tell(kind, &object, change, &mut self.converter);
+                changes.tell(&object, change, &mut self.converter);
                 notices.push(Notice::Changes(changes));
             }
             Step::Deleted(object) => {
@@ -226,13 +231,14 @@ impl Teller {
 impl Changes {
     fn tell<T: AsMetadata>(
         &mut self,
-        kind: Kind,
         object: &T,
         change: Option<Change>,
         converter: &mut Converter,
     ) {
-        if kind == Kind::EndpointSlice {
-            self.triggers.extend(trigger(object.metadata()));
+        if let Some(Change::EndpointSlice(name, Some(slice))) = &change {
+            let began = began(object.metadata());
+            self.triggers
+                .extend(began.map(|at| Trigger::At(name.clone(), slice.family, at)));
         }
         self.changes.extend(change);
         self.warnings.append(&mut converter.take_warnings());
@@ -283,9 +289,10 @@ fn version(metadata: &Metadata) -> u64 {
         .unwrap_or(0)
 }
 
-fn trigger(metadata: &Metadata) -> Option<Trigger> {
+/// When the change that a slice announces began.
+fn began(metadata: &Metadata) -> Option<i128> {
     let at: jiff::Timestamp = metadata.annotations.last_change.as_deref()?.parse().ok()?;
-    Some(Trigger::At(key(metadata), at.as_nanosecond()))
+    Some(at.as_nanosecond())
 }
 
 #[cfg(test)]

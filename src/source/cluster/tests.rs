@@ -57,6 +57,21 @@ fn a_kind_is_complete_after_its_first_list_only() {
 }
 
 #[test]
+fn what_a_first_list_told_before_it_broke_off_is_gone_if_the_next_does_not_name_it() {
+    let mut teller = teller();
+    let mut steps = vec![Step::Begin];
+    steps.extend((0..CHUNK).map(|n| Step::Listed(slice(&format!("s{n}"), "1"))));
+    assert_eq!(teller.slices(steps).len(), CHUNK);
+    let again = vec![Step::Begin, Step::Listed(slice("s0", "1")), Step::End];
+    let told = teller.slices(again);
+    assert_eq!(
+        told.iter().filter(|word| word.starts_with('-')).count(),
+        CHUNK - 1
+    );
+    assert_eq!(told.last().unwrap(), "complete EndpointSlice");
+}
+
+#[test]
 fn what_a_later_list_does_not_name_is_gone_and_told_with_the_rest() {
     let mut teller = teller();
     teller.slices(vec![
@@ -102,6 +117,10 @@ fn slices_tell_when_their_change_began() {
         panic!("{notices:?}");
     };
     let at = "2026-01-02T03:04:05Z".parse::<jiff::Timestamp>().unwrap();
-    let expected = Trigger::At(ObjectKey::new("default", "a"), at.as_nanosecond());
+    let expected = Trigger::At(
+        ObjectKey::new("default", "a"),
+        Family::V4,
+        at.as_nanosecond(),
+    );
     assert_eq!(changes.triggers, [expected]);
 }

@@ -157,8 +157,12 @@ fn after(error: &watcher::Error, listing: bool, strategy: &InitialListStrategy) 
                 _ => After::GoOn,
             }
         }
-        // An event was lost. During a list the watcher does not start over by itself, either.
-        WatchFailed(kube::Error::SerdeError(_)) => After::StartOver(RESTART_PAUSE),
+        // A line that is no event: what it said is lost. kube takes one for a Status, all of whose
+        // fields are optional, if it is JSON at all. During a list the watcher does not start
+        // over by itself, either.
+        WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)) => {
+            After::StartOver(RESTART_PAUSE)
+        }
         WatchFailed(_) if listing => After::StartOver(RESTART_PAUSE),
         _ => After::GoOn,
     }
