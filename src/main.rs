@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     match pointsman::run::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pointsman: {error:#}");
+            eprintln!("pointsman: {}", in_one_line(&error));
             ExitCode::from(if error.is::<NoPodCidrs>() {
                 USAGE
             } else {
@@ -43,6 +43,21 @@ fn main() -> ExitCode {
             })
         }
     }
+}
+
+/// An error and its causes, each said once.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if !line.contains(&text) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&text);
+        }
+    }
+    line
 }
 
 /// kube-proxy takes `--cluster_cidr` for `--cluster-cidr`.
