@@ -88,7 +88,6 @@ pub enum Answer {
 
 /// What it was asked.
 #[derive(Debug, Clone)]
-#[allow(dead_code, reason = "the agent is there to be read in failures")]
 pub struct Request {
     pub method: String,
     pub path: String,

@@ -83,6 +83,10 @@ pub async fn connect(
             .map_err(|error| ConnectError::NotInCluster(Box::new(error)))?,
     };
     config.connect_timeout = Some(CONNECT);
+    config.headers.push((
+        http::header::USER_AGENT,
+        http::HeaderValue::from_static(concat!("pointsman/", env!("CARGO_PKG_VERSION"))),
+    ));
     let builder = kube::client::ClientBuilder::try_from(config)
         .map_err(|error| ConnectError::Client(Box::new(error)))?;
     Ok(builder.with_layer(&TimeoutLayer::new(ANSWER)).build())

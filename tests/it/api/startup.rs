@@ -36,6 +36,7 @@ fn a1_a2_a3_m2_lists_are_streamed_and_ask_for_what_matters() {
         }
         assert_eq!(first.asks("labelSelector"), labels, "{kind:?}");
         assert_eq!(first.asks("fieldSelector"), fields, "{kind:?}");
+        assert!(first.agent.starts_with("pointsman/"), "{first:?}");
     }
     let lists = Kind::ALL.map(|kind| server.requests_for(kind, Phase::List).len());
     assert_eq!(lists, [0; 4], "a streamed list needs no other");
