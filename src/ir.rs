@@ -274,6 +274,18 @@ pub enum Shared {
     NodePortAddress(IpAddr),
 }
 
+impl Shared {
+    /// Whether traffic that would fail without the fact works with it. The others refuse traffic
+    /// that nothing else serves.
+    #[must_use]
+    pub const fn admits(self) -> bool {
+        match self {
+            Self::Hairpin { .. } | Self::NodePortAddress(_) => true,
+            Self::ClusterIp(_) | Self::ServiceCidr(_) => false,
+        }
+    }
+}
+
 /// One fact. Its key is everything but the fields named in the variant's documentation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Entry {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::backend::{Applied, ApplyError, Backend, Unavailable};
+use crate::backend::{Applied, ApplyError, Backend, Refused, Unavailable};
 use crate::compile::{self, HealthCheck, NodePortAddresses, WithoutLocal};
 use crate::diff::{Contested, Engine, StaleFlows};
 use crate::model::{Change, Node, ObjectKey, PerFamily, ServiceId, State};
@@ -218,14 +218,16 @@ impl<B: Backend> Proxy<B> {
         &self.desired
     }
 
-    /// Brings the kernel to what the cluster wants, in one transaction.
+    /// Brings the kernel to what the cluster wants, in one transaction, or in several if there is
+    /// so much to do that one would keep the kernel busy for long.
     ///
     /// A transaction that is refused is tried again after reading what the kernel really
     /// holds; a Service that is refused even then is left out, loudly, until it changes.
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be brought there now. Nothing has changed in it.
+    /// If the kernel cannot be brought there now. The transaction that failed has changed
+    /// nothing in it, and those before it stay.
     pub fn sync(&mut self) -> Result<Synced, ApplyError> {
         let mut synced = Synced::default();
         let started = std::time::Instant::now();
@@ -236,42 +238,62 @@ impl<B: Backend> Proxy<B> {
             self.left_out.remove(&id);
         }
         synced.computing = started.elapsed();
-        let mut result = Ok(());
-        for attempt in 0..ATTEMPTS {
+        let mut refusals = 0;
+        loop {
             let started = std::time::Instant::now();
-            let pending = self.desired.engine.pending();
+            let most = self.backend.most_operations();
+            let pending = self.desired.engine.pending_up_to(most);
             synced.computing += started.elapsed();
             match self.backend.apply(pending.delta()) {
                 Ok(applied) => {
+                    synced.applied += applied;
+                    let started = std::time::Instant::now();
                     self.stale_flows.extend(self.desired.engine.commit(pending));
+                    synced.computing += started.elapsed();
                     self.backend.isolate_services(false);
-                    synced.applied = applied;
-                    synced.left_out = self.left_out.len();
-                    self.forget_clients();
-                    return Ok(synced);
-                }
-                Err(ApplyError::Unavailable(error)) => return Err(error.into()),
-                Err(ApplyError::Refused(refused)) => {
-                    let blamed: BTreeSet<ServiceId> = refused
-                        .iter()
-                        .flat_map(|refused| refused.owners.iter().copied())
-                        .filter(|owner| *owner != ServiceId::CLUSTER)
-                        .collect();
-                    let error = ApplyError::Refused(refused);
-                    tracing::warn!(attempt, %error, "transaction refused; reading the kernel again");
-                    if attempt > 1 {
-                        self.leave_out(&blamed);
+                    if refusals > 2 {
+                        // The culprit is out; another one gets the same procedure.
+                        refusals = 0;
                     }
-                    result = Err(error);
-                    // From the second time on it is not drift: find out whose fault it is.
-                    self.backend.isolate_services(attempt > 0);
-                    self.adopt()?;
+                    if self.desired.engine.is_settled() {
+                        break;
+                    }
+                }
+                Err(ApplyError::Unavailable(error)) => {
+                    self.backend.isolate_services(false);
+                    return Err(error.into());
+                }
+                Err(ApplyError::Refused(refused)) => {
+                    refusals += 1;
+                    self.refused(refused, refusals)?;
                 }
             }
         }
-        self.backend.isolate_services(false);
-        result?;
+        synced.left_out = self.left_out.len();
+        self.forget_clients();
         Ok(synced)
+    }
+
+    /// Makes ready for another attempt after a transaction was refused for the given time in a
+    /// row.
+    fn refused(&mut self, refused: Vec<Refused>, times: usize) -> Result<(), ApplyError> {
+        let blamed: BTreeSet<ServiceId> = refused
+            .iter()
+            .flat_map(|refused| refused.owners.iter().copied())
+            .filter(|owner| *owner != ServiceId::CLUSTER)
+            .collect();
+        let error = ApplyError::Refused(refused);
+        tracing::warn!(times, %error, "transaction refused; reading the kernel again");
+        if times > 2 {
+            self.leave_out(&blamed);
+        }
+        // From the second time on it is not drift: find out whose fault it is.
+        self.backend.isolate_services(times > 1 && times < ATTEMPTS);
+        self.adopt()?;
+        if times == ATTEMPTS {
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// The UDP destinations whose flows may be stale, since the last call.

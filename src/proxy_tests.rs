@@ -19,6 +19,8 @@ struct Picky {
     /// Whether refusals name only the culprit, as they do when Services are kept apart.
     isolated: bool,
     transactions: usize,
+    /// How many operations it wants in a transaction; 0 for no limit.
+    most: usize,
     down: bool,
 }
 
@@ -73,6 +75,14 @@ impl Backend for &mut Picky {
             errno: Errno::EINVAL,
             message: None,
         }]))
+    }
+
+    fn most_operations(&self) -> usize {
+        if self.most == 0 {
+            usize::MAX
+        } else {
+            self.most
+        }
     }
 
     fn isolate_services(&mut self, isolate: bool) {
@@ -151,6 +161,23 @@ fn a_service_that_is_refused_is_left_out_alone_and_returns_when_it_changes() {
     let synced = proxy.sync().unwrap();
     assert_eq!(synced.left_out, 0);
     assert_eq!(served(proxy.backend), [81, 82, 83, 84]);
+}
+
+#[test]
+fn more_than_the_backend_wants_at_once_takes_several_transactions_in_one_sync() {
+    let mut backend = Picky {
+        most: 2,
+        hates: [82, 86].into(),
+        ..Picky::default()
+    };
+    let mut proxy = proxy(&mut backend);
+    proxy.take((81..=89).map(service));
+    let synced = proxy.sync().unwrap();
+    assert_eq!(synced.left_out, 2, "each part is rid of its own culprit");
+    assert_eq!(served(proxy.backend), [81, 83, 84, 85, 87, 88, 89]);
+    let addresses = proxy.backend.held.len() - 7;
+    assert_eq!(addresses, 7, "those that are left out refuse nothing");
+    assert_eq!(synced.applied.operations, 14);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub mod nftables;
 
 use std::error::Error;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -62,7 +63,7 @@ fn reasons(refused: &[Refused]) -> String {
     texts.join("; ")
 }
 
-/// What a transaction was.
+/// What a transaction was, or several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Element operations.
@@ -75,6 +76,22 @@ pub struct Applied {
     pub encoding: Duration,
     /// Time that the kernel took.
     pub kernel: Duration,
+    /// How many transactions it was.
+    pub transactions: usize,
+    /// Time that the kernel took for the longest of them.
+    pub longest: Duration,
+}
+
+impl AddAssign for Applied {
+    fn add_assign(&mut self, other: Self) {
+        self.operations += other.operations;
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        self.encoding += other.encoding;
+        self.kernel += other.kernel;
+        self.transactions += other.transactions;
+        self.longest = self.longest.max(other.longest);
+    }
 }
 
 /// The node's packet filter, as far as it is ours.
@@ -94,6 +111,10 @@ pub trait Backend {
     /// Nothing has been applied then. The caller reads again and tries again: without the
     /// owners that a refusal names if it has named them before.
     fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError>;
+
+    /// After how many operations a transaction had better end, and another begin: the kernel lets
+    /// nobody else change the packet filter meanwhile. No limit if all has to be replaced at once.
+    fn most_operations(&self) -> usize;
 
     /// Whether transactions keep Services apart, so that a refusal names exactly one of them.
     fn isolate_services(&mut self, isolate: bool);

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::Engine;
 use crate::ir::{
-    Action, Destination, Endpoints, Entry, Forwarding, Label, List, Route, SourcePolicy,
+    Action, Destination, Endpoints, Entry, Forwarding, Label, List, Route, Shared, SourcePolicy,
 };
 use crate::model::Endpoint;
 
@@ -89,12 +89,14 @@ impl Engine {
             .destinations()
             .chain(self.applied.keys().copied())
             .collect();
-        self.dirty_shared = self
+        let (admitting, refusing) = self
             .stated
             .keys()
             .chain(&self.applied_shared)
             .copied()
-            .collect();
+            .partition(|shared: &Shared| shared.admits());
+        self.dirty_admitting = admitting;
+        self.dirty_refusing = refusing;
     }
 }
 

@@ -13,7 +13,7 @@ mod claims;
 mod flows;
 mod slots;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
@@ -57,9 +57,11 @@ pub struct Engine {
     /// Entries the backend holds that fit nowhere: the next delta removes them.
     strays: Vec<Entry>,
     /// Destinations whose applied and wanted state may differ.
-    dirty: FxHashSet<Destination>,
-    /// Shared facts whose applied and wanted state may differ.
-    dirty_shared: FxHashSet<Shared>,
+    dirty: BTreeSet<Destination>,
+    /// Shared facts that admit traffic and whose applied and wanted state may differ.
+    dirty_admitting: BTreeSet<Shared>,
+    /// The same of facts that refuse it.
+    dirty_refusing: BTreeSet<Shared>,
 }
 
 /// A delta, and what will be applied once the backend has taken it.
@@ -72,6 +74,7 @@ pub struct Pending {
     flows: Vec<(Destination, Option<Endpoints>)>,
     /// What was looked at to make the delta, changed or not.
     looked_at: Vec<Destination>,
+    shared_looked_at: Vec<Shared>,
 }
 
 impl Pending {
@@ -119,7 +122,7 @@ impl Engine {
             }
             for shared in &wanted.shared {
                 *self.stated.entry(*shared).or_insert(0) += 1;
-                self.dirty_shared.insert(*shared);
+                self.mark_shared(*shared);
             }
             self.wanted.insert(id, wanted);
         }
@@ -146,7 +149,15 @@ impl Engine {
                 self.stated.remove(&shared);
             }
         }
-        self.dirty_shared.insert(shared);
+        self.mark_shared(shared);
+    }
+
+    fn mark_shared(&mut self, shared: Shared) {
+        if shared.admits() {
+            self.dirty_admitting.insert(shared);
+        } else {
+            self.dirty_refusing.insert(shared);
+        }
     }
 
     /// The difference between what is applied and what is wanted.
@@ -154,20 +165,32 @@ impl Engine {
     /// Calling it again before a commit gives the same delta again.
     #[must_use]
     pub fn pending(&self) -> Pending {
-        let mut pending = Pending {
-            looked_at: self.dirty.iter().copied().collect(),
-            ..Pending::default()
-        };
-        // One order for one state, so that logs and tests can be compared.
-        pending.looked_at.sort_unstable();
+        self.pending_up_to(usize::MAX)
+    }
+
+    /// A part of that difference: it ends with the first destination at which it has so many
+    /// operations. What is left comes with the next call after a commit.
+    ///
+    /// A destination is never divided. Facts that admit traffic come first and those that refuse
+    /// it last, so that no part refuses what the whole would serve.
+    #[must_use]
+    pub fn pending_up_to(&self, operations: usize) -> Pending {
+        let mut pending = Pending::default();
         for entry in &self.strays {
             pending.delta.remove.push(Operation {
                 owner: ServiceId::CLUSTER,
                 entry: entry.clone(),
             });
         }
+        for shared in &self.dirty_admitting {
+            self.pending_shared(*shared, &mut pending);
+        }
         let mut memo = SlotMemo::default();
-        for destination in &pending.looked_at {
+        for destination in &self.dirty {
+            if pending.delta.len() >= operations {
+                return pending;
+            }
+            pending.looked_at.push(*destination);
             let claim = self.claims.winner(*destination);
             let compiled = claim.and_then(|claim| self.wanted.get(&claim.owner()));
             let wanted =
@@ -193,30 +216,42 @@ impl Engine {
             );
             pending.destinations.push((*destination, next));
         }
-        self.pending_shared(&mut pending);
+        for shared in &self.dirty_refusing {
+            // Ranges follow the addresses, and stay together: a new one may overlap an old one.
+            let divisible = matches!(shared, Shared::ClusterIp(_));
+            if divisible && pending.delta.len() >= operations {
+                return pending;
+            }
+            self.pending_shared(*shared, &mut pending);
+        }
         pending
     }
 
-    fn pending_shared(&self, pending: &mut Pending) {
-        for shared in &self.dirty_shared {
-            let wanted = self.stated.contains_key(shared);
-            if wanted == self.applied_shared.contains(shared) {
-                continue;
-            }
-            pending.shared.push((*shared, wanted));
+    fn pending_shared(&self, shared: Shared, pending: &mut Pending) {
+        pending.shared_looked_at.push(shared);
+        let wanted = self.stated.contains_key(&shared);
+        if wanted == self.applied_shared.contains(&shared) {
+            return;
         }
-        pending.shared.sort_unstable();
-        for (shared, wanted) in &pending.shared {
-            let operations = if *wanted {
-                &mut pending.delta.add
-            } else {
-                &mut pending.delta.remove
-            };
-            operations.push(Operation {
-                owner: ServiceId::CLUSTER,
-                entry: Entry::Shared(*shared),
-            });
-        }
+        pending.shared.push((shared, wanted));
+        let operations = if wanted {
+            &mut pending.delta.add
+        } else {
+            &mut pending.delta.remove
+        };
+        operations.push(Operation {
+            owner: ServiceId::CLUSTER,
+            entry: Entry::Shared(shared),
+        });
+    }
+
+    /// Whether nothing is left that may differ.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.dirty.is_empty()
+            && self.dirty_admitting.is_empty()
+            && self.dirty_refusing.is_empty()
+            && self.strays.is_empty()
     }
 
     /// Notes that the backend has applied a delta. Returns the UDP destinations whose flows may
@@ -246,18 +281,15 @@ impl Engine {
                 self.applied_shared.remove(&shared);
             }
         }
-        self.dirty_shared.clear();
-        self.strays.clear();
-        self.release_unused_memory();
-        stale
-    }
-
-    /// A burst of changes must not leave its high-water mark behind.
-    fn release_unused_memory(&mut self) {
-        if self.dirty.is_empty() {
-            self.dirty = FxHashSet::default();
+        for shared in &pending.shared_looked_at {
+            if shared.admits() {
+                self.dirty_admitting.remove(shared);
+            } else {
+                self.dirty_refusing.remove(shared);
+            }
         }
-        self.dirty_shared = FxHashSet::default();
+        self.strays.clear();
+        stale
     }
 
     /// All entries that are wanted, in a stable order, as if compiled from nothing.

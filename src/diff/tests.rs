@@ -356,6 +356,38 @@ proptest! {
         cluster.assert_converged();
     }
 
+    /// However small the parts are, and whatever comes between them, they end where one delta
+    /// would; no address is refused as unused before its Services are served.
+    #[test]
+    fn parts_of_a_delta_end_where_the_whole_does(
+        changes in proptest::collection::vec(any_change(), 1..20),
+        between in proptest::collection::vec(any_change(), 0..10),
+        most in 1usize..6,
+    ) {
+        let mut cluster = Cluster::new();
+        for change in changes {
+            cluster.change(change);
+        }
+        let mut between = between.into_iter();
+        loop {
+            let pending = cluster.engine.pending_up_to(most);
+            cluster.backend.apply(pending.delta());
+            let refuses = |operation: &Operation| {
+                matches!(operation.entry, Entry::Shared(Shared::ClusterIp(_)))
+            };
+            let early = pending.delta().add.iter().any(refuses);
+            cluster.engine.commit(pending);
+            prop_assert!(!early || cluster.engine.dirty.is_empty());
+            if cluster.engine.is_settled() {
+                break;
+            }
+            if let Some(change) = between.next() {
+                cluster.change(change);
+            }
+        }
+        cluster.assert_converged();
+    }
+
     /// A delta that was not applied is made again, with what has come since.
     #[test]
     fn a_dropped_delta_loses_nothing(

@@ -13,16 +13,17 @@ mod program;
 mod purge;
 mod sets;
 mod text;
+mod transaction;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashSet;
 
 use super::{Applied, ApplyError, Backend, Refused, Unavailable};
-use crate::ir::{Delta, Entry, Operation};
+use crate::ir::{Delta, Entry};
 use crate::model::{Family, PerFamily, ServiceId};
 use crate::netlink::socket::{Refusal, Socket, SocketError};
 
@@ -31,41 +32,16 @@ use chains::ShapeChain;
 use netlink::batch::{Batch, ElementOperation, FinishedBatch, Subject};
 use netlink::dump::{self, Found};
 use netlink::elements::Element;
-use netlink::{elements, objects};
+use netlink::objects;
 use program::Program;
 use purge::{Doomed, Purge};
-use sets::{FIXED_SETS, SetId};
+use sets::SetId;
+use transaction::{MovedClient, Programmed};
 
 pub use program::{LocalDetector, ProgramConfig};
 pub use text::{render, render_cleanup};
+pub use transaction::Encoder;
 pub use watch::watch;
-
-/// How many verdicts lead to each chain, and which chains are there.
-#[derive(Debug, Default)]
-struct Shapes {
-    /// Verdicts per chain.
-    used: BTreeMap<ShapeChain, usize>,
-    /// Chains in the kernel.
-    installed: BTreeSet<ShapeChain>,
-    /// Affinity maps in the kernel, by timeout.
-    affinity_maps: BTreeSet<u32>,
-}
-
-impl Shapes {
-    /// The chains that the used ones need, themselves included.
-    fn needed(&self) -> BTreeSet<ShapeChain> {
-        let mut needed = BTreeSet::new();
-        for shape in self.used.keys() {
-            let mut next = Some(*shape);
-            while let Some(shape) = next
-                && needed.insert(shape)
-            {
-                next = shape.next();
-            }
-        }
-        needed
-    }
-}
 
 /// The table of kube-proxy's nftables mode, in each family.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
@@ -73,33 +49,21 @@ const KUBE_PROXY_TABLE: &str = "kube-proxy";
 /// For so long a sync waits for the search for clients to forget: a small map is looked through
 /// in much less.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// Operations in one transaction, a tenth of a second of the kernel's time or so: what else
+/// changes the packet filter on the node (a CNI plugin, a firewall) waits no longer for us.
+const OPERATIONS_AT_ONCE: usize = 1 << 15;
 /// Clients that are forgotten in one transaction.
 const CLIENTS_AT_ONCE: usize = 512;
 
-/// A remembered client on its way to the map of another timeout.
-struct MovedClient {
-    family: Family,
-    to: u32,
-    /// The element as it is to be added.
-    element: Vec<u8>,
-}
-
 /// The program in the kernel, and the way to change its data.
 pub struct Nftables {
-    config: ProgramConfig,
+    programmed: Programmed,
+    /// There was a table of ours when it was last looked for, whatever was in it.
+    existed: bool,
     socket: Socket,
-    shapes: PerFamily<Shapes>,
-    /// The next transaction replaces the whole table: what is there is not our program.
-    replace: bool,
-    /// The next transactions keep Services apart, to find the one that is refused.
-    isolate: bool,
     forgetting: Forgetting,
     /// The search for clients to forget that is under way.
     purge: Option<Purge>,
-    /// Elements by set.
-    elements: BTreeMap<(Family, SetId), usize>,
-    /// Tables of kube-proxy that go with the next transaction.
-    leftovers: Vec<Family>,
 }
 
 impl From<SocketError> for Unavailable {
@@ -132,27 +96,24 @@ impl Nftables {
             })?;
         }
         Ok(Self {
-            config,
+            programmed: Programmed::new(config),
+            existed: true,
             socket,
-            shapes: PerFamily::default(),
-            replace: true,
-            isolate: false,
             forgetting: Forgetting::default(),
             purge: None,
-            elements: BTreeMap::new(),
-            leftovers: Vec::new(),
         })
     }
 
     /// Programs differently from the next transaction on. The caller reads again first.
     pub fn reconfigure(&mut self, config: ProgramConfig) {
-        self.config = config;
+        self.programmed.config = config;
     }
 
     /// How many elements our sets and maps hold, by name. Remembered clients do not count: the
     /// kernel adds and removes them.
     pub fn elements(&self) -> impl Iterator<Item = (Family, String, usize)> {
-        self.elements
+        self.programmed
+            .elements
             .iter()
             .map(|((family, set), count)| (*family, set.name(), *count))
     }
@@ -163,9 +124,9 @@ impl Nftables {
     ///
     /// If the kernel cannot be asked.
     pub fn take_over(&mut self) -> Result<(), SocketError> {
-        for family in self.config.families.clone() {
+        for family in self.programmed.config.families.clone() {
             if dump::named_table_exists(&mut self.socket, family, KUBE_PROXY_TABLE)? {
-                self.leftovers.push(family);
+                self.programmed.leftovers.push(family);
             }
         }
         Ok(())
@@ -178,7 +139,8 @@ impl Nftables {
     ///
     /// If the kernel cannot be asked or refuses; nothing has changed then.
     pub fn remove_iptables_leftovers(&mut self) -> Result<usize, ApplyError> {
-        let (batch, chains) = leftovers::removal(&mut self.socket, &self.config.families)?;
+        let (batch, chains) =
+            leftovers::removal(&mut self.socket, &self.programmed.config.families)?;
         if chains > 0 {
             self.send(&batch)?;
         }
@@ -191,76 +153,18 @@ impl Nftables {
         self.socket.port()
     }
 
-    fn count(&mut self, entry: &Entry, by: isize) {
-        let elements = self
-            .elements
-            .entry((entry.family(), SetId::of(entry)))
-            .or_insert(0);
-        *elements = elements.saturating_add_signed(by);
-        if let Some(shape) = ShapeChain::of(entry) {
-            let used = &mut self.shapes.get_mut(entry.family()).used;
-            let count = used.entry(shape).or_insert(0);
-            *count = count.saturating_add_signed(by);
-            if *count == 0 {
-                used.remove(&shape);
-            }
-        }
-    }
-
-    /// The transaction for a delta, and the chains and maps that it creates.
-    #[allow(
-        clippy::type_complexity,
-        reason = "a pair of lists per family, used once"
-    )]
-    fn encode(
-        &self,
-        delta: &Delta,
-        moved: &[MovedClient],
-    ) -> (FinishedBatch, PerFamily<(Vec<ShapeChain>, BTreeSet<u32>)>) {
-        let mut batch = Batch::new(self.isolate);
-        for family in &self.leftovers {
-            objects::put_delete_named_table(&mut batch, *family, KUBE_PROXY_TABLE);
-        }
-        if self.replace {
-            for family in &self.config.families {
-                objects::put_delete_table(&mut batch, *family);
-                objects::put_create_table(&mut batch, *family);
-                for set in FIXED_SETS {
-                    objects::put_set(&mut batch, *family, set);
-                }
-            }
-        }
-        put_operations(&mut batch, &delta.remove, ElementOperation::Delete);
-        batch.barrier();
-        let mut new: PerFamily<(Vec<ShapeChain>, BTreeSet<u32>)> = PerFamily::default();
-        for family in &self.config.families {
-            *new.get_mut(*family) = self.put_new_chains(&mut batch, *family);
-        }
-        put_operations(&mut batch, &delta.add, ElementOperation::Add);
-        for client in moved {
-            batch.put_element(
-                client.family,
-                SetId::Affinity(client.to),
-                ElementOperation::Add,
-                ServiceId::CLUSTER,
-                |out| out.extend_from_slice(&client.element),
-            );
-        }
-        (batch.finish(), new)
-    }
-
     /// The clients of destinations whose timeout a delta changes: they keep their endpoints, and
     /// are remembered for the new time.
     ///
     /// While the culprit of a refusal is looked for they are left out, lest they be it.
     fn moved_clients(&mut self, delta: &Delta) -> Result<Vec<MovedClient>, SocketError> {
         let mut moved = Vec::new();
-        if self.isolate {
+        if self.programmed.isolate {
             return Ok(moved);
         }
         let moves = Moves::of(delta);
         for (family, from, to) in moves.maps() {
-            let known = &self.shapes.get(family).affinity_maps;
+            let known = &self.programmed.shapes.get(family).affinity_maps;
             if !known.contains(&from) {
                 continue;
             }
@@ -292,42 +196,6 @@ impl Nftables {
         Ok(moved)
     }
 
-    fn put_new_chains(
-        &self,
-        batch: &mut Batch,
-        family: Family,
-    ) -> (Vec<ShapeChain>, BTreeSet<u32>) {
-        let known = self.shapes.get(family);
-        let program = Program::new(&self.config, family);
-        let new: Vec<ShapeChain> = known
-            .needed()
-            .difference(&known.installed)
-            .copied()
-            .collect();
-        let maps: BTreeSet<u32> = new
-            .iter()
-            .filter_map(|shape| shape.affinity_map())
-            .filter(|timeout| !known.affinity_maps.contains(timeout))
-            .collect();
-        for timeout in &maps {
-            objects::put_set(batch, family, SetId::Affinity(*timeout));
-        }
-        let mut chains = if self.replace {
-            program.fixed_chains()
-        } else {
-            Vec::new()
-        };
-        chains.extend(new.iter().map(|shape| program.shape_chain(*shape)));
-        // First all chains, then all rules: a rule may go to any chain.
-        for chain in &chains {
-            objects::put_chain(batch, family, chain);
-        }
-        for chain in &chains {
-            objects::put_rules(batch, family, chain);
-        }
-        (new, maps)
-    }
-
     fn send(&mut self, batch: &FinishedBatch) -> Result<Duration, ApplyError> {
         let started = Instant::now();
         let refusals = self.socket.transact(batch.bytes())?;
@@ -353,7 +221,11 @@ impl Nftables {
                     .due()
                     .into_iter()
                     .filter(|(family, timeout)| {
-                        self.shapes.get(*family).affinity_maps.contains(timeout)
+                        self.programmed
+                            .shapes
+                            .get(*family)
+                            .affinity_maps
+                            .contains(timeout)
                     })
                     .collect();
                 let search = Arc::new(self.forgetting.begin());
@@ -417,7 +289,7 @@ impl Nftables {
     /// If the kernel cannot be asked or refuses.
     pub fn cleanup(&mut self) -> Result<(), ApplyError> {
         let mut batch = Batch::new(false);
-        for family in self.config.families.clone() {
+        for family in self.programmed.config.families.clone() {
             if dump::table_exists(&mut self.socket, family)? {
                 objects::put_delete_table(&mut batch, family);
             }
@@ -425,77 +297,75 @@ impl Nftables {
         if !batch.is_empty() {
             self.send(&batch.finish())?;
         }
-        self.shapes = PerFamily::default();
-        self.replace = true;
+        self.programmed.shapes = PerFamily::default();
+        self.programmed.replace = true;
         Ok(())
     }
 }
 
 impl Backend for Nftables {
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
-        self.replace = false;
-        self.shapes = PerFamily::default();
-        self.elements.clear();
+        self.programmed.replace = false;
+        self.programmed.shapes = PerFamily::default();
+        self.programmed.elements.clear();
+        self.existed = false;
         let mut entries = Vec::new();
-        for family in self.config.families.clone() {
-            let program = Program::new(&self.config, family);
+        for family in self.programmed.config.families.clone() {
+            let program = Program::new(&self.programmed.config, family);
             match dump::program(&mut self.socket, family, &program)? {
                 Found::Ours(installed) => {
-                    let shapes = self.shapes.get_mut(family);
+                    self.existed = true;
+                    let shapes = self.programmed.shapes.get_mut(family);
                     shapes.installed = installed.shapes;
                     shapes.affinity_maps = installed.affinity_maps;
                     match dump::entries(&mut self.socket, family)? {
                         Some(mut found) => entries.append(&mut found),
                         None => {
                             tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
-                            self.replace = true;
+                            self.programmed.replace = true;
                         }
                     }
                 }
-                Found::Nothing => self.replace = true,
+                Found::Nothing => self.programmed.replace = true,
                 Found::Another(why) => {
+                    self.existed = true;
                     tracing::info!(%family, why, "the table is not this program: it will be replaced");
-                    self.replace = true;
+                    self.programmed.replace = true;
                 }
             }
         }
-        if self.replace {
-            self.shapes = PerFamily::default();
+        if self.programmed.replace {
+            self.programmed.shapes = PerFamily::default();
             self.forgetting = Forgetting::default();
             self.purge = None;
             return Ok(Vec::new());
         }
         for entry in &entries {
-            self.count(entry, 1);
+            self.programmed.count(entry, 1);
             self.forgetting.learn(entry);
         }
         Ok(entries)
     }
 
     fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError> {
-        if delta.is_empty() && !self.replace && self.leftovers.is_empty() {
+        if delta.is_empty() && !self.programmed.replace && self.programmed.leftovers.is_empty() {
             return Ok(Applied::default());
         }
         let started = Instant::now();
-        for operation in &delta.remove {
-            self.count(&operation.entry, -1);
-        }
-        for operation in &delta.add {
-            self.count(&operation.entry, 1);
-        }
+        self.programmed.count_delta(delta, 1);
         let moved = self.moved_clients(delta)?;
-        let (batch, new) = self.encode(delta, &moved);
+        let (batch, new) = self.programmed.encode(delta, &moved);
         let encoding = started.elapsed();
         let applied = self.send(&batch);
         match applied {
             Ok(kernel) => {
                 for (family, (shapes, maps)) in [(Family::V4, new.v4), (Family::V6, new.v6)] {
-                    let known = self.shapes.get_mut(family);
+                    let known = self.programmed.shapes.get_mut(family);
                     known.installed.extend(shapes);
                     known.affinity_maps.extend(maps);
                 }
-                self.replace = false;
-                self.leftovers.clear();
+                self.programmed.replace = false;
+                self.programmed.leftovers.clear();
                 self.forgetting.note(delta);
                 Ok(Applied {
                     operations: batch.operations(),
@@ -503,22 +373,29 @@ impl Backend for Nftables {
                     bytes: batch.bytes().len(),
                     encoding,
                     kernel,
+                    transactions: 1,
+                    longest: kernel,
                 })
             }
             Err(error) => {
-                for operation in &delta.add {
-                    self.count(&operation.entry, -1);
-                }
-                for operation in &delta.remove {
-                    self.count(&operation.entry, 1);
-                }
+                self.programmed.count_delta(delta, -1);
                 Err(error)
             }
         }
     }
 
+    fn most_operations(&self) -> usize {
+        // What serves traffic now must not be gone before what takes its place is complete.
+        let serves = self.programmed.replace && self.existed;
+        if serves || !self.programmed.leftovers.is_empty() {
+            usize::MAX
+        } else {
+            OPERATIONS_AT_ONCE
+        }
+    }
+
     fn isolate_services(&mut self, isolate: bool) {
-        self.isolate = isolate;
+        self.programmed.isolate = isolate;
     }
 
     fn forget_clients(&mut self) -> Result<(), ApplyError> {
@@ -528,8 +405,8 @@ impl Backend for Nftables {
 
     fn tidy(&mut self) -> Result<bool, ApplyError> {
         let more = self.forget()?;
-        for family in self.config.families.clone() {
-            let known = self.shapes.get(family);
+        for family in self.programmed.config.families.clone() {
+            let known = self.programmed.shapes.get(family);
             let needed = known.needed();
             let maps: BTreeSet<u32> = needed.iter().filter_map(|s| s.affinity_map()).collect();
             let unused: Vec<ShapeChain> = known.installed.difference(&needed).copied().collect();
@@ -546,7 +423,7 @@ impl Backend for Nftables {
                 objects::put_delete_set(&mut batch, family, SetId::Affinity(*timeout));
             }
             self.send(&batch.finish())?;
-            let known = self.shapes.get_mut(family);
+            let known = self.programmed.shapes.get_mut(family);
             known.installed = needed;
             known.affinity_maps = maps;
         }
@@ -567,21 +444,6 @@ fn deletion(clients: &[&Doomed]) -> FinishedBatch {
         );
     }
     batch.finish()
-}
-
-fn put_operations(batch: &mut Batch, operations: &[Operation], kind: ElementOperation) {
-    for Operation { owner, entry } in operations {
-        batch.put_element(
-            entry.family(),
-            SetId::of(entry),
-            kind,
-            *owner,
-            |out| match kind {
-                ElementOperation::Add => elements::put_entry(out, entry),
-                ElementOperation::Delete => elements::put_entry_key(out, entry),
-            },
-        );
-    }
 }
 
 fn refused(batch: &FinishedBatch, refusal: Refusal) -> Refused {

@@ -194,6 +194,11 @@ impl FinishedBatch {
         &self.bytes
     }
 
+    /// What to send, for good.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Number of element operations.
     pub(crate) const fn operations(&self) -> usize {
         self.operations
