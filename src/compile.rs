@@ -12,8 +12,8 @@ use ipnetwork::IpNetwork;
 
 use crate::ir::{Action, Destination, Endpoints, Forwarding, Host, Label, Shared, SourcePolicy};
 use crate::model::{
-    EndpointSlice, Family, Name, Node, ObjectKey, PerFamily, Protocol, Service, ServicePort,
-    SourceRanges, State,
+    Endpoint, EndpointSlice, Family, Name, Node, ObjectKey, PerFamily, Protocol, Service,
+    ServicePort, SourceRanges, State,
 };
 use crate::networks;
 use crate::select::{Selection, Uses, select};
@@ -57,14 +57,14 @@ pub struct Compiled {
     /// The name that decides between Services of one age.
     pub key: Option<ObjectKey>,
     /// What it claims, and what should happen there. A destination appears once.
-    pub destinations: Vec<(Destination, Forwarding)>,
+    pub destinations: Box<[(Destination, Forwarding)]>,
     /// Where flows to its UDP destinations may go: a flow to anything else is stale. UDP has no
     /// handshake by which a client would notice.
-    pub flows: Vec<(Destination, Endpoints)>,
+    pub flows: Box<[(Destination, Endpoints)]>,
     /// Facts that it states together with others.
-    pub shared: Vec<Shared>,
+    pub shared: Box<[Shared]>,
     /// What a load balancer's health check of this node is told.
-    pub health_check: Option<HealthCheck>,
+    pub health_check: Option<Box<HealthCheck>>,
     /// How many of its ports have endpoints, but none that a Local policy may use.
     pub without_local: PerFamily<WithoutLocal>,
 }
@@ -73,9 +73,9 @@ pub struct Compiled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WithoutLocal {
     /// `internalTrafficPolicy`.
-    pub internal: usize,
+    pub internal: u32,
     /// `externalTrafficPolicy`.
-    pub external: usize,
+    pub external: u32,
 }
 
 /// A Service's health check (`spec.healthCheckNodePort`).
@@ -91,11 +91,7 @@ pub struct HealthCheck {
 /// Compiles one Service.
 #[must_use]
 pub fn compile(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
-    let mut compiled = Compiled {
-        created: service.created,
-        key: Some(key.clone()),
-        ..Compiled::default()
-    };
+    let mut parts = Parts::with_room_for(service);
     let slices: Vec<&EndpointSlice> = state.slices(key).collect();
     for (family, cluster_ip) in service.cluster_ips.iter() {
         let Some(cluster_ip) = *cluster_ip else {
@@ -113,17 +109,51 @@ pub fn compile(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
                     family,
                     port,
                 }
-                .compile(cluster_ip, &slices, state.node(), &mut compiled);
+                .compile(cluster_ip, &slices, state.node(), &mut parts);
             }
         }
         if !service.ports.is_empty() {
-            compiled.shared.push(Shared::ClusterIp(cluster_ip));
+            parts.shared.push(Shared::ClusterIp(cluster_ip));
         }
     }
-    compiled.shared.sort_unstable();
-    compiled.shared.dedup();
-    compiled.health_check = health_check(service, &slices);
-    compiled
+    parts.shared.sort_unstable();
+    parts.shared.dedup();
+    Compiled {
+        created: service.created,
+        key: Some(key.clone()),
+        destinations: parts.destinations.into(),
+        flows: parts.flows.into(),
+        shared: parts.shared.into(),
+        health_check: health_check(service, &slices).map(Box::new),
+        without_local: parts.without_local,
+    }
+}
+
+/// What a Service is compiled to, under construction.
+#[derive(Default)]
+struct Parts {
+    destinations: Vec<(Destination, Forwarding)>,
+    flows: Vec<(Destination, Endpoints)>,
+    shared: Vec<Shared>,
+    without_local: PerFamily<WithoutLocal>,
+}
+
+impl Parts {
+    /// Room for as much as a Service mostly has: what is compiled stays in memory.
+    fn with_room_for(service: &Service) -> Self {
+        let families = service.cluster_ips.iter().flat_map(|(_, ip)| ip).count();
+        let of_ports: usize = service
+            .ports
+            .iter()
+            .map(|port| families * (1 + usize::from(port.node_port != 0)))
+            .sum();
+        let addresses = service.external_ips.len() + service.vips.len();
+        Self {
+            destinations: Vec::with_capacity(of_ports + addresses * service.ports.len()),
+            shared: Vec::with_capacity(families),
+            ..Self::default()
+        }
+    }
 }
 
 fn health_check(service: &Service, slices: &[&EndpointSlice]) -> Option<HealthCheck> {
@@ -169,7 +199,7 @@ impl PortCompiler<'_> {
         cluster_ip: IpAddr,
         slices: &[&EndpointSlice],
         node: &Node,
-        compiled: &mut Compiled,
+        parts: &mut Parts,
     ) {
         let Self {
             service,
@@ -181,6 +211,7 @@ impl PortCompiler<'_> {
         let uses = Uses {
             cluster: !service.internal_local || external,
             local: service.internal_local || (service.external_local && external),
+            flows: port.protocol == Protocol::Udp,
         };
         let selection = select(
             slices.iter().copied(),
@@ -192,15 +223,12 @@ impl PortCompiler<'_> {
         );
         let lists = Lists::from(&selection);
         if uses.local && selection.has_any && selection.local.is_empty() {
-            let without = compiled.without_local.get_mut(family);
-            without.internal += usize::from(service.internal_local);
-            without.external += usize::from(service.external_local && external);
+            let without = parts.without_local.get_mut(family);
+            without.internal += u32::from(service.internal_local);
+            without.external += u32::from(service.external_local && external);
         }
         let label = label(self.key, &port.name);
-        let serving: Endpoints = match port.protocol {
-            Protocol::Udp => selection.serving.as_slice().into(),
-            Protocol::Tcp | Protocol::Sctp => [].into(),
-        };
+        let serving = shared_list(&selection.serving);
 
         let mut claim = |host, action, allowed_sources| {
             let destination = Destination {
@@ -214,7 +242,7 @@ impl PortCompiler<'_> {
             };
             // One Service may list an address twice, or have two ports that differ in name
             // only: the first claim stands.
-            if !compiled
+            if !parts
                 .destinations
                 .iter()
                 .any(|(claimed, _)| *claimed == destination)
@@ -224,9 +252,9 @@ impl PortCompiler<'_> {
                     action,
                     allowed_sources,
                 };
-                compiled.destinations.push((destination, forwarding));
+                parts.destinations.push((destination, forwarding));
                 if port.protocol == Protocol::Udp {
-                    compiled.flows.push((destination, Arc::clone(&serving)));
+                    parts.flows.push((destination, Arc::clone(&serving)));
                 }
             }
         };
@@ -258,7 +286,7 @@ impl PortCompiler<'_> {
                 None,
             );
         }
-        compiled.shared.extend(
+        parts.shared.extend(
             selection
                 .on_this_node
                 .iter()
@@ -339,9 +367,18 @@ struct Lists {
 impl From<&Selection> for Lists {
     fn from(selection: &Selection) -> Self {
         Self {
-            cluster: selection.cluster.as_slice().into(),
-            local: selection.local.as_slice().into(),
+            cluster: shared_list(&selection.cluster),
+            local: shared_list(&selection.local),
         }
+    }
+}
+
+/// A list to share; empty ones take no memory.
+fn shared_list(list: &[Endpoint]) -> Endpoints {
+    if list.is_empty() {
+        Endpoints::default()
+    } else {
+        list.into()
     }
 }
 
@@ -353,11 +390,9 @@ fn in_family(addresses: &[IpAddr], family: Family) -> impl Iterator<Item = IpAdd
 }
 
 fn label(key: &ObjectKey, port_name: &Name) -> Label {
-    if port_name.is_empty() {
-        Label::new(&key.to_string())
-    } else {
-        Label::new(&format!("{key}:{port_name}"))
-    }
+    let ObjectKey { namespace, name } = key;
+    let colon = if port_name.is_empty() { "" } else { ":" };
+    Label::new(&[namespace, "/", name, colon, port_name].concat())
 }
 
 /// Compiles what belongs to no Service: the `ServiceCIDR`s and the addresses of `NodePort`s.
@@ -371,7 +406,7 @@ pub fn compile_cluster(state: &State, node_ports: &NodePortAddresses) -> Compile
     shared.sort_unstable();
     shared.dedup();
     Compiled {
-        shared,
+        shared: shared.into(),
         ..Compiled::default()
     }
 }

@@ -390,7 +390,7 @@ fn e9_e15_a_service_states_its_endpoints_here_and_if_it_has_ports_its_cluster_ip
     let compiled = compile(&key(), &service(), &cluster(&[1], &[2], true));
     let endpoint = Endpoint::new("10.244.0.1".parse().unwrap(), 8080);
     assert_eq!(
-        compiled.shared,
+        *compiled.shared,
         [
             Shared::ClusterIp("10.96.0.1".parse().unwrap()),
             Shared::Hairpin {
@@ -402,7 +402,7 @@ fn e9_e15_a_service_states_its_endpoints_here_and_if_it_has_ports_its_cluster_ip
     let mut without_ports = service();
     without_ports.ports.clear();
     let compiled = compile(&key(), &without_ports, &cluster(&[1], &[2], true));
-    assert_eq!(compiled.shared, [], "it is not active");
+    assert_eq!(*compiled.shared, [], "it is not active");
 }
 
 fn networks(texts: &[&str]) -> NodePortAddresses {
@@ -437,7 +437,7 @@ fn check_node_ports(cases: &[(&str, NodePortAddresses, &[&str], [bool; 2])]) {
             .map(|text| Shared::NodePortAddress(text.parse().unwrap()))
             .collect();
         let compiled = compile_cluster(&state, addresses);
-        assert_eq!(compiled.shared, expected, "{what}");
+        assert_eq!(*compiled.shared, *expected, "{what}");
     }
 }
 
@@ -495,7 +495,7 @@ fn n_e13_primary_is_nobody_in_a_family_without_a_node_address() {
     let addresses = |state: &State| compile_cluster(state, &NodePortAddresses::Primary).shared;
     assert_eq!(addresses(&state).len(), 1, "of two families one has some");
     state.apply(Change::Node(Some(Box::new(Node::named("node-1")))));
-    assert_eq!(addresses(&state), []);
+    assert_eq!(*addresses(&state), []);
     assert!(!NodePortAddresses::Primary.all(Family::V4));
     assert!(!NodePortAddresses::Primary.all(Family::V6));
 }
@@ -515,7 +515,7 @@ fn overlapping_service_cidrs_are_one() {
     }
     let compiled = compile_cluster(&state, &NodePortAddresses::All);
     assert_eq!(
-        compiled.shared,
+        *compiled.shared,
         ["10.96.0.0/12", "fd00:96::/112"].map(|cidr| Shared::ServiceCidr(cidr.parse().unwrap()))
     );
 }

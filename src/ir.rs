@@ -78,8 +78,9 @@ pub enum Route {
     Balance {
         /// How sources are told apart.
         policy: SourcePolicy,
-        /// How many endpoints there are to choose from; never 0.
-        endpoints: u32,
+        /// How many places there are to choose from: [`places`] for its endpoints, which fill the
+        /// first of them.
+        places: u32,
         /// Seconds after a client's last new connection for which its choice is remembered.
         affinity: Option<u32>,
     },
@@ -178,6 +179,39 @@ impl Forwarding {
         }
     }
 
+    /// Whether another one differs in slots only: all other entries are the same.
+    #[must_use]
+    pub fn has_facts_of(&self, other: &Self) -> bool {
+        let actions = match (&self.action, &other.action) {
+            (
+                Action::Balance {
+                    policy,
+                    primary,
+                    external,
+                    affinity,
+                },
+                Action::Balance {
+                    policy: other_policy,
+                    primary: other_primary,
+                    external: other_external,
+                    affinity: other_affinity,
+                },
+            ) => {
+                // An empty list drops.
+                let room = |list: &Option<Endpoints>| {
+                    let list = list.as_ref()?;
+                    Some((!list.is_empty()).then(|| places(list.len())))
+                };
+                policy == other_policy
+                    && affinity == other_affinity
+                    && places(primary.len()) == places(other_primary.len())
+                    && room(external) == room(other_external)
+            }
+            (one, another) => one == another,
+        };
+        actions && self.label == other.label && self.allowed_sources == other.allowed_sources
+    }
+
     /// Calls `entry` with every entry of this destination but its slots.
     pub fn for_each_fact(&self, destination: Destination, mut entry: impl FnMut(Entry)) {
         match &self.action {
@@ -249,10 +283,24 @@ impl Forwarding {
 fn balance(policy: SourcePolicy, endpoints: &Endpoints, affinity: Option<u32>) -> Route {
     Route::Balance {
         policy,
-        // A list longer than u32 cannot be held in memory.
-        endpoints: u32::try_from(endpoints.len()).unwrap_or(u32::MAX),
+        places: places(endpoints.len()),
         affinity,
     }
+}
+
+/// How many places a list of so many endpoints has: a power of two, at least 4.
+///
+/// Endpoints come and go all the time, and a backend may have to do much more for a route that
+/// changes than for a place that is filled or cleared (nftables looks at every route again). With
+/// places to spare a route changes when a list doubles or halves, not with every endpoint.
+#[must_use]
+pub fn places(endpoints: usize) -> u32 {
+    // A list longer than u32 cannot be held in memory.
+    u32::try_from(endpoints)
+        .ok()
+        .and_then(u32::checked_next_power_of_two)
+        .unwrap_or(1 << 31)
+        .max(4)
 }
 
 /// A fact that several owners may state; it holds as long as one of them does.

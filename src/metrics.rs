@@ -373,10 +373,10 @@ impl Metrics {
     }
 
     /// Service ports whose policy is Local and which have no endpoint here.
-    pub fn set_no_local_endpoints(&self, family: Family, policy: &str, count: usize) {
+    pub fn set_no_local_endpoints(&self, family: Family, policy: &str, count: u32) {
         self.no_local_endpoints
             .with_label_values(&[family.name(), policy])
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+            .set(count.into());
     }
 
     /// How many elements a set holds.

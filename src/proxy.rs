@@ -71,7 +71,9 @@ impl Desired {
                     .service(*id)
                     .map(|(key, service)| compile::compile(key, service, &self.state))
             };
-            let health_check = compiled.as_ref().and_then(|compiled| compiled.health_check);
+            let health_check = compiled
+                .as_ref()
+                .and_then(|compiled| compiled.health_check.as_deref().copied());
             match compiled.as_ref().map(|compiled| compiled.without_local) {
                 Some(without) if without != PerFamily::default() => {
                     self.without_local.insert(*id, without);
@@ -270,7 +272,6 @@ impl<B: Backend> Proxy<B> {
             }
         }
         synced.left_out = self.left_out.len();
-        self.forget_clients();
         Ok(synced)
     }
 
@@ -312,10 +313,13 @@ impl<B: Backend> Proxy<B> {
         }
     }
 
-    fn forget_clients(&mut self) {
-        if let Err(error) = self.backend.forget_clients() {
+    /// Has clients forgotten whose endpoints have gone; to be called after every
+    /// [`Self::sync`]. Returns whether to call it again soon.
+    pub fn forget_clients(&mut self) -> bool {
+        self.backend.forget_clients().unwrap_or_else(|error| {
             tracing::warn!(%error, "clients of endpoints that are gone are still remembered; trying again");
-        }
+            true
+        })
     }
 
     /// Does what may wait for a quiet moment. Returns whether something is left to do.

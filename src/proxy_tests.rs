@@ -89,8 +89,8 @@ impl Backend for &mut Picky {
         self.isolated = isolate;
     }
 
-    fn forget_clients(&mut self) -> Result<(), ApplyError> {
-        Ok(())
+    fn forget_clients(&mut self) -> Result<bool, ApplyError> {
+        Ok(false)
     }
 
     fn tidy(&mut self) -> Result<bool, ApplyError> {

@@ -3,8 +3,6 @@
 //! Pure: from the endpoints, the port's traffic policies and the node's topology to lists.
 //! What the lists are used for is `compile`'s business.
 
-use std::collections::BTreeMap;
-
 use crate::model::{Endpoint, Family, Hint, Name, Protocol, SliceEndpoint};
 use crate::model::{EndpointSlice, Node};
 
@@ -15,6 +13,8 @@ pub struct Uses {
     pub cluster: bool,
     /// Some traffic may only go to endpoints on this node.
     pub local: bool,
+    /// Flows are told apart by whether their endpoint still serves.
+    pub flows: bool,
 }
 
 /// The endpoints of one Service port in one family. Lists are sorted and without duplicates.
@@ -27,14 +27,17 @@ pub struct Selection {
     /// Endpoints of either list that run on this node.
     pub on_this_node: Vec<Endpoint>,
     /// Endpoints anywhere that still serve, whatever else they are: flows that go to them are
-    /// left alone.
+    /// left alone. Empty if nobody asks.
     pub serving: Vec<Endpoint>,
     /// Whether an endpoint anywhere could take traffic: with none, connections are refused;
     /// with some but none to use, they are dropped.
     pub has_any: bool,
 }
 
-/// The slices' endpoints that belong to a Service port, each address and port once.
+/// An endpoint, and what its slice says about it.
+type Candidate<'a> = (Endpoint, &'a SliceEndpoint);
+
+/// The slices' endpoints that belong to a Service port, each address and port once, sorted.
 ///
 /// Of duplicates, one that is not terminating wins over one that is, and a ready one over one
 /// that is not (SEMANTICS C6, made independent of the slices' order).
@@ -43,26 +46,30 @@ fn candidates<'a>(
     family: Family,
     port_name: &str,
     protocol: Protocol,
-) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
-    let mut found: BTreeMap<Endpoint, &SliceEndpoint> = BTreeMap::new();
-    let rank = |endpoint: &SliceEndpoint| (!endpoint.terminating, endpoint.ready, endpoint.serving);
+) -> Vec<Candidate<'a>> {
+    let mut found: Vec<Candidate<'a>> = Vec::new();
     for slice in slices.filter(|slice| slice.family == family) {
         let ports = slice
             .ports
             .iter()
             .filter(|port| port.protocol == protocol && &*port.name == port_name);
         for port in ports {
-            for endpoint in &slice.endpoints {
-                found
-                    .entry(Endpoint::new(endpoint.address, port.port))
-                    .and_modify(|known| {
-                        if rank(endpoint) >= rank(known) {
-                            *known = endpoint;
-                        }
-                    })
-                    .or_insert(endpoint);
-            }
+            found.reserve_exact(slice.endpoints.len());
+            let endpoints = slice.endpoints.iter();
+            found.extend(
+                endpoints.map(|endpoint| (Endpoint::new(endpoint.address, port.port), endpoint)),
+            );
         }
+    }
+    if !found.is_sorted_by(|(a, _), (b, _)| a < b) {
+        let rank =
+            |endpoint: &SliceEndpoint| (!endpoint.terminating, endpoint.ready, endpoint.serving);
+        // Of equal ones the last in the slices' order stands first, and is kept.
+        found.reverse();
+        found.sort_by(|(a, known_a), (b, known_b)| {
+            a.cmp(b).then_with(|| rank(known_b).cmp(&rank(known_a)))
+        });
+        found.dedup_by_key(|(endpoint, _)| *endpoint);
     }
     found
 }
@@ -85,7 +92,7 @@ pub fn select<'a>(
     let mut selection = Selection::default();
 
     if uses.cluster {
-        let topology = Topology::of(candidates.values().copied(), node);
+        let topology = Topology::of(candidates.iter().map(|(_, endpoint)| *endpoint), node);
         selection.cluster = pick(&candidates, |endpoint| {
             endpoint.ready && topology.admits(endpoint)
         });
@@ -100,30 +107,30 @@ pub fn select<'a>(
         }
     }
     selection.has_any = candidates
-        .values()
-        .any(|endpoint| endpoint.ready || fallback(endpoint));
-    selection.on_this_node = selection
-        .cluster
         .iter()
-        .chain(&selection.local)
-        .copied()
-        .filter(|endpoint| candidates.get(endpoint).is_some_and(|known| known.local))
+        .any(|(_, endpoint)| endpoint.ready || fallback(endpoint));
+    if uses.flows {
+        selection.serving = pick(&candidates, |endpoint| endpoint.serving);
+    }
+    // Sorted like all that is picked from the candidates.
+    selection.on_this_node = candidates
+        .iter()
+        .filter(|(_, known)| known.local)
+        .map(|(endpoint, _)| *endpoint)
+        .filter(|endpoint| {
+            let on = |list: &[Endpoint]| list.binary_search(endpoint).is_ok();
+            on(&selection.cluster) || on(&selection.local)
+        })
         .collect();
-    selection.serving = pick(&candidates, |endpoint| endpoint.serving);
-    selection.on_this_node.sort_unstable();
-    selection.on_this_node.dedup();
     selection
 }
 
-fn pick(
-    candidates: &BTreeMap<Endpoint, &SliceEndpoint>,
-    usable: impl Fn(&SliceEndpoint) -> bool,
-) -> Vec<Endpoint> {
-    candidates
-        .iter()
-        .filter(|(_, endpoint)| usable(endpoint))
-        .map(|(key, _)| *key)
-        .collect()
+fn pick(candidates: &[Candidate<'_>], usable: impl Fn(&SliceEndpoint) -> bool) -> Vec<Endpoint> {
+    let usable = candidates.iter().filter(|(_, known)| usable(known));
+    let count = usable.clone().count();
+    let mut picked = Vec::with_capacity(count);
+    picked.extend(usable.map(|(endpoint, _)| *endpoint));
+    picked
 }
 
 /// Which ready endpoints the slices' hints leave to this node (SEMANTICS D2).

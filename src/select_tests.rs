@@ -2,7 +2,7 @@
 //! of the project's semantics document.
 
 use super::*;
-use crate::model::{ObjectKey, SlicePort};
+use crate::model::{ObjectKey, SlicePort, ZoneHints};
 
 /// `name`, conditions (`R`eady, `S`erving, `T`erminating), `L`ocal, hints (`n` this node, `N`
 /// another node, `z` this zone, `Z` another zone).
@@ -27,7 +27,7 @@ fn endpoint(description: &str) -> SliceEndpoint {
         } else {
             Hint::None
         },
-        zone_hints: (!zones.is_empty()).then(|| zones.into()),
+        zone_hints: (!zones.is_empty()).then(|| ZoneHints::new(zones.into())),
     }
 }
 
@@ -68,14 +68,17 @@ fn last_bytes(list: &[Endpoint]) -> Vec<u8> {
 const BOTH: Uses = Uses {
     cluster: true,
     local: true,
+    flows: true,
 };
 const CLUSTER: Uses = Uses {
     cluster: true,
     local: false,
+    flows: true,
 };
 const LOCAL: Uses = Uses {
     cluster: false,
     local: true,
+    flows: true,
 };
 
 /// What is selected: from the cluster, on this node, those of both that are here, and whether

@@ -120,12 +120,13 @@ pub trait Backend {
     fn isolate_services(&mut self, isolate: bool);
 
     /// Makes the kernel forget the clients whose endpoint has left their list, so that their
-    /// next connection goes to a living one.
+    /// next connection goes to a living one. They are looked for in the background: returns
+    /// whether to come back for the result.
     ///
     /// # Errors
     ///
-    /// They are remembered still; the next [`Self::tidy`] tries again.
-    fn forget_clients(&mut self) -> Result<(), ApplyError>;
+    /// They are remembered still; calling it again tries again.
+    fn forget_clients(&mut self) -> Result<bool, ApplyError>;
 
     /// Does what may wait for a quiet moment. Returns whether something is left for another.
     ///

@@ -3,41 +3,39 @@
 //! The older Service wins: by creation time, then namespace and name. The others wait, and the
 //! next one takes over in the same delta in which the winner lets go.
 
+use std::collections::hash_map::Entry as Slot;
+
 use rustc_hash::FxHashMap;
 
+use crate::compile::Compiled;
 use crate::ir::Destination;
 use crate::model::{ObjectKey, ServiceId};
 
 /// A Service's place in the order of ownership: the smallest wins.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank<'a> {
     created: i64,
-    key: Option<ObjectKey>,
+    key: Option<&'a ObjectKey>,
     owner: ServiceId,
 }
 
-impl Rank {
-    pub(super) const fn new(created: i64, key: Option<ObjectKey>, owner: ServiceId) -> Self {
+impl<'a> Rank<'a> {
+    pub(super) const fn of(compiled: &'a Compiled, owner: ServiceId) -> Self {
         Self {
-            created,
-            key,
+            created: compiled.created,
+            key: compiled.key.as_ref(),
             owner,
         }
     }
 }
 
 /// A Service's claim to a destination.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Claim {
-    rank: Rank,
+    /// Whose it is.
+    pub(super) owner: ServiceId,
     /// Which of the Service's destinations it is.
     pub(super) index: u32,
-}
-
-impl Claim {
-    pub(super) const fn owner(&self) -> ServiceId {
-        self.rank.owner
-    }
 }
 
 /// The claims to one destination. Almost always there is one, and it should cost no more.
@@ -45,7 +43,7 @@ impl Claim {
 enum Claimants {
     One(Claim),
     /// Sorted by rank, two or more.
-    Many(Vec<Claim>),
+    Many(Box<Vec<Claim>>),
 }
 
 /// All claims.
@@ -58,30 +56,34 @@ pub(super) struct Claims {
 impl Claims {
     /// Adds a claim. Returns another claimant of the same destination, if there is one: the
     /// winner so far.
-    pub(super) fn claim(
+    pub(super) fn claim<'a>(
         &mut self,
         destination: Destination,
-        rank: Rank,
+        owner: ServiceId,
         index: u32,
+        rank_of: impl Fn(ServiceId) -> Rank<'a>,
     ) -> Option<ServiceId> {
-        let claim = Claim { rank, index };
-        let Some(claimants) = self.by_destination.get_mut(&destination) else {
-            self.by_destination
-                .insert(destination, Claimants::One(claim));
-            return None;
+        let claim = Claim { owner, index };
+        let claimants = match self.by_destination.entry(destination) {
+            Slot::Vacant(slot) => {
+                slot.insert(Claimants::One(claim));
+                return None;
+            }
+            Slot::Occupied(slot) => slot.into_mut(),
         };
         self.waiting += 1;
         match claimants {
             Claimants::One(first) => {
-                let other = first.owner();
-                let mut both = vec![first.clone(), claim];
-                both.sort_by(|a, b| a.rank.cmp(&b.rank));
-                *claimants = Claimants::Many(both);
+                let other = first.owner;
+                let mut both = vec![*first, claim];
+                both.sort_by_key(|claim| rank_of(claim.owner));
+                *claimants = Claimants::Many(Box::new(both));
                 Some(other)
             }
             Claimants::Many(many) => {
-                let other = many.first().map(Claim::owner);
-                let place = many.partition_point(|known| known.rank < claim.rank);
+                let other = many.first().map(|claim| claim.owner);
+                let mine = rank_of(owner);
+                let place = many.partition_point(|known| rank_of(known.owner) < mine);
                 many.insert(place, claim);
                 other
             }
@@ -91,13 +93,13 @@ impl Claims {
     /// Withdraws a Service's claim. Returns how many others remain.
     pub(super) fn release(&mut self, destination: Destination, owner: ServiceId) -> usize {
         match self.by_destination.get_mut(&destination) {
-            Some(Claimants::One(claim)) if claim.owner() == owner => {
+            Some(Claimants::One(claim)) if claim.owner == owner => {
                 self.by_destination.remove(&destination);
                 0
             }
             Some(Claimants::Many(many)) => {
                 let before = many.len();
-                many.retain(|claim| claim.owner() != owner);
+                many.retain(|claim| claim.owner != owner);
                 self.waiting -= before - many.len();
                 let remaining = many.len();
                 if remaining == 1

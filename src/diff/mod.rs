@@ -24,7 +24,7 @@ use crate::ir::{
 };
 use crate::model::{Protocol, ServiceId};
 
-use claims::Claims;
+use claims::{Claims, Rank};
 
 pub use flows::StaleFlows;
 
@@ -43,7 +43,7 @@ pub struct Contested {
 #[derive(Debug, Default)]
 pub struct Engine {
     /// What each Service wants.
-    wanted: HashMap<ServiceId, Compiled, FxBuildHasher>,
+    wanted: HashMap<ServiceId, Box<Compiled>, FxBuildHasher>,
     /// Who claims each destination.
     claims: Claims,
     /// How many Services state each shared fact.
@@ -89,6 +89,7 @@ impl Engine {
     /// Sets what a Service wants; `None` when it is gone. Returns the destinations that it
     /// newly shares with others.
     pub fn update(&mut self, id: ServiceId, wanted: Option<Compiled>) -> Vec<Contested> {
+        let wanted = wanted.map(Box::new);
         let old = self.wanted.remove(&id);
         if old == wanted {
             if let Some(wanted) = wanted {
@@ -104,15 +105,18 @@ impl Engine {
                 }
                 self.dirty.insert(*destination);
             }
-            for shared in old.shared {
-                self.unstate(shared);
+            for shared in &old.shared {
+                self.unstate(*shared);
             }
         }
         let mut contested = Vec::new();
         if let Some(wanted) = wanted {
             for (index, (destination, _)) in (0..).zip(&wanted.destinations) {
-                let rank = claims::Rank::new(wanted.created, wanted.key.clone(), id);
-                let others = self.claims.claim(*destination, rank, index);
+                let rank_of = |owner| match self.wanted.get(&owner) {
+                    Some(compiled) if owner != id => Rank::of(compiled, owner),
+                    _ => Rank::of(&wanted, id),
+                };
+                let others = self.claims.claim(*destination, id, index, rank_of);
                 if let Some(winner) = others
                     && !before.contains(destination)
                 {
@@ -132,7 +136,7 @@ impl Engine {
                 let winner = self
                     .claims
                     .winner(destination)
-                    .map_or(id, |claim| claim.owner());
+                    .map_or(id, |claim| claim.owner);
                 Contested {
                     destination,
                     winner,
@@ -192,7 +196,7 @@ impl Engine {
             }
             pending.looked_at.push(*destination);
             let claim = self.claims.winner(*destination);
-            let compiled = claim.and_then(|claim| self.wanted.get(&claim.owner()));
+            let compiled = claim.and_then(|claim| self.wanted.get(&claim.owner));
             let wanted =
                 claim.and_then(|claim| Some(&compiled?.destinations.get(claim.index as usize)?.1));
             if destination.protocol == Protocol::Udp {
@@ -201,7 +205,7 @@ impl Engine {
                     pending.flows.push((*destination, flows.cloned()));
                 }
             }
-            let owner = claim.map_or(ServiceId::CLUSTER, claims::Claim::owner);
+            let owner = claim.map_or(ServiceId::CLUSTER, |claim| claim.owner);
             let applied = self.applied.get(destination);
             let next = wanted.map(|wanted| memo.place(wanted, applied));
             if applied == next.as_ref() {
@@ -311,7 +315,7 @@ impl Engine {
             .claims
             .winners()
             .filter_map(|(destination, claim)| {
-                let compiled = self.wanted.get(&claim.owner())?;
+                let compiled = self.wanted.get(&claim.owner)?;
                 let (_, forwarding) = compiled.destinations.get(claim.index as usize)?;
                 Some((destination, forwarding))
             })
@@ -423,32 +427,39 @@ fn difference(
     owner: ServiceId,
     delta: &mut Delta,
 ) {
-    let facts = |forwarding: Option<&Forwarding>| {
-        let mut facts = Vec::new();
-        if let Some(forwarding) = forwarding {
-            forwarding.for_each_fact(destination, |entry| facts.push(entry));
-        }
-        facts
-    };
-    let (old_facts, new_facts) = (facts(old), facts(new));
     let operation = |entry: Entry| Operation { owner, entry };
-    // Facts are few, but for long lists of source ranges, which are sorted in both.
-    let lookup_old: FxHashSet<&Entry> = old_facts.iter().collect();
-    let lookup_new: FxHashSet<&Entry> = new_facts.iter().collect();
-    delta.remove.extend(
-        old_facts
-            .iter()
-            .filter(|entry| !lookup_new.contains(entry))
-            .cloned()
-            .map(operation),
-    );
-    delta.add.extend(
-        new_facts
-            .iter()
-            .filter(|entry| !lookup_old.contains(entry))
-            .cloned()
-            .map(operation),
-    );
+    match (old, new) {
+        (Some(old), Some(new)) if old.has_facts_of(new) => {}
+        (Some(old), Some(new)) => {
+            // Few, but for long lists of source ranges.
+            let facts = |forwarding: &Forwarding| {
+                let mut facts = FxHashSet::default();
+                forwarding.for_each_fact(destination, |entry| {
+                    facts.insert(entry);
+                });
+                facts
+            };
+            let (old_facts, new_facts) = (facts(old), facts(new));
+            old.for_each_fact(destination, |entry| {
+                if !new_facts.contains(&entry) {
+                    delta.remove.push(operation(entry));
+                }
+            });
+            new.for_each_fact(destination, |entry| {
+                if !old_facts.contains(&entry) {
+                    delta.add.push(operation(entry));
+                }
+            });
+        }
+        (old, new) => {
+            if let Some(old) = old {
+                old.for_each_fact(destination, |entry| delta.remove.push(operation(entry)));
+            }
+            if let Some(new) = new {
+                new.for_each_fact(destination, |entry| delta.add.push(operation(entry)));
+            }
+        }
+    }
     for list in List::BOTH {
         let old = old.map_or(&[][..], |forwarding| forwarding.list(list));
         let new = new.map_or(&[][..], |forwarding| forwarding.list(list));

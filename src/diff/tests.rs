@@ -9,7 +9,7 @@ use crate::compile::{NodePortAddresses, compile, compile_cluster};
 use crate::ir::Label;
 use crate::model::{
     Affinity, Change, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol,
-    Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State,
+    Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State, ZoneHints,
 };
 
 /// An entry's key: two entries with one key cannot both be there.
@@ -250,7 +250,7 @@ fn any_endpoint() -> impl Strategy<Value = SliceEndpoint> {
                 terminating,
                 local,
                 node_hint: Hint::None,
-                zone_hints: (zone > 1).then(|| ["a".into()].into()),
+                zone_hints: (zone > 1).then(|| ZoneHints::new(["a".into()].into())),
             },
         )
 }

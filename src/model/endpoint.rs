@@ -74,8 +74,11 @@ pub struct SliceEndpoint {
     /// What `hints.forNodes` says about this node.
     pub node_hint: Hint,
     /// The zones of `hints.forZones`, if any.
-    pub zone_hints: Option<Arc<[Name]>>,
+    pub zone_hints: Option<ZoneHints>,
 }
+
+/// Zones that hints name. Boxed inside so that the many endpoints without any pay for one pointer.
+pub type ZoneHints = Arc<Box<[Name]>>;
 
 /// Some of a Service's endpoints, in one family.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ mod node;
 mod service;
 mod state;
 
-pub use endpoint::{Endpoint, EndpointSlice, Hint, SliceEndpoint, SlicePort};
+pub use endpoint::{Endpoint, EndpointSlice, Hint, SliceEndpoint, SlicePort, ZoneHints};
 pub use names::{Interner, Name, ObjectKey};
 pub use node::Node;
 pub use service::{Affinity, Service, ServicePort, SourceRanges};

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
@@ -34,29 +35,41 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// Keeps one copy of each name that many objects repeat: namespaces, port names, zones.
-#[derive(Debug, Default)]
-pub struct Interner {
-    names: HashSet<Name, FxBuildHasher>,
+/// Keeps one copy of each value that many objects repeat: names, zones, lists of ports.
+#[derive(Debug)]
+pub struct Interner<T: ?Sized = str> {
+    values: HashSet<Arc<T>, FxBuildHasher>,
     sweep_at: usize,
 }
 
-/// Below this many names a sweep is not worth its walk.
+impl<T: ?Sized> Default for Interner<T> {
+    fn default() -> Self {
+        Self {
+            values: HashSet::default(),
+            sweep_at: SMALLEST_SWEEP,
+        }
+    }
+}
+
+/// Below this many values a sweep is not worth its walk.
 const SMALLEST_SWEEP: usize = 1024;
 
-impl Interner {
-    /// The shared copy of a name.
-    pub fn intern(&mut self, name: &str) -> Name {
-        if let Some(shared) = self.names.get(name) {
+impl<T: ?Sized + Eq + Hash> Interner<T> {
+    /// The shared copy of a value.
+    pub fn intern<'a>(&mut self, value: &'a T) -> Arc<T>
+    where
+        Arc<T>: From<&'a T>,
+    {
+        if let Some(shared) = self.values.get(value) {
             return Arc::clone(shared);
         }
-        if self.names.len() >= self.sweep_at.max(SMALLEST_SWEEP) {
-            // Names nobody else holds any more go, so churn does not grow the set for ever.
-            self.names.retain(|name| Arc::strong_count(name) > 1);
-            self.sweep_at = self.names.len() * 2;
+        if self.values.len() >= self.sweep_at {
+            // Values nobody else holds any more go, so churn does not grow the set for ever.
+            self.values.retain(|value| Arc::strong_count(value) > 1);
+            self.sweep_at = (self.values.len() * 2).max(SMALLEST_SWEEP);
         }
-        let shared: Name = Arc::from(name);
-        self.names.insert(Arc::clone(&shared));
+        let shared: Arc<T> = Arc::from(value);
+        self.values.insert(Arc::clone(&shared));
         shared
     }
 }

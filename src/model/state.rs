@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 
-use super::{EndpointSlice, Node, ObjectKey, Service};
+use super::{EndpointSlice, Name, Node, ObjectKey, Service};
 
 /// A Service's short name inside this process. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,9 +37,16 @@ pub enum Change {
 #[derive(Debug)]
 struct ServiceRecord {
     id: ServiceId,
-    service: Option<Service>,
-    /// Names of its slices, ordered so that compiling does not depend on arrival.
-    slices: BTreeSet<ObjectKey>,
+    service: Option<Box<Service>>,
+    /// Its slices, in the order of their names so that compiling does not depend on arrival. They
+    /// are of its namespace.
+    slices: Vec<(Name, Box<EndpointSlice>)>,
+}
+
+impl ServiceRecord {
+    fn find(&self, slice: &Name) -> Result<usize, usize> {
+        self.slices.binary_search_by(|(name, _)| name.cmp(slice))
+    }
 }
 
 /// The cluster's objects as last seen.
@@ -46,7 +54,8 @@ struct ServiceRecord {
 pub struct State {
     services: HashMap<ObjectKey, ServiceRecord, FxBuildHasher>,
     keys: HashMap<ServiceId, ObjectKey, FxBuildHasher>,
-    slices: HashMap<ObjectKey, EndpointSlice, FxBuildHasher>,
+    /// Which Service each slice belongs to.
+    slices: HashMap<ObjectKey, ServiceId, FxBuildHasher>,
     service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
     interface_addresses: BTreeSet<IpAddr>,
     node: Node,
@@ -73,8 +82,8 @@ impl State {
     /// Takes in one change and notes which Services it touches.
     pub fn apply(&mut self, change: Change) {
         match change {
-            Change::Service(key, service) => self.set_service(&key, service.map(|s| *s)),
-            Change::EndpointSlice(key, slice) => self.set_slice(&key, slice.map(|s| *s)),
+            Change::Service(key, service) => self.set_service(&key, service),
+            Change::EndpointSlice(key, slice) => self.set_slice(key, slice),
             Change::Node(node) => self.set_node(node.map(|n| *n)),
             Change::ServiceCidr(name, ranges) => self.set_service_cidr(name, ranges),
             Change::InterfaceAddresses(addresses) => {
@@ -84,7 +93,7 @@ impl State {
         }
     }
 
-    fn set_service(&mut self, key: &ObjectKey, service: Option<Service>) {
+    fn set_service(&mut self, key: &ObjectKey, service: Option<Box<Service>>) {
         if service.is_none() && !self.services.contains_key(key) {
             return;
         }
@@ -98,28 +107,41 @@ impl State {
         self.forget_if_empty(key);
     }
 
-    fn set_slice(&mut self, key: &ObjectKey, slice: Option<EndpointSlice>) {
-        if self.slices.get(key) == slice.as_ref() {
-            return;
-        }
-        // A relabelled slice leaves its old Service at once.
-        if let Some(old) = self.slices.remove(key)
-            && slice
-                .as_ref()
-                .is_none_or(|slice| slice.service != old.service)
+    fn set_slice(&mut self, key: ObjectKey, slice: Option<Box<EndpointSlice>>) {
+        let owner = self.slices.get(&key).and_then(|id| self.keys.get(id));
+        if let Some(owner) = owner.cloned()
+            && let Some(record) = self.services.get_mut(&owner)
+            && let Ok(place) = record.find(&key.name)
         {
-            if let Some(record) = self.services.get_mut(&old.service) {
-                record.slices.remove(key);
-                self.dirty.insert(record.id);
+            let known = &mut record.slices[place].1;
+            match slice {
+                Some(slice) if slice.service == owner => {
+                    if *known != slice {
+                        *known = slice;
+                        self.dirty.insert(record.id);
+                    }
+                    return;
+                }
+                // A relabelled slice leaves its old Service at once.
+                _ => {
+                    record.slices.remove(place);
+                    self.dirty.insert(record.id);
+                    self.slices.remove(&key);
+                    self.forget_if_empty(&owner);
+                }
             }
-            self.forget_if_empty(&old.service);
         }
         if let Some(slice) = slice {
             let record = self.record(&slice.service);
-            record.slices.insert(key.clone());
+            let place = record.find(&key.name).unwrap_or_else(|place| place);
+            // Most Services have one slice and will never have another.
+            if record.slices.is_empty() {
+                record.slices.reserve_exact(1);
+            }
+            record.slices.insert(place, (Arc::clone(&key.name), slice));
             let id = record.id;
             self.dirty.insert(id);
-            self.slices.insert(key.clone(), slice);
+            self.slices.insert(key, id);
         }
     }
 
@@ -156,7 +178,7 @@ impl State {
             ServiceRecord {
                 id,
                 service: None,
-                slices: BTreeSet::new(),
+                slices: Vec::new(),
             }
         })
     }
@@ -182,7 +204,7 @@ impl State {
     #[must_use]
     pub fn service(&self, id: ServiceId) -> Option<(&ObjectKey, &Service)> {
         let key = self.keys.get(&id)?;
-        Some((key, self.services.get(key)?.service.as_ref()?))
+        Some((key, self.services.get(key)?.service.as_deref()?))
     }
 
     /// The name of a Service that has, or had, this id.
@@ -197,7 +219,7 @@ impl State {
             .get(key)
             .into_iter()
             .flat_map(|record| record.slices.iter())
-            .filter_map(|slice| self.slices.get(slice))
+            .map(|(_, slice)| &**slice)
     }
 
     /// This node.

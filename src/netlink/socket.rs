@@ -192,6 +192,45 @@ impl Socket {
         }
     }
 
+    /// Sends messages that each ask for objects and for an acknowledgement, which ends the answer,
+    /// and calls `each` with every message of the answers. An object that is not there ends an
+    /// answer too.
+    pub(crate) fn ask(
+        &mut self,
+        requests: &[u8],
+        count: usize,
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<(), SocketError> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.drain()?;
+        self.inner
+            .0
+            .send(requests)
+            .map_err(|error| SocketError::Send {
+                bytes: requests.len(),
+                error,
+            })?;
+        let mut ended = 0;
+        while ended < count {
+            let length = self.wait()?;
+            for message in messages(bytes(&self.buffer, length)) {
+                if message.kind != NLMSG_ERROR {
+                    each(&message);
+                    continue;
+                }
+                ended += 1;
+                match message.refusal().map(|refusal| refusal.errno) {
+                    None | Some(Errno::ENOENT) => {}
+                    Some(Errno::EPERM) => return Err(SocketError::NotPermitted),
+                    Some(errno) => return Err(SocketError::Dump(errno)),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The kernel copies a batch whole: the send buffer has to hold it.
     fn make_room(&mut self, batch: usize) {
         // Room for the socket's own bookkeeping too.

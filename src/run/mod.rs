@@ -11,9 +11,11 @@ mod sync_loop;
 
 use std::fmt::Write;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::backend::Backend;
 use crate::backend::nftables::{Nftables, ProgramConfig};
 use crate::cli::{self, Action, Config, NoPodCidrs, Origin, Output};
 use crate::compile::NodePortAddresses;
@@ -104,6 +106,9 @@ fn once(config: &Config, desired: Desired) -> Result<()> {
     take_over_iptables(config, &mut proxy);
     conntrack::clean(&sync_loop::stale_flows(&mut proxy))?;
     // There is no later for what is left to do.
+    while proxy.backend_mut().forget_clients()? {
+        thread::sleep(Duration::from_millis(1));
+    }
     while proxy.tidy() && proxy.failed_tidies() == 0 {}
     sync_loop::log_sync(&proxy, &synced);
     Ok(())

@@ -36,6 +36,8 @@ pub(super) enum Event {
 
 /// How long a quiet moment is, before unused chains are taken away.
 const QUIET: Duration = Duration::from_secs(1);
+/// How soon to look whether the clients to forget are known; it doubles with each look.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// The pause after the first failure of a sync; it doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
@@ -53,6 +55,8 @@ pub(super) struct Outlets {
 #[derive(Debug, Clone, Copy)]
 enum Wake {
     Sync(Instant),
+    /// And how long after that, if it is too early then.
+    Forget(Instant, Duration),
     Tidy(Instant),
     Repair(Instant),
 }
@@ -109,7 +113,7 @@ impl SyncLoop {
         loop {
             let event = match wake {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(Wake::Sync(at) | Wake::Tidy(at) | Wake::Repair(at)) => {
+                Some(Wake::Sync(at) | Wake::Forget(at, _) | Wake::Tidy(at) | Wake::Repair(at)) => {
                     inbox.recv_timeout(at.saturating_duration_since(Instant::now()))
                 }
             };
@@ -127,6 +131,10 @@ impl SyncLoop {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => match wake {
+                    Some(Wake::Forget(_, pause)) => {
+                        wake = Some(self.forget_clients((pause * 2).min(QUIET)));
+                        continue;
+                    }
                     Some(Wake::Tidy(_)) => {
                         wake = self.tidy().then(|| Wake::Tidy(Instant::now() + QUIET));
                         continue;
@@ -259,7 +267,7 @@ impl SyncLoop {
                 if let Some(first) = first {
                     first(&mut self.proxy);
                 }
-                Wake::Tidy(Instant::now() + QUIET)
+                self.forget_clients(FIRST_LOOK)
             }
             Err(error) => {
                 let retry = self.retry;
@@ -268,6 +276,15 @@ impl SyncLoop {
                 self.retry = (retry * 2).min(self.config.sync_period.max(FIRST_RETRY));
                 Wake::Sync(Instant::now() + retry)
             }
+        }
+    }
+
+    /// Has clients forgotten, or comes back for it.
+    fn forget_clients(&mut self, pause: Duration) -> Wake {
+        if self.proxy.forget_clients() {
+            Wake::Forget(Instant::now() + pause, pause)
+        } else {
+            Wake::Tidy(Instant::now() + QUIET)
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Pure. Whatever cannot be used is left out with a warning; what remains is programmed.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use super::objects::{
 use super::{Warning, parse};
 use crate::model::{
     Affinity, Change, EndpointSlice, Family, Hint, Interner, Name, Node, ObjectKey, PerFamily,
-    Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges,
+    Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, ZoneHints,
 };
 
 /// The affinity timeout that the API server fills in, in seconds
@@ -26,6 +27,7 @@ pub struct Converter {
     node_name: String,
     options: ConvertOptions,
     names: Interner,
+    ports: Interner<[SlicePort]>,
     warnings: Vec<Warning>,
 }
 
@@ -49,14 +51,15 @@ impl Default for ConvertOptions {
 
 /// Collects the warnings about one object.
 struct Reporter<'a> {
-    object: String,
+    kind: &'static str,
+    key: &'a dyn fmt::Display,
     warnings: &'a mut Vec<Warning>,
 }
 
 impl Reporter<'_> {
     fn warn(&mut self, field: impl Into<String>, problem: impl Into<String>) {
         self.warnings.push(Warning {
-            object: self.object.clone(),
+            object: format!("{} {}", self.kind, self.key),
             field: field.into(),
             problem: problem.into(),
         });
@@ -70,6 +73,7 @@ impl Converter {
             node_name: node_name.into(),
             options: ConvertOptions::default(),
             names: Interner::default(),
+            ports: Interner::default(),
             warnings: Vec::new(),
         }
     }
@@ -86,10 +90,10 @@ impl Converter {
         std::mem::take(&mut self.warnings)
     }
 
-    fn key(&mut self, metadata: &objects::Metadata) -> Option<ObjectKey> {
+    fn key(&mut self, metadata: &objects::Metadata, name: Name) -> Option<ObjectKey> {
         (!metadata.name.is_empty() && !metadata.namespace.is_empty()).then(|| ObjectKey {
             namespace: self.names.intern(&metadata.namespace),
-            name: Name::from(metadata.name.as_str()),
+            name,
         })
     }
 
@@ -103,12 +107,15 @@ impl Converter {
 
     /// A Service. One that is not for us is a Service that is gone.
     pub fn service(&mut self, object: &objects::Service) -> Option<Change> {
-        let Some(key) = self.key(&object.metadata) else {
+        // Slices know its name too.
+        let name = self.names.intern(&object.metadata.name);
+        let Some(key) = self.key(&object.metadata, name) else {
             self.unnamed("Service", &object.metadata);
             return None;
         };
         let mut report = Reporter {
-            object: format!("Service {key}"),
+            kind: "Service",
+            key: &key,
             warnings: &mut self.warnings,
         };
         let mut service = service(object, &mut self.names, &mut report);
@@ -122,12 +129,14 @@ impl Converter {
 
     /// An `EndpointSlice`. One that no Service can use is a slice that is gone.
     pub fn endpoint_slice(&mut self, object: &objects::EndpointSlice) -> Option<Change> {
-        let Some(key) = self.key(&object.metadata) else {
+        let name = Name::from(object.metadata.name.as_str());
+        let Some(key) = self.key(&object.metadata, name) else {
             self.unnamed("EndpointSlice", &object.metadata);
             return None;
         };
         let mut report = Reporter {
-            object: format!("EndpointSlice {key}"),
+            kind: "EndpointSlice",
+            key: &key,
             warnings: &mut self.warnings,
         };
         let slice = endpoint_slice(
@@ -135,6 +144,7 @@ impl Converter {
             &key.namespace,
             &self.node_name,
             &mut self.names,
+            &mut self.ports,
             &mut report,
         );
         Some(Change::EndpointSlice(key, slice.map(Box::new)))
@@ -146,7 +156,8 @@ impl Converter {
             return None;
         }
         let mut report = Reporter {
-            object: format!("Node {}", object.metadata.name),
+            kind: "Node",
+            key: &object.metadata.name,
             warnings: &mut self.warnings,
         };
         let mut node = node(object, &mut report);
@@ -162,7 +173,8 @@ impl Converter {
     pub fn service_cidr(&mut self, object: &objects::ServiceCidr) -> Option<Change> {
         let name = object.metadata.name.clone();
         let mut report = Reporter {
-            object: format!("ServiceCIDR {name}"),
+            kind: "ServiceCIDR",
+            key: &name,
             warnings: &mut self.warnings,
         };
         let cidrs = networks("spec.cidrs", &object.spec.cidrs, &mut report);
@@ -507,6 +519,7 @@ fn endpoint_slice(
     namespace: &Name,
     node_name: &str,
     names: &mut Interner,
+    ports: &mut Interner<[SlicePort]>,
     report: &mut Reporter<'_>,
 ) -> Option<EndpointSlice> {
     let labels = &object.metadata.labels;
@@ -534,7 +547,7 @@ fn endpoint_slice(
             name: names.intern(service),
         },
         family,
-        ports: slice_ports(object, names, report).into(),
+        ports: ports.intern(&*slice_ports(object, names, report)),
         endpoints: slice_endpoints(object, family, node_name, names, report),
     })
 }
@@ -589,7 +602,7 @@ fn slice_endpoints(
     report: &mut Reporter<'_>,
 ) -> Vec<SliceEndpoint> {
     let mut endpoints = Vec::with_capacity(object.endpoints.len());
-    let mut last_zones: Option<Arc<[Name]>> = None;
+    let mut last_zones: Option<ZoneHints> = None;
     for (index, endpoint) in object.endpoints.iter().enumerate() {
         let Some(text) = endpoint.addresses.first() else {
             continue;
@@ -626,9 +639,9 @@ fn slice_endpoints(
 /// Neighbouring endpoints mostly have the same hints: they share one list.
 fn zone_hints(
     endpoint: &objects::Endpoint,
-    last: &mut Option<Arc<[Name]>>,
+    last: &mut Option<ZoneHints>,
     names: &mut Interner,
-) -> Option<Arc<[Name]>> {
+) -> Option<ZoneHints> {
     let zones = &endpoint.hints.as_ref()?.for_zones;
     if zones.is_empty() {
         return None;
@@ -639,7 +652,8 @@ fn zone_hints(
     {
         return Some(Arc::clone(last));
     }
-    let list: Arc<[Name]> = zones.iter().map(|zone| names.intern(&zone.name)).collect();
+    let list = zones.iter().map(|zone| names.intern(&zone.name));
+    let list = ZoneHints::new(list.collect());
     *last = Some(Arc::clone(&list));
     Some(list)
 }

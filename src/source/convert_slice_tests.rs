@@ -199,8 +199,11 @@ fn c4_an_endpoint_is_local_if_its_node_name_is_exactly_ours() {
 
 #[test]
 fn c5_hints_are_sets_of_nodes_and_zones_and_empty_ones_are_none() {
-    let zones = |names: &[&str]| Some(names.iter().map(|name| Name::from(*name)).collect());
-    type Zones = Option<Arc<[Name]>>;
+    let zones = |names: &[&str]| {
+        let names = names.iter().map(|name| Name::from(*name));
+        Some(ZoneHints::new(names.collect()))
+    };
+    type Zones = Option<ZoneHints>;
     let cases: [(Value, Hint, Zones); 7] = [
         (Value::Null, Hint::None, None),
         (json!({"forNodes": [], "forZones": []}), Hint::None, None),

@@ -132,7 +132,7 @@ fn a3_all_service_cidrs_count_and_no_node_but_ours() {
     let compiled = compile_cluster(&cluster.state, &NodePortAddresses::All);
     let expected = ["10.96.0.0/16", "10.98.0.0/16", "fd00:96::/112"];
     let expected = expected.map(|cidr| Shared::ServiceCidr(cidr.parse().unwrap()));
-    assert_eq!(compiled.shared, expected);
+    assert_eq!(*compiled.shared, expected);
 
     let mut other = node();
     other["metadata"]["name"] = json!("node-2");

@@ -5,19 +5,19 @@
 
 use std::fmt;
 
-use crate::ir::{Entry, Host, List, Route, SourcePolicy};
+use crate::ir::{self, Entry, Host, List, Route, SourcePolicy};
 
 /// A chain for one shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum ShapeChain {
-    /// Sends to one of `endpoints` endpoints.
+    /// Sends to one of the endpoints that fill some of `places` places.
     Balance {
         /// For `NodePort`s, whose endpoints have a map of their own.
         node_port: bool,
         /// Which list.
         list: List,
-        /// How many there are.
-        endpoints: u32,
+        /// How many places there are.
+        places: u32,
         /// Seconds for which a client's choice holds.
         affinity: Option<u32>,
     },
@@ -27,8 +27,8 @@ pub(crate) enum ShapeChain {
         node_port: bool,
         /// How.
         policy: SourcePolicy,
-        /// How many endpoints the primary list has.
-        endpoints: u32,
+        /// How many places the primary list has.
+        places: u32,
         /// Seconds for which a client's choice holds.
         affinity: Option<u32>,
     },
@@ -49,28 +49,25 @@ impl ShapeChain {
                 route:
                     Route::Balance {
                         policy,
-                        endpoints,
+                        places,
                         affinity,
                     },
                 ..
             } => Some(Self::Policy {
                 node_port: is_node_port(&destination.host),
                 policy: *policy,
-                endpoints: *endpoints,
+                places: *places,
                 affinity: *affinity,
             }),
             Entry::ExternalRoute {
                 destination,
-                route:
-                    Route::Balance {
-                        endpoints,
-                        affinity,
-                        ..
-                    },
+                route: Route::Balance {
+                    places, affinity, ..
+                },
             } => Some(Self::Balance {
                 node_port: is_node_port(&destination.host),
                 list: List::External,
-                endpoints: *endpoints,
+                places: *places,
                 affinity: *affinity,
             }),
             Entry::Remember {
@@ -87,24 +84,24 @@ impl ShapeChain {
         match self {
             Self::Policy {
                 node_port,
-                endpoints,
+                places,
                 affinity,
                 ..
             } => Some(Self::Balance {
                 node_port,
                 list: List::Primary,
-                endpoints,
+                places,
                 affinity,
             }),
             Self::Balance {
                 node_port,
                 list,
-                endpoints,
+                places,
                 affinity: Some(_),
             } => Some(Self::Balance {
                 node_port,
                 list,
-                endpoints,
+                places,
                 affinity: None,
             }),
             Self::Balance { affinity: None, .. } | Self::Remember { .. } => None,
@@ -141,18 +138,21 @@ impl ShapeChain {
             Some(name) => (name, true),
             None => (name, false),
         };
-        let (kind, endpoints) = name.rsplit_once('-')?;
-        let endpoints = endpoints.parse().ok().filter(|endpoints| *endpoints > 0)?;
+        let (kind, places) = name.rsplit_once('-')?;
+        let places = places.parse().ok().filter(|given| {
+            // What no list can have is not ours.
+            usize::try_from(*given).is_ok_and(|given_usize| ir::places(given_usize) == *given)
+        })?;
         let balance = |list| Self::Balance {
             node_port,
             list,
-            endpoints,
+            places,
             affinity,
         };
         let policy = |policy| Self::Policy {
             node_port,
             policy,
-            endpoints,
+            places,
             affinity,
         };
         Some(match kind {
@@ -168,24 +168,24 @@ impl ShapeChain {
 
 impl fmt::Display for ShapeChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (node_port, kind, endpoints, affinity) = match *self {
+        let (node_port, kind, places, affinity) = match *self {
             Self::Remember { timeout_seconds } => return write!(f, "remember-{timeout_seconds}"),
             Self::Balance {
                 node_port,
                 list,
-                endpoints,
+                places,
                 affinity,
             } => {
                 let kind = match list {
                     List::Primary => "lb",
                     List::External => "lb-local",
                 };
-                (node_port, kind, endpoints, affinity)
+                (node_port, kind, places, affinity)
             }
             Self::Policy {
                 node_port,
                 policy,
-                endpoints,
+                places,
                 affinity,
             } => {
                 let kind = match policy {
@@ -193,11 +193,11 @@ impl fmt::Display for ShapeChain {
                     SourcePolicy::External => "external",
                     SourcePolicy::ExternalLocal => "external-local",
                 };
-                (node_port, kind, endpoints, affinity)
+                (node_port, kind, places, affinity)
             }
         };
         let prefix = if node_port { "np-" } else { "" };
-        write!(f, "{prefix}{kind}-{endpoints}")?;
+        write!(f, "{prefix}{kind}-{places}")?;
         if let Some(timeout) = affinity {
             write!(f, "-affinity-{timeout}")?;
         }
@@ -212,14 +212,14 @@ mod tests {
     #[test]
     fn a_chain_is_its_name_and_nothing_else_has_one() {
         let names = [
-            "lb-3",
-            "lb-local-2",
-            "np-lb-1",
-            "np-lb-local-100000",
-            "cluster-ip-3",
-            "external-7-affinity-10800",
+            "lb-4",
+            "lb-local-8",
+            "np-lb-4",
+            "np-lb-local-131072",
+            "cluster-ip-16",
+            "external-8-affinity-10800",
             "np-external-local-4-affinity-1",
-            "lb-3-affinity-86400",
+            "lb-4-affinity-86400",
             "remember-10800",
         ];
         for name in names {
@@ -228,13 +228,16 @@ mod tests {
         }
         for name in [
             "lb-0",
-            "lb-03",
+            "lb-2",
+            "lb-3",
+            "lb-12",
+            "lb-04",
             "lb-",
             "lb",
             "services",
             "np-remember-1",
-            "lb-+3",
-            "lb--3",
+            "lb-+4",
+            "lb--4",
         ] {
             assert_eq!(ShapeChain::from_name(name), None, "{name}");
         }

@@ -46,9 +46,6 @@ pub use watch::watch;
 /// The table of kube-proxy's nftables mode, in each family.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 
-/// For so long a sync waits for the search for clients to forget: a small map is looked through
-/// in much less.
-const PATIENCE: Duration = Duration::from_millis(50);
 /// Operations in one transaction, a tenth of a second of the kernel's time or so: what else
 /// changes the packet filter on the node (a CNI plugin, a firewall) waits no longer for us.
 const OPERATIONS_AT_ONCE: usize = 1 << 15;
@@ -60,6 +57,8 @@ pub struct Nftables {
     programmed: Programmed,
     /// There was a table of ours when it was last looked for, whatever was in it.
     existed: bool,
+    /// The kernel has refused something since it was last read: it holds what we do not know of.
+    refused: bool,
     socket: Socket,
     forgetting: Forgetting,
     /// The search for clients to forget that is under way.
@@ -98,6 +97,7 @@ impl Nftables {
         Ok(Self {
             programmed: Programmed::new(config),
             existed: true,
+            refused: false,
             socket,
             forgetting: Forgetting::default(),
             purge: None,
@@ -241,7 +241,7 @@ impl Nftables {
                 }
             }
         };
-        let Some(found) = purge.wait(PATIENCE) else {
+        let Some(found) = purge.found() else {
             self.purge = Some(purge);
             return Ok(true);
         };
@@ -309,16 +309,18 @@ impl Backend for Nftables {
         self.programmed.shapes = PerFamily::default();
         self.programmed.elements.clear();
         self.existed = false;
+        let thorough = std::mem::replace(&mut self.refused, false);
         let mut entries = Vec::new();
         for family in self.programmed.config.families.clone() {
             let program = Program::new(&self.programmed.config, family);
             match dump::program(&mut self.socket, family, &program)? {
                 Found::Ours(installed) => {
                     self.existed = true;
+                    let found = dump::entries(&mut self.socket, family, &installed, thorough)?;
                     let shapes = self.programmed.shapes.get_mut(family);
                     shapes.installed = installed.shapes;
                     shapes.affinity_maps = installed.affinity_maps;
-                    match dump::entries(&mut self.socket, family)? {
+                    match found {
                         Some(mut found) => entries.append(&mut found),
                         None => {
                             tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
@@ -379,6 +381,7 @@ impl Backend for Nftables {
             }
             Err(error) => {
                 self.programmed.count_delta(delta, -1);
+                self.refused = true;
                 Err(error)
             }
         }
@@ -398,9 +401,8 @@ impl Backend for Nftables {
         self.programmed.isolate = isolate;
     }
 
-    fn forget_clients(&mut self) -> Result<(), ApplyError> {
-        self.forget()?;
-        Ok(())
+    fn forget_clients(&mut self) -> Result<bool, ApplyError> {
+        self.forget()
     }
 
     fn tidy(&mut self) -> Result<bool, ApplyError> {

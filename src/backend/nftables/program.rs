@@ -251,6 +251,29 @@ pub(crate) struct Program<'a> {
     family: Family,
 }
 
+/// Rules that draw a place, at most; one more for what cannot be.
+const MOST_DRAWS: u32 = 16;
+
+/// From how many places to draw, one after another, until one is filled.
+///
+/// More than half of the places are filled, from the first one on (but for 4 places, of which one
+/// may do), so that two draws do on average, or fewer. Each is uniform among the filled ones as
+/// long as it takes in all of them, and the draws go down place by place, so that one which takes
+/// in exactly those that are filled ends the search. With more places than can be counted down, the
+/// last draw is from the first half, which is filled, and gets one connection in 2^15. Place 0
+/// comes last of all: it is filled even while another transaction takes endpoints away.
+fn draws(places: u32) -> impl Iterator<Item = u32> {
+    let least = if places <= 4 { 1 } else { places / 2 + 1 };
+    let countable = places - least < MOST_DRAWS;
+    (0..MOST_DRAWS.min(places - least + 1))
+        .map(move |draw| match draw {
+            _ if countable => places - draw,
+            draw if draw + 1 == MOST_DRAWS => least,
+            _ => places,
+        })
+        .chain((least > 1).then_some(1))
+}
+
 impl<'a> Program<'a> {
     pub(crate) const fn new(config: &'a ProgramConfig, family: Family) -> Self {
         Self { config, family }
@@ -528,9 +551,9 @@ impl<'a> Program<'a> {
             ShapeChain::Balance {
                 node_port,
                 list,
-                endpoints,
+                places,
                 affinity,
-            } => Self::balance(shape, node_port, list, endpoints, affinity),
+            } => Self::balance(shape, node_port, list, places, affinity),
             ShapeChain::Policy {
                 node_port, policy, ..
             } => self.policy(shape, node_port, policy),
@@ -555,7 +578,7 @@ impl<'a> Program<'a> {
         shape: ShapeChain,
         node_port: bool,
         list: List,
-        endpoints: u32,
+        places: u32,
         affinity: Option<u32>,
     ) -> Vec<Rule> {
         if let Some(timeout) = affinity {
@@ -571,20 +594,24 @@ impl<'a> Program<'a> {
             rules.extend(Self::goto_next(shape).map(|next| vec![next]));
             return rules;
         }
-        let slot = Load::Random {
-            modulus: endpoints,
-            offset: match list {
-                List::Primary => 0,
-                List::External => EXTERNAL_OFFSET,
-            },
-        };
-        let (mut key, map) = if node_port {
-            (NODE_PORT.to_vec(), SetId::NodePortEndpoints)
+        let (key, map) = if node_port {
+            (&NODE_PORT[..], SetId::NodePortEndpoints)
         } else {
-            (DESTINATION.to_vec(), SetId::Endpoints)
+            (&DESTINATION[..], SetId::Endpoints)
         };
-        key.push(slot);
-        vec![vec![Statement::TranslateTo { key, map }]]
+        draws(places)
+            .map(|modulus| {
+                let slot = Load::Random {
+                    modulus,
+                    offset: match list {
+                        List::Primary => 0,
+                        List::External => EXTERNAL_OFFSET,
+                    },
+                };
+                let key = key.iter().copied().chain([slot]).collect();
+                vec![Statement::TranslateTo { key, map }]
+            })
+            .collect()
     }
 
     fn policy(&self, shape: ShapeChain, node_port: bool, policy: SourcePolicy) -> Vec<Rule> {
@@ -666,5 +693,50 @@ impl<'a> Program<'a> {
                 negate,
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir;
+
+    /// How likely each place is to be chosen when the first `filled` are filled, and how many
+    /// draws it takes on average.
+    fn chances(filled: u32) -> (Vec<f64>, f64) {
+        let mut chances = vec![0.0; filled as usize];
+        let (mut missed, mut average) = (1.0, 0.0);
+        for modulus in draws(ir::places(filled as usize)) {
+            average += missed;
+            let reached = filled.min(modulus);
+            for chance in chances.iter_mut().take(reached as usize) {
+                *chance += missed / f64::from(modulus);
+            }
+            missed *= 1.0 - f64::from(reached) / f64::from(modulus);
+        }
+        assert!(missed < 1e-12, "{filled}: some connection finds no place");
+        (chances, average)
+    }
+
+    #[test]
+    fn every_endpoint_is_as_likely_as_any_other_whatever_their_number() {
+        for filled in (1..=1100).chain([65_536, 65_537, 100_000]) {
+            let (chances, average) = chances(filled);
+            let even = 1.0 / f64::from(filled);
+            // Exact up to 32 endpoints; beyond, one connection in 2^15 is not chosen evenly.
+            let allowed = if filled <= 32 { 1e-9 } else { 1.0 / 32_000.0 };
+            for chance in chances {
+                assert!((chance / even - 1.0).abs() <= allowed, "{filled}: {chance}");
+            }
+            assert!(average <= 2.5, "{filled}: {average} draws");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_meets_endpoints_leaving_still_finds_one() {
+        for filled in 1..=300 {
+            let last = draws(ir::places(filled)).last();
+            assert_eq!(last, Some(1), "place 0 is filled as long as any is");
+        }
     }
 }

@@ -5,8 +5,7 @@
 //! own, and the backend deletes what it finds.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use super::affinity::Search;
 use super::netlink::dump;
@@ -31,13 +30,13 @@ pub(super) struct Doomed {
 /// A search under way.
 pub(super) struct Purge {
     pub(super) search: Arc<Search>,
-    found: Receiver<Result<Vec<Doomed>, SocketError>>,
+    results: Receiver<Result<Vec<Doomed>, SocketError>>,
 }
 
 impl Purge {
     /// Starts to look through these maps.
     pub(super) fn start(maps: Vec<(Family, u32)>, search: Arc<Search>) -> std::io::Result<Self> {
-        let (tell, found) = channel();
+        let (tell, results) = channel();
         let wanted = Arc::clone(&search);
         std::thread::Builder::new()
             .name("affinity".to_owned())
@@ -45,17 +44,17 @@ impl Purge {
                 // Nobody may listen any more.
                 let _ = tell.send(look_through(&maps, &wanted));
             })?;
-        Ok(Self { search, found })
+        Ok(Self { search, results })
     }
 
-    /// What was found, if that is known within a while.
-    pub(super) fn wait(&self, patience: Duration) -> Option<Result<Vec<Doomed>, SocketError>> {
-        match self.found.recv_timeout(patience) {
+    /// What was found, if the search is over.
+    pub(super) fn found(&self) -> Option<Result<Vec<Doomed>, SocketError>> {
+        match self.results.try_recv() {
             Ok(found) => Some(found),
-            Err(RecvTimeoutError::Timeout) => None,
+            Err(TryRecvError::Empty) => None,
             // The thread panicked: as if it had found nothing to do, and the next round looks
             // again.
-            Err(RecvTimeoutError::Disconnected) => Some(Ok(Vec::new())),
+            Err(TryRecvError::Disconnected) => Some(Ok(Vec::new())),
         }
     }
 }

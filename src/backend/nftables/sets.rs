@@ -114,6 +114,11 @@ const ADDRESS_PORT: &[Field] = &[Field::Address, Field::Protocol, Field::Port];
 const NODE_PORT: &[Field] = &[Field::Protocol, Field::Port];
 
 impl SetId {
+    /// Whether its elements are endpoints in their slots.
+    pub(crate) const fn holds_slots(self) -> bool {
+        matches!(self, Self::Endpoints | Self::NodePortEndpoints)
+    }
+
     /// Its name in the table.
     pub(crate) fn name(self) -> String {
         let fixed = match self {

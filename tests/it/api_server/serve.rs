@@ -42,6 +42,8 @@ pub(super) fn run(
         let accept = async {
             loop {
                 let (connection, _) = listener.accept().await.expect("a connection");
+                // As a real one does: an event does not wait for the acknowledgement of another.
+                connection.set_nodelay(true).expect("an option");
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move {
                     let service = service_fn(|request| answer(Arc::clone(&shared), request));

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::elements::{self, Element};
 use super::objects::{self, SetShape};
+use super::slots;
 use super::uapi::*;
 use crate::backend::nftables::chains::ShapeChain;
 use crate::backend::nftables::program::{Base, Chain, ChainKind, Hook, Program, TABLE};
@@ -33,6 +34,8 @@ pub(crate) struct Installed {
     pub(crate) shapes: BTreeSet<ShapeChain>,
     /// The timeouts that have an affinity map.
     pub(crate) affinity_maps: BTreeSet<u32>,
+    /// How many elements the kernel counts in each set, if it says so.
+    pub(crate) counts: BTreeMap<SetId, u32>,
 }
 
 /// A chain as listed.
@@ -65,14 +68,15 @@ fn compare(
     family: Family,
     program: &Program<'_>,
     chains: &BTreeMap<String, ListedChain>,
-    sets: &BTreeMap<String, SetShape>,
+    sets: &BTreeMap<String, (SetShape, Option<u32>)>,
 ) -> Result<Installed, String> {
     let mut installed = Installed::default();
-    for (name, shape) in sets {
+    for (name, (shape, count)) in sets {
         let set = SetId::from_name(name).ok_or_else(|| format!("set {name} is not ours"))?;
         if SetShape::of(family, set) != *shape {
             return Err(format!("set {name} is of another type"));
         }
+        installed.counts.extend(count.map(|count| (set, count)));
         if let SetId::Affinity(timeout) = set {
             installed.affinity_maps.insert(timeout);
         }
@@ -313,7 +317,7 @@ fn list_rules(
 fn list_sets(
     socket: &mut Socket,
     family: Family,
-) -> Result<BTreeMap<String, SetShape>, SocketError> {
+) -> Result<BTreeMap<String, (SetShape, Option<u32>)>, SocketError> {
     let mut narrow = Vec::new();
     put_string(&mut narrow, NFTA_SET_TABLE, TABLE);
     let request = dump_request(
@@ -337,7 +341,7 @@ fn list_sets(
             key_length: number(attributes, NFTA_SET_KEY_LEN).unwrap_or(0),
             data,
         };
-        sets.insert(name.to_owned(), shape);
+        sets.insert(name.to_owned(), (shape, number(attributes, NFTA_SET_COUNT)));
     });
     match sets {
         // The table is not there.
@@ -347,12 +351,25 @@ fn list_sets(
 }
 
 /// The entries of all sets of one family; `None` if one of them is nothing that we write.
+///
+/// With `thorough`, or without anything `installed`, everything is listed, however long that
+/// takes; otherwise slots that no route leads to may be missed.
 pub(crate) fn entries(
     socket: &mut Socket,
     family: Family,
+    installed: &Installed,
+    thorough: bool,
 ) -> Result<Option<Vec<Entry>>, SocketError> {
     let mut entries = Vec::new();
-    for set in FIXED_SETS {
+    // Those that tell which endpoints there have to be come before the endpoints.
+    for set in FIXED_SETS.into_iter().rev() {
+        if !thorough && set.holds_slots() {
+            let counted = installed.counts.get(&set).copied();
+            if let Some(mut found) = slots::read(socket, family, set, &entries, counted)? {
+                entries.append(&mut found);
+                continue;
+            }
+        }
         let found = if set == SetId::ServiceCidrs {
             let bounds: Option<Vec<(IpAddr, bool)>> =
                 list_elements(socket, family, set, |element| {

@@ -318,12 +318,12 @@ impl<'a> Element<'a> {
                     Some(name) => match ShapeChain::from_name(name)? {
                         ShapeChain::Policy {
                             policy,
-                            endpoints,
+                            places,
                             affinity,
                             ..
                         } => Route::Balance {
                             policy,
-                            endpoints,
+                            places,
                             affinity,
                         },
                         _ => return None,
@@ -342,12 +342,12 @@ impl<'a> Element<'a> {
                     Some(name) => match ShapeChain::from_name(name)? {
                         ShapeChain::Balance {
                             list: List::External,
-                            endpoints,
+                            places,
                             affinity,
                             ..
                         } => Route::Balance {
                             policy: crate::ir::SourcePolicy::ExternalLocal,
-                            endpoints,
+                            places,
                             affinity,
                         },
                         _ => return None,

@@ -83,10 +83,10 @@ fn any_route() -> impl Strategy<Value = Route> {
     ];
     prop_oneof![
         Just(Route::Drop),
-        (policy, 1u32..=u32::MAX, proptest::option::of(any::<u32>())).prop_map(
-            |(policy, endpoints, affinity)| Route::Balance {
+        (policy, 2u32..32, proptest::option::of(any::<u32>())).prop_map(
+            |(policy, bits, affinity)| Route::Balance {
                 policy,
-                endpoints,
+                places: 1 << bits,
                 affinity
             }
         ),
@@ -106,12 +106,10 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         (any_destination(), any_route()).prop_map(|(destination, route)| {
             let route = match route {
                 Route::Balance {
-                    endpoints,
-                    affinity,
-                    ..
+                    places, affinity, ..
                 } => Route::Balance {
                     policy: SourcePolicy::ExternalLocal,
-                    endpoints,
+                    places,
                     affinity,
                 },
                 Route::Drop => Route::Drop,

@@ -8,4 +8,5 @@ pub(crate) mod elements;
 mod expressions;
 mod ffi;
 pub(crate) mod objects;
+mod slots;
 pub(crate) mod uapi;
