@@ -663,3 +663,108 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
         assert_eq!(host.ruleset(), "", "nothing of it was applied");
     }
 }
+
+#[test]
+fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
+    use pointsman::backend::Backend;
+    use pointsman::backend::nftables::{Nftables, ProgramConfig};
+    use pointsman::compile::Compiled;
+    use pointsman::diff::Engine;
+    use pointsman::ir::{
+        Action, Destination, Endpoints, Entry, Forwarding, Host as At, Label, List, SourcePolicy,
+    };
+    use pointsman::model::{Endpoint, Family, Protocol, ServiceId};
+
+    if !have_root("many_endpoints_are_read_back_whole_and_what_was_tampered_with_too") {
+        return;
+    }
+    let endpoints = |count: u32| -> Endpoints {
+        let first = u32::from(std::net::Ipv4Addr::new(11, 0, 0, 0));
+        let address = |index| std::net::Ipv4Addr::from(first + index).into();
+        (0..count)
+            .map(|index| Endpoint::new(address(index), 8080))
+            .collect()
+    };
+    // One list that takes more than a request, many that share requests, and a second list.
+    let mut destinations = Vec::new();
+    let mut balance = |host, port, primary, external: Option<u32>| {
+        let destination = Destination {
+            host,
+            protocol: Protocol::Tcp,
+            port,
+        };
+        let policy = external.map_or(SourcePolicy::ClusterIp, |_| SourcePolicy::ExternalLocal);
+        let forwarding = Forwarding {
+            label: Label::new("default/many"),
+            action: Action::Balance {
+                policy,
+                primary: endpoints(primary),
+                external: external.map(endpoints),
+                affinity: None,
+            },
+            allowed_sources: None,
+        };
+        destinations.push((destination, forwarding));
+    };
+    let address = |last: u8| At::Address([10, 96, 1, last].into());
+    balance(address(0), 80, 33_000, None);
+    for last in 1..=200 {
+        let last_port = 8000 + u16::from(last);
+        balance(address(last), last_port, u32::from(last) % 7 + 1, None);
+    }
+    balance(address(201), 80, 1024, Some(1025));
+    balance(address(202), 80, 5, Some(0));
+    balance(At::Node(Family::V4), 30080, 3, Some(2));
+
+    let host = Host::new();
+    let read = |host: &Host| {
+        host.run(|| {
+            let mut backend = Nftables::connect(ProgramConfig::default()).expect("nftables");
+            let mut entries = backend.read().expect("the entries");
+            entries.sort_unstable();
+            entries
+        })
+    };
+    let applied = host.run(move || {
+        let mut engine = Engine::default();
+        let compiled = Compiled {
+            destinations: destinations.into(),
+            ..Compiled::default()
+        };
+        engine.update(ServiceId(1), Some(compiled));
+        let mut backend = Nftables::connect(ProgramConfig::default()).expect("nftables");
+        engine.adopt(backend.read().expect("an empty kernel"));
+        let pending = engine.pending();
+        backend.apply(pending.delta()).expect("a transaction");
+        engine.commit(pending);
+        engine.applied_entries()
+    });
+    assert!(read(&host) == applied);
+
+    let slot = |index| Entry::Slot {
+        destination: Destination {
+            host: address(0),
+            protocol: Protocol::Tcp,
+            port: 80,
+        },
+        list: List::Primary,
+        index,
+        endpoint: Endpoint::new([11, 0, 0, 9].into(), 8080),
+    };
+    let key = |index: u32| format!("ip pointsman endpoints '{{ 10.96.1.0 . tcp . 80 . {index}");
+    host.sh(&format!(
+        "nft add element {} : 11.0.0.9 . 8080 }}'",
+        key(40_000)
+    ));
+    let found = read(&host);
+    assert_eq!(found.len(), applied.len() + 1);
+    assert!(
+        found.contains(&slot(40_000)),
+        "what nobody leads to is seen"
+    );
+    host.sh(&format!("nft delete element {} }}'", key(40_000)));
+    host.sh(&format!("nft delete element {} }}'", key(9)));
+    let found = read(&host);
+    assert_eq!(found.len(), applied.len() - 1);
+    assert!(!found.contains(&slot(9)), "what is gone is not");
+}
