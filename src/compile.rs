@@ -171,7 +171,7 @@ fn health_check(service: &Service, slices: &[&EndpointSlice]) -> Option<HealthCh
         let local: BTreeSet<IpAddr> = slices
             .iter()
             .filter(|slice| slice.family == family && serves(slice))
-            .flat_map(|slice| &slice.endpoints)
+            .flat_map(|slice| slice.endpoints.iter())
             .filter(|endpoint| endpoint.local && endpoint.ready)
             .map(|endpoint| endpoint.address)
             .collect();

@@ -270,7 +270,7 @@ fn b11_local_endpoints_are_of_use_to_a_local_policy_that_has_destinations_and_to
     for (what, change, expected) in cases {
         let mut state = cluster(&[], &[2], true);
         let mut slice = state.slices(&key()).next().unwrap().clone();
-        slice.endpoints.push(SliceEndpoint {
+        let leaving = SliceEndpoint {
             address: [10, 244, 0, 1].into(),
             ready: false,
             serving: true,
@@ -278,7 +278,8 @@ fn b11_local_endpoints_are_of_use_to_a_local_policy_that_has_destinations_and_to
             local: true,
             node_hint: Hint::None,
             zone_hints: None,
-        });
+        };
+        slice.endpoints = slice.endpoints.iter().chain([leaving]).collect();
         let name = ObjectKey::new("shop", "web-abcde");
         state.apply(Change::EndpointSlice(name, Some(Box::new(slice))));
         let mut service = service();

@@ -35,7 +35,7 @@ pub struct Selection {
 }
 
 /// An endpoint, and what its slice says about it.
-type Candidate<'a> = (Endpoint, &'a SliceEndpoint);
+type Candidate = (Endpoint, SliceEndpoint);
 
 /// The slices' endpoints that belong to a Service port, each address and port once, sorted.
 ///
@@ -46,8 +46,8 @@ fn candidates<'a>(
     family: Family,
     port_name: &str,
     protocol: Protocol,
-) -> Vec<Candidate<'a>> {
-    let mut found: Vec<Candidate<'a>> = Vec::new();
+) -> Vec<Candidate> {
+    let mut found: Vec<Candidate> = Vec::new();
     for slice in slices.filter(|slice| slice.family == family) {
         let ports = slice
             .ports
@@ -92,7 +92,7 @@ pub fn select<'a>(
     let mut selection = Selection::default();
 
     if uses.cluster {
-        let topology = Topology::of(candidates.iter().map(|(_, endpoint)| *endpoint), node);
+        let topology = Topology::of(candidates.iter().map(|(_, endpoint)| endpoint), node);
         selection.cluster = pick(&candidates, |endpoint| {
             endpoint.ready && topology.admits(endpoint)
         });
@@ -125,7 +125,7 @@ pub fn select<'a>(
     selection
 }
 
-fn pick(candidates: &[Candidate<'_>], usable: impl Fn(&SliceEndpoint) -> bool) -> Vec<Endpoint> {
+fn pick(candidates: &[Candidate], usable: impl Fn(&SliceEndpoint) -> bool) -> Vec<Endpoint> {
     let usable = candidates.iter().filter(|(_, known)| usable(known));
     let count = usable.clone().count();
     let mut picked = Vec::with_capacity(count);

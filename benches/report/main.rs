@@ -5,7 +5,8 @@
 //! Without cargo's `--bench`, as under `cargo test`, everything is done once on small clusters, to
 //! see that it works.
 //!
-//! `--json PATH` writes the figures there too.
+//! `--json PATH` writes the figures there too. `whole`, `live` and `path` measure that part alone:
+//! whole states and changes, the program beside an API server, the data path.
 
 #![allow(
     missing_docs,
@@ -33,7 +34,7 @@ mod whole;
 
 use cluster::Shape;
 use live::Effort;
-use output::Report;
+use output::{Report, Table};
 
 /// How much is measured.
 struct Plan {
@@ -113,6 +114,8 @@ const SMALL: Plan = Plan {
     connections: 100,
 };
 
+const PARTS: [&str; 3] = ["whole", "live", "path"];
+
 fn main() {
     if !harness::have_root("the benchmark") {
         return;
@@ -120,7 +123,8 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let plan = if has("--bench") { FULL } else { SMALL };
-    let report = run(&plan);
+    let parts: Vec<&str> = PARTS.into_iter().filter(|part| has(part)).collect();
+    let report = run(&plan, if parts.is_empty() { &PARTS } else { &parts });
     println!("{}", report.text());
     if let Some(at) = arguments.iter().position(|argument| argument == "--json") {
         let path = arguments.get(at + 1).expect("a path after --json");
@@ -136,11 +140,13 @@ fn name(shape: Shape) -> String {
     format!("{services} x {endpoints}")
 }
 
-fn run(plan: &Plan) -> Report {
+fn run(plan: &Plan, parts: &[&str]) -> Report {
+    let of = |part| parts.contains(&part);
     let mut report = Report::new();
     let mut wholes = whole::Tables::new();
     let mut changed = changes::table();
-    for (services, endpoints, changes) in plan.whole {
+    let clusters = plan.whole.iter().filter(|_| of("whole"));
+    for (services, endpoints, changes) in clusters {
         let shape = Shape {
             services: *services,
             endpoints: *endpoints,
@@ -152,7 +158,8 @@ fn run(plan: &Plan) -> Report {
     }
     let mut lives = live::Tables::new();
     let mut empty = 0;
-    for (services, endpoints, effort) in plan.live {
+    let clusters = plan.live.iter().filter(|_| of("live"));
+    for (services, endpoints, effort) in clusters {
         let shape = Shape {
             services: *services,
             endpoints: *endpoints,
@@ -163,10 +170,10 @@ fn run(plan: &Plan) -> Report {
         }
     }
     let mut path = traffic::table();
-    for services in plan.traffic {
+    for services in plan.traffic.iter().filter(|_| of("path")) {
         traffic::measure(*services, plan.connections, &mut path);
     }
-    report.tables = vec![
+    let tables = vec![
         wholes.whole,
         wholes.stages,
         changed,
@@ -175,5 +182,6 @@ fn run(plan: &Plan) -> Report {
         wholes.restart,
         path,
     ];
+    report.tables = tables.into_iter().filter(Table::has_rows).collect();
     report
 }

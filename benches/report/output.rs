@@ -125,6 +125,11 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Whether anything was measured.
+    pub const fn has_rows(&self) -> bool {
+        !self.rows.is_empty()
+    }
+
     fn text(&self) -> String {
         let rows: Vec<Vec<String>> = self
             .rows

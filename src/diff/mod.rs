@@ -208,16 +208,16 @@ impl Engine {
             let owner = claim.map_or(ServiceId::CLUSTER, |claim| claim.owner);
             let applied = self.applied.get(destination);
             let next = wanted.map(|wanted| memo.place(wanted, applied));
-            if applied == next.as_ref() {
-                continue;
+            if applied != next.as_ref() {
+                difference(
+                    *destination,
+                    applied,
+                    next.as_ref(),
+                    owner,
+                    &mut pending.delta,
+                );
             }
-            difference(
-                *destination,
-                applied,
-                next.as_ref(),
-                owner,
-                &mut pending.delta,
-            );
+            // What was adopted and is as wanted gives way to the wanted, to be in memory once.
             pending.destinations.push((*destination, next));
         }
         for shared in &self.dirty_refusing {
@@ -400,7 +400,7 @@ impl SlotMemo {
             return Arc::clone(wanted);
         };
         if held == wanted {
-            return Arc::clone(held);
+            return Arc::clone(wanted);
         }
         if let Some((for_wanted, for_held, slots)) = &self.last
             && Arc::ptr_eq(for_wanted, wanted)

@@ -272,7 +272,7 @@ fn any_slice() -> impl Strategy<Value = EndpointSlice> {
                     port: 8080,
                 })
                 .collect(),
-            endpoints,
+            endpoints: endpoints.into(),
         })
 }
 

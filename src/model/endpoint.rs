@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Family, Name, ObjectKey, Protocol};
+use super::{Family, Name, ObjectKey, Protocol, SliceEndpoints};
 
 /// Where a connection can be sent: an address and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,5 +90,5 @@ pub struct EndpointSlice {
     /// Its ports: every endpoint serves on each of them.
     pub ports: Arc<[SlicePort]>,
     /// Its endpoints.
-    pub endpoints: Vec<SliceEndpoint>,
+    pub endpoints: SliceEndpoints,
 }

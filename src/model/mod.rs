@@ -8,12 +8,14 @@ mod endpoint;
 mod names;
 mod node;
 mod service;
+mod slice_endpoints;
 mod state;
 
 pub use endpoint::{Endpoint, EndpointSlice, Hint, SliceEndpoint, SlicePort, ZoneHints};
 pub use names::{Interner, Name, ObjectKey};
 pub use node::Node;
 pub use service::{Affinity, Service, ServicePort, SourceRanges};
+pub use slice_endpoints::SliceEndpoints;
 pub use state::{Change, ServiceId, State};
 
 use std::net::IpAddr;

@@ -548,7 +548,7 @@ fn endpoint_slice(
         },
         family,
         ports: ports.intern(&*slice_ports(object, names, report)),
-        endpoints: slice_endpoints(object, family, node_name, names, report),
+        endpoints: slice_endpoints(object, family, node_name, names, report).into(),
     })
 }
 

@@ -76,7 +76,7 @@ fn a5_a_slice_of_names_is_skipped_and_one_of_an_unknown_kind_too_with_a_warning(
 
 fn endpoints(list: Value) -> (Vec<SliceEndpoint>, Vec<String>) {
     let (slice, warnings) = convert_slice(json!({"endpoints": list}));
-    (slice.unwrap().endpoints, warnings)
+    (slice.unwrap().endpoints.iter().collect(), warnings)
 }
 
 #[test]

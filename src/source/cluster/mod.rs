@@ -7,6 +7,7 @@
 
 mod client;
 mod resource;
+mod versions;
 mod watch;
 
 pub use client::{ConnectError, connect};
@@ -14,13 +15,13 @@ pub use resource::Kind;
 
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
 use super::Warning;
 use super::convert::Converter;
 use super::objects::Metadata;
 use crate::model::{Change, Family, ObjectKey};
+use versions::Versions;
 use watch::{Item, Step};
 
 /// Something the cluster has to say.
@@ -98,9 +99,9 @@ pub fn follow(
 #[derive(Debug, Default)]
 struct Known {
     /// Objects that exist, and their versions.
-    objects: FxHashMap<Name, u64>,
+    objects: Versions,
     /// Those of the list under way.
-    listing: Option<FxHashMap<Name, u64>>,
+    listing: Option<Versions>,
     /// What that list has changed, told when it is complete.
     held: Changes,
     complete: bool,
@@ -158,7 +159,9 @@ impl Teller {
         match step {
             Step::Failed(why) => notices.push(Notice::Failed(kind, why)),
             Step::Begin => {
-                known.listing = Some(FxHashMap::default());
+                // Where nothing is known, nothing can be gone.
+                let anew = known.complete || !known.objects.is_empty();
+                known.listing = anew.then(Versions::default);
                 known.held = Changes::default();
             }
             Step::Listed(object) => {
@@ -181,16 +184,15 @@ impl Teller {
                 }
             }
             Step::End => {
-                let listed = known.listing.take().unwrap_or_default();
                 let mut changes = std::mem::take(&mut known.held);
-                for name in known
-                    .objects
-                    .keys()
-                    .filter(|name| !listed.contains_key(*name))
-                {
-                    changes.gone(kind, name);
+                if let Some(listed) = known.listing.take() {
+                    for name in known.objects.keys() {
+                        if listed.get(&name).is_none() {
+                            changes.gone(kind, &name);
+                        }
+                    }
+                    known.objects = listed;
                 }
-                known.objects = listed;
                 notices.push(Notice::Changes(changes));
                 if !std::mem::replace(&mut known.complete, true) {
                     notices.push(Notice::Complete(kind));
@@ -199,7 +201,7 @@ impl Teller {
             Step::Applied(object) => {
                 let name = key(object.metadata());
                 let version = version(object.metadata());
-                if known.objects.get(&name).is_some_and(|last| version < *last) {
+                if known.objects.get(&name).is_some_and(|last| version < last) {
                     tracing::debug!(kind = kind.name(), %name, "an event that came too late");
                     return notices;
                 }
@@ -214,7 +216,7 @@ impl Teller {
             Step::Deleted(object) => {
                 let name = key(object.metadata());
                 let version = version(object.metadata());
-                if known.objects.get(&name).is_some_and(|last| version < *last) {
+                if known.objects.get(&name).is_some_and(|last| version < last) {
                     tracing::debug!(kind = kind.name(), %name, "an event that came too late");
                     return notices;
                 }
