@@ -141,7 +141,7 @@ impl Demo {
     fn start(&mut self) -> Pointsman {
         title("pointsman starts on the node");
         let path = self.manifests.path().to_str().expect("a path in UTF-8");
-        let process = Pointsman::start(&self.world.node, &["--manifests", path]);
+        let process = Pointsman::start(&self.world.node, &["--manifests", path, "-v", "2"]);
         let log = process.log();
         print!("{}", indent(&log));
         self.check(

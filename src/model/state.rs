@@ -61,6 +61,8 @@ pub struct State {
     node: Node,
     dirty: FxHashSet<ServiceId>,
     next_id: u32,
+    /// How many Services a proxy serves.
+    served: usize,
 }
 
 impl State {
@@ -76,6 +78,7 @@ impl State {
             node,
             dirty: std::iter::once(ServiceId::CLUSTER).collect(),
             next_id: 1,
+            served: 0,
         }
     }
 
@@ -101,9 +104,11 @@ impl State {
         if record.service == service {
             return;
         }
+        let (before, now) = (record.service.is_some(), service.is_some());
         record.service = service;
         let id = record.id;
         self.dirty.insert(id);
+        self.served = self.served + usize::from(now) - usize::from(before);
         self.forget_if_empty(key);
     }
 
@@ -240,10 +245,7 @@ impl State {
 
     /// Number of Services that a proxy serves.
     #[must_use]
-    pub fn service_count(&self) -> usize {
-        self.services
-            .values()
-            .filter(|record| record.service.is_some())
-            .count()
+    pub const fn service_count(&self) -> usize {
+        self.served
     }
 }

@@ -34,6 +34,9 @@ pub(super) enum Event {
     Stop,
 }
 
+/// The verbosity from which on every transaction is logged: "useful steady state information", as
+/// Kubernetes' logging conventions have it.
+const STEADY: u32 = 2;
 /// How long a quiet moment is, before unused chains are taken away.
 const QUIET: Duration = Duration::from_secs(1);
 /// How soon to look whether the clients to forget are known; it doubles with each look.
@@ -256,7 +259,9 @@ impl SyncLoop {
         match result {
             Ok(synced) => {
                 let first = self.outlets.first_sync.take();
-                if first.is_some() || synced.applied.operations > 0 {
+                // A busy cluster has hundreds of transactions a second.
+                let changed = synced.applied.operations > 0;
+                if first.is_some() || (changed && (self.full || self.config.verbosity >= STEADY)) {
                     log_sync(&self.proxy, &synced);
                 }
                 self.measure(&synced, started.elapsed());

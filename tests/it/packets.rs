@@ -195,7 +195,7 @@ impl Site {
         let manifests = Manifests::new(objects);
         let process = Pointsman::start(
             &world.node,
-            &[&["--manifests", manifests.path()], arguments].concat(),
+            &[&["--manifests", manifests.path(), "-v", "2"], arguments].concat(),
         );
         Self {
             process,

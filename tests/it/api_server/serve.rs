@@ -368,7 +368,8 @@ impl Watcher {
 }
 
 fn event(what: &str, object: &Value) -> Out {
-    Out::Text(json!({"type": what, "object": object}).to_string() + "\n")
+    // In a real server's order: it lets a client read the object without holding it back.
+    Out::Text(format!("{{\"type\":\"{what}\",\"object\":{object}}}\n"))
 }
 
 fn bookmark(version: u64) -> Value {
