@@ -1,4 +1,4 @@
-.PHONY: setup demo test
+.PHONY: setup demo test bench
 
 # Tools of the administrator are not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -14,3 +14,7 @@ demo: setup
 
 test: setup
 	cargo test
+
+# What it costs at scale, beside the alternatives: a table, and target/bench.json. Needs root.
+bench: setup
+	cargo bench --bench report -- --json "$${CARGO_TARGET_DIR:-target}"/bench.json

@@ -98,7 +98,7 @@ pub fn measure(
     let launch = || {
         let flags = ["--kubeconfig", &kubeconfig, "--cluster-cidr", CLUSTER_CIDR];
         let started = Instant::now();
-        let process = Pointsman::launch(&host, &flags);
+        let process = Pointsman::launch_with(&host, &flags, &[image_environment()]);
         while !process.log().contains("synced") {
             assert!(
                 started.elapsed() < Duration::from_secs(120),
@@ -134,11 +134,11 @@ pub fn measure(
         synced.into(),
         Cell::Bytes(first.resident),
         Cell::Bytes(first.peak),
-        if endpoints == 0 {
-            Cell::None
-        } else {
-            Cell::Bytes(first.resident.saturating_sub(empty) / endpoints)
-        },
+        first
+            .resident
+            .saturating_sub(empty)
+            .checked_div(endpoints)
+            .map_or(Cell::None, Cell::Bytes),
         churn.as_ref().map(|(took, _)| *took).into(),
         churn
             .as_ref()
@@ -150,6 +150,15 @@ pub fn measure(
         Cell::Bytes(again.peak),
     ]);
     first.resident
+}
+
+/// The environment that the image gives the program.
+fn image_environment() -> (&'static str, &'static str) {
+    let lines = include_str!("../../Dockerfile").lines();
+    lines
+        .filter_map(|line| line.strip_prefix("ENV ")?.split_once('='))
+        .next()
+        .expect("the image's environment")
 }
 
 /// What a process takes up, in bytes.

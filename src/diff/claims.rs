@@ -43,6 +43,10 @@ pub(super) struct Claim {
 enum Claimants {
     One(Claim),
     /// Sorted by rank, two or more.
+    #[allow(
+        clippy::box_collection,
+        reason = "a vector would make every claim larger for the few that are contested"
+    )]
     Many(Box<Vec<Claim>>),
 }
 

@@ -638,12 +638,22 @@ impl Pointsman {
 
     /// Starts it on a host and leaves it to itself.
     pub fn launch(host: &Host, arguments: &[&str]) -> Self {
+        Self::launch_with(host, arguments, &[])
+    }
+
+    /// The same, with variables in its environment.
+    pub fn launch_with(host: &Host, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let environment: Vec<(String, String)> = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let mut child = host.run(move || {
             Command::new(BINARY.as_path())
                 .args(["--hostname-override", NODE])
                 .args(LEAVE_CONNTRACK)
                 .args(&arguments)
+                .envs(environment)
                 .stdin(Stdio::null())
                 .stderr(Stdio::piped())
                 .spawn()

@@ -1,0 +1,111 @@
+//! What compiling, comparing and encoding cost, held against committed figures: allocations, and
+//! instructions as callgrind counts them. Time is noisy; these are not.
+//!
+//! A change that costs more than the figures allow fails here; one that costs much less does too,
+//! so that the figures stay tight. `UPDATE_COSTS=1 cargo test --test costs` writes new ones, and
+//! the commit says why. The instructions are those of the test build: what counts is the change.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics is a test that fails"
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+mod stages;
+
+use stages::Stage;
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// Figures by stage.
+type Figures = BTreeMap<String, u64>;
+
+fn allocations() -> Figures {
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let mut figures = Figures::new();
+    let mut before = dhat::HeapStats::get().total_blocks;
+    stages::walk(Stage::Remove, |stage| {
+        let now = dhat::HeapStats::get().total_blocks;
+        if stage != Stage::Input {
+            figures.insert(format!("{} allocations", stage.name()), now - before);
+        }
+        // What is noted here is not the stage's.
+        before = dhat::HeapStats::get().total_blocks;
+    });
+    figures
+}
+
+/// The instructions of the program up to a stage.
+fn instructions_until(stage: Stage) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe().expect("the path of this executable"))
+        .args([WALK, stage.name()])
+        .output()
+        .expect("valgrind, which `make setup` installs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let collected = text
+        .lines()
+        .find_map(|line| line.split_once("Collected : "))
+        .and_then(|(_, number)| number.trim().parse().ok());
+    collected.unwrap_or_else(|| panic!("no count in: {text}"))
+}
+
+fn instructions() -> Figures {
+    let mut before = instructions_until(Stage::Input);
+    let stages = Stage::ALL.into_iter().skip(1);
+    stages
+        .map(|stage| {
+            let now = instructions_until(stage);
+            let mine = now.saturating_sub(before);
+            before = now;
+            (format!("{} instructions", stage.name()), mine)
+        })
+        .collect()
+}
+
+/// The argument that makes this program go through the stages, and nothing else.
+const WALK: &str = "--walk";
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.any(|argument| argument == WALK) {
+        let name = arguments.next().expect("a stage");
+        let stage = Stage::ALL.into_iter().find(|stage| stage.name() == name);
+        stages::walk(stage.expect("one of the stages"), |_| ());
+        return;
+    }
+    println!("compiling, comparing and encoding cost what they did");
+    check();
+    println!("ok");
+}
+
+fn check() {
+    let mut found = allocations();
+    found.append(&mut instructions());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/costs.json");
+    if std::env::var_os("UPDATE_COSTS").is_some() {
+        let text = serde_json::to_string_pretty(&found).expect("JSON") + "\n";
+        std::fs::write(&path, text).expect("the file of the figures");
+        return;
+    }
+    let text = std::fs::read_to_string(&path).expect("the file of the figures");
+    let committed: Figures = serde_json::from_str(&text).expect("figures");
+    let mut wrong = Vec::new();
+    for (what, now) in &found {
+        let was = committed.get(what).copied().unwrap_or(0);
+        // Hash tables are seeded alike, but instructions depend a little on the machine's C library.
+        let percent = if what.ends_with("allocations") { 2 } else { 10 };
+        if now.abs_diff(was) * 100 > was * percent {
+            wrong.push(format!("{what}: {was} committed, {now} found"));
+        }
+    }
+    assert_eq!(found.len(), committed.len(), "figures for every stage");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
