@@ -69,6 +69,19 @@ pub struct Compiled {
     pub without_local: PerFamily<WithoutLocal>,
 }
 
+impl Compiled {
+    /// Whether another one claims the same destinations with the same right.
+    #[must_use]
+    pub fn claims_what(&self, other: &Self) -> bool {
+        let mine = self.destinations.iter().map(|(destination, _)| destination);
+        let others = other
+            .destinations
+            .iter()
+            .map(|(destination, _)| destination);
+        self.created == other.created && self.key == other.key && mine.eq(others)
+    }
+}
+
 /// Service ports whose policy is Local and which have endpoints elsewhere only (SEMANTICS E2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WithoutLocal {

@@ -56,7 +56,7 @@ impl Tables {
                 "Whole state",
                 "From objects in memory to rules in an empty kernel: compile, diff, encode, send. \"bytes bare\" is the kernel's\n\
                  own time for the same bytes; nft -f loads the same ruleset as text, and a layout with a chain for each Service.\n\
-                 Medians of three; one run above 250,000 endpoints, where nft is left out.",
+                 Medians of five; one run above 250,000 endpoints, where nft is left out.",
                 &[
                     "cluster",
                     "operations",
@@ -107,8 +107,7 @@ pub fn measure(shape: Shape, name: &str, tables: &mut Tables) -> (Host, Kernel) 
     let mut host = Host::new();
     let mut rounds = Vec::new();
     let mut bares = Vec::new();
-    let mut sent = None;
-    for _ in 0..if big { 1 } else { 3 } {
+    for _ in 0..if big { 1 } else { 5 } {
         bares.push(bare::send(&Host::new(), stages.transactions.clone()));
         settle(shape);
         host = Host::new();
@@ -120,11 +119,10 @@ pub fn measure(shape: Shape, name: &str, tables: &mut Tables) -> (Host, Kernel) 
             let synced = proxy.sync().expect("a sync");
             (started.elapsed(), synced)
         });
-        rounds.push(whole);
-        sent = Some(synced);
+        rounds.push((whole, synced.applied));
     }
-    let applied = sent.expect("a round").applied;
-    let whole = median(rounds);
+    rounds.sort_unstable_by_key(|(whole, _)| *whole);
+    let (whole, applied) = rounds[rounds.len() / 2];
     let bare = median(bares);
     let ratio = |time: Duration, to: Duration| Cell::Ratio(time.as_secs_f64() / to.as_secs_f64());
     let nft = (!big).then(|| bare::nft(&Host::new(), &stages.ruleset));

@@ -89,14 +89,14 @@ impl Engine {
     /// Sets what a Service wants; `None` when it is gone. Returns the destinations that it
     /// newly shares with others.
     pub fn update(&mut self, id: ServiceId, wanted: Option<Compiled>) -> Vec<Contested> {
-        let wanted = wanted.map(Box::new);
+        let wanted = match wanted {
+            None => None,
+            Some(wanted) => match self.update_in_place(id, wanted) {
+                None => return Vec::new(),
+                Some(wanted) => Some(Box::new(wanted)),
+            },
+        };
         let old = self.wanted.remove(&id);
-        if old == wanted {
-            if let Some(wanted) = wanted {
-                self.wanted.insert(id, wanted);
-            }
-            return Vec::new();
-        }
         let mut before = FxHashSet::default();
         if let Some(old) = old {
             for (destination, _) in &old.destinations {
@@ -125,8 +125,7 @@ impl Engine {
                 self.dirty.insert(*destination);
             }
             for shared in &wanted.shared {
-                *self.stated.entry(*shared).or_insert(0) += 1;
-                self.mark_shared(*shared);
+                self.state(*shared);
             }
             self.wanted.insert(id, wanted);
         }
@@ -144,6 +143,40 @@ impl Engine {
                 }
             })
             .collect()
+    }
+
+    /// Takes a change that leaves a Service's claims as they are, as nearly all do: endpoints
+    /// come and go. Gives back what is more than that.
+    fn update_in_place(&mut self, id: ServiceId, wanted: Compiled) -> Option<Compiled> {
+        let Some(old) = self.wanted.get_mut(&id) else {
+            return Some(wanted);
+        };
+        if !old.claims_what(&wanted) {
+            return Some(wanted);
+        }
+        let pairs = old.destinations.iter().zip(&wanted.destinations);
+        for ((destination, was), (_, is)) in pairs {
+            // The flows of a destination lie beside it.
+            if was != is || destination.protocol == Protocol::Udp {
+                self.dirty.insert(*destination);
+            }
+        }
+        let now = (old.shared != wanted.shared).then(|| wanted.shared.clone());
+        let before = std::mem::replace(&mut **old, wanted).shared;
+        if let Some(now) = now {
+            for shared in now {
+                self.state(shared);
+            }
+            for shared in before {
+                self.unstate(shared);
+            }
+        }
+        None
+    }
+
+    fn state(&mut self, shared: Shared) {
+        *self.stated.entry(shared).or_insert(0) += 1;
+        self.mark_shared(shared);
     }
 
     fn unstate(&mut self, shared: Shared) {
