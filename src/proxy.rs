@@ -16,7 +16,7 @@ use crate::model::{Change, Node, ObjectKey, PerFamily, ServiceId, State};
 /// What a sync did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Synced {
-    /// The transaction, if there was something to do.
+    /// The transactions, if there was something to do.
     pub applied: Applied,
     /// Services that were compiled again.
     pub compiled: usize,
@@ -29,6 +29,8 @@ pub struct Synced {
 /// How often one sync reads the kernel again and retries: once for drift, once to find a
 /// Service that is refused, and then without it.
 const ATTEMPTS: usize = 4;
+/// How often one sync does that in all, before it gives up until the next one.
+const MOST_REFUSALS: usize = 100;
 
 /// What the cluster wants and what the kernel has.
 #[derive(Debug)]
@@ -240,7 +242,7 @@ impl<B: Backend> Proxy<B> {
             self.left_out.remove(&id);
         }
         synced.computing = started.elapsed();
-        let mut refusals = 0;
+        let (mut refusals, mut all_refusals) = (0, 0);
         loop {
             let started = std::time::Instant::now();
             let most = self.backend.most_operations();
@@ -253,10 +255,7 @@ impl<B: Backend> Proxy<B> {
                     self.stale_flows.extend(self.desired.engine.commit(pending));
                     synced.computing += started.elapsed();
                     self.backend.isolate_services(false);
-                    if refusals > 2 {
-                        // The culprit is out; another one gets the same procedure.
-                        refusals = 0;
-                    }
+                    refusals = 0;
                     if self.desired.engine.is_settled() {
                         break;
                     }
@@ -267,6 +266,11 @@ impl<B: Backend> Proxy<B> {
                 }
                 Err(ApplyError::Refused(refused)) => {
                     refusals += 1;
+                    all_refusals += 1;
+                    if all_refusals == MOST_REFUSALS {
+                        // Somebody keeps changing what we program: others want to be heard too.
+                        refusals = ATTEMPTS;
+                    }
                     self.refused(refused, refusals)?;
                 }
             }

@@ -121,7 +121,8 @@ pub trait Backend {
 
     /// Makes the kernel forget the clients whose endpoint has left their list, so that their
     /// next connection goes to a living one. They are looked for in the background: returns
-    /// whether to come back for the result.
+    /// whether to come back for the result soon. A second look, for stragglers, is
+    /// [`Self::tidy`]'s.
     ///
     /// # Errors
     ///

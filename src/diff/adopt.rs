@@ -80,14 +80,19 @@ impl Engine {
                 Some(forwarding) if found.is_all_of(destination, &forwarding) => {
                     self.applied.insert(destination, forwarding);
                 }
-                _ => found.for_each_entry(destination, |entry| self.strays.push(entry)),
+                _ => {
+                    let mut strays = Vec::new();
+                    found.for_each_entry(destination, |entry| strays.push(entry));
+                    strays.sort_unstable();
+                    self.strays.insert(destination, strays);
+                }
             }
         }
-        self.strays.sort_unstable();
         self.dirty = self
             .claims
             .destinations()
             .chain(self.applied.keys().copied())
+            .chain(self.strays.keys().copied())
             .collect();
         let (admitting, refusing) = self
             .stated

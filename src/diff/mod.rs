@@ -13,7 +13,7 @@ mod claims;
 mod flows;
 mod slots;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
@@ -54,8 +54,8 @@ pub struct Engine {
     applied_shared: FxHashSet<Shared>,
     /// Where flows to each UDP destination may go, as of the last commit.
     flows: FxHashMap<Destination, Endpoints>,
-    /// Entries the backend holds that fit nowhere: the next delta removes them.
-    strays: Vec<Entry>,
+    /// Entries the backend holds that fit nowhere: they go when their destination is looked at.
+    strays: BTreeMap<Destination, Vec<Entry>>,
     /// Destinations whose applied and wanted state may differ.
     dirty: BTreeSet<Destination>,
     /// Shared facts that admit traffic and whose applied and wanted state may differ.
@@ -213,13 +213,9 @@ impl Engine {
     #[must_use]
     pub fn pending_up_to(&self, operations: usize) -> Pending {
         let mut pending = Pending::default();
-        for entry in &self.strays {
-            pending.delta.remove.push(Operation {
-                owner: ServiceId::CLUSTER,
-                entry: entry.clone(),
-            });
-        }
-        for shared in &self.dirty_admitting {
+        // Few: they are of this node.
+        let is_stated = |shared: &&Shared| self.stated.contains_key(*shared);
+        for shared in self.dirty_admitting.iter().filter(is_stated) {
             self.pending_shared(*shared, &mut pending);
         }
         let mut memo = SlotMemo::default();
@@ -228,6 +224,11 @@ impl Engine {
                 return pending;
             }
             pending.looked_at.push(*destination);
+            let strays = self.strays.get(destination).into_iter().flatten();
+            pending.delta.remove.extend(strays.map(|entry| Operation {
+                owner: ServiceId::CLUSTER,
+                entry: entry.clone(),
+            }));
             let claim = self.claims.winner(*destination);
             let compiled = claim.and_then(|claim| self.wanted.get(&claim.owner));
             let wanted =
@@ -261,6 +262,9 @@ impl Engine {
             }
             self.pending_shared(*shared, &mut pending);
         }
+        for shared in self.dirty_admitting.iter().filter(|s| !is_stated(s)) {
+            self.pending_shared(*shared, &mut pending);
+        }
         pending
     }
 
@@ -285,10 +289,7 @@ impl Engine {
     /// Whether nothing is left that may differ.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.dirty.is_empty()
-            && self.dirty_admitting.is_empty()
-            && self.dirty_refusing.is_empty()
-            && self.strays.is_empty()
+        self.dirty.is_empty() && self.dirty_admitting.is_empty() && self.dirty_refusing.is_empty()
     }
 
     /// Notes that the backend has applied a delta. Returns the UDP destinations whose flows may
@@ -304,6 +305,7 @@ impl Engine {
         }
         for destination in &pending.looked_at {
             self.dirty.remove(destination);
+            self.strays.remove(destination);
         }
         for (destination, forwarding) in pending.destinations {
             match forwarding {
@@ -325,7 +327,6 @@ impl Engine {
                 self.dirty_refusing.remove(shared);
             }
         }
-        self.strays.clear();
         stale
     }
 
@@ -368,7 +369,7 @@ impl Engine {
     /// All entries that are applied, in a stable order.
     #[must_use]
     pub fn applied_entries(&self) -> Vec<Entry> {
-        let mut entries = self.strays.clone();
+        let mut entries: Vec<Entry> = self.strays.values().flatten().cloned().collect();
         for (destination, forwarding) in &self.applied {
             forwarding.for_each_entry(*destination, |entry| entries.push(entry));
         }

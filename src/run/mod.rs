@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::backend::Backend;
 use crate::backend::nftables::{Nftables, ProgramConfig};
 use crate::cli::{self, Action, Config, NoPodCidrs, Origin, Output};
 use crate::compile::NodePortAddresses;
@@ -106,10 +105,9 @@ fn once(config: &Config, desired: Desired) -> Result<()> {
     take_over_iptables(config, &mut proxy);
     conntrack::clean(&sync_loop::stale_flows(&mut proxy))?;
     // There is no later for what is left to do.
-    while proxy.backend_mut().forget_clients()? {
-        thread::sleep(Duration::from_millis(1));
+    while proxy.tidy() && proxy.failed_tidies() == 0 {
+        thread::sleep(Duration::from_millis(5));
     }
-    while proxy.tidy() && proxy.failed_tidies() == 0 {}
     sync_loop::log_sync(&proxy, &synced);
     Ok(())
 }

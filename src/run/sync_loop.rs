@@ -34,7 +34,7 @@ pub(super) enum Event {
     Stop,
 }
 
-/// The verbosity from which on every transaction is logged: "useful steady state information", as
+/// The verbosity from which on every sync is logged: "useful steady state information", as
 /// Kubernetes' logging conventions have it.
 const STEADY: u32 = 2;
 /// How long a quiet moment is, before unused chains are taken away.
@@ -61,7 +61,6 @@ enum Wake {
     /// And how long after that, if it is too early then.
     Forget(Instant, Duration),
     Tidy(Instant),
-    Repair(Instant),
 }
 
 /// What has been taken in and not yet been programmed.
@@ -81,6 +80,8 @@ pub(super) struct SyncLoop {
     started: Timestamp,
     families: usize,
     last_repair: Option<Instant>,
+    /// When to read the kernel again, if that could not be done at once.
+    repair_due: Option<Instant>,
     last_end: Option<Instant>,
     retry: Duration,
     /// The kernel was read anew, so that the next sync compares everything.
@@ -103,6 +104,7 @@ impl SyncLoop {
             started,
             families: super::families().len(),
             last_repair: None,
+            repair_due: None,
             last_end: None,
             retry: FIRST_RETRY,
             full: true,
@@ -114,11 +116,12 @@ impl SyncLoop {
         let mut wake = Some(Wake::Sync(Instant::now()));
         self.queued();
         loop {
-            let event = match wake {
+            let at = wake.map(|wake| match wake {
+                Wake::Sync(at) | Wake::Forget(at, _) | Wake::Tidy(at) => at,
+            });
+            let event = match at.into_iter().chain(self.repair_due).min() {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(Wake::Sync(at) | Wake::Forget(at, _) | Wake::Tidy(at) | Wake::Repair(at)) => {
-                    inbox.recv_timeout(at.saturating_duration_since(Instant::now()))
-                }
+                Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
             let mut interfered = false;
             match event {
@@ -133,6 +136,7 @@ impl SyncLoop {
                     self.queued();
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) if self.repair_is_due() => {}
                 Err(RecvTimeoutError::Timeout) => match wake {
                     Some(Wake::Forget(_, pause)) => {
                         wake = Some(self.forget_clients((pause * 2).min(QUIET)));
@@ -142,13 +146,13 @@ impl SyncLoop {
                         wake = self.tidy().then(|| Wake::Tidy(Instant::now() + QUIET));
                         continue;
                     }
-                    Some(Wake::Repair(_)) => interfered = true,
                     Some(Wake::Sync(_)) | None => {}
                 },
             }
-            wake = Some(if interfered && let Some(later) = self.repair() {
-                later
-            } else if let Some(at) = self.too_early() {
+            if interfered || self.repair_is_due() {
+                self.repair();
+            }
+            wake = Some(if let Some(at) = self.too_early() {
                 Wake::Sync(at)
             } else {
                 self.sync()
@@ -222,6 +226,7 @@ impl SyncLoop {
         self.proxy.backend_mut().reconfigure(program);
         if let Err(error) = self.proxy.read_again() {
             tracing::error!(%error, "cannot read our tables; trying again");
+            self.repair_due = Some(Instant::now() + QUIET);
         }
         self.full = true;
     }
@@ -232,24 +237,30 @@ impl SyncLoop {
         (at > Instant::now()).then_some(at)
     }
 
-    /// Reads what is really there, after somebody else has changed it. Returns when to do so if
-    /// not now: two that undo each other's work all the time must not keep the node busy.
-    fn repair(&mut self) -> Option<Wake> {
+    fn repair_is_due(&self) -> bool {
+        self.repair_due.is_some_and(|due| due <= Instant::now())
+    }
+
+    /// Reads what is really there, after somebody else has changed it, or notes to do so: two that
+    /// undo each other's work all the time must not keep the node busy.
+    fn repair(&mut self) {
         let due = self
             .last_repair
             .map_or_else(Instant::now, |last| last + QUIET);
         if due > Instant::now() {
-            return Some(Wake::Repair(due));
+            self.repair_due = Some(due);
+            return;
         }
+        self.repair_due = None;
         self.last_repair = Some(Instant::now());
         tracing::warn!("somebody else has changed our tables: reading them again");
         self.outlets.metrics.interference.inc();
         if let Err(error) = self.proxy.read_again() {
             tracing::error!(%error, "cannot read our tables; trying again");
-            return Some(Wake::Repair(Instant::now() + QUIET));
+            self.repair_due = Some(Instant::now() + QUIET);
+            return;
         }
         self.full = true;
-        None
     }
 
     fn sync(&mut self) -> Wake {
@@ -278,6 +289,9 @@ impl SyncLoop {
                 let retry = self.retry;
                 tracing::error!(%error, ?retry, "sync failed; what was programmed stays in place");
                 self.outlets.metrics.sync_failed();
+                // What was committed before the failure counts: flows are judged by it now, and
+                // not by what has come since when the next sync succeeds.
+                self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
                 self.retry = (retry * 2).min(self.config.sync_period.max(FIRST_RETRY));
                 Wake::Sync(Instant::now() + retry)
             }
@@ -371,7 +385,7 @@ impl SyncLoop {
     }
 }
 
-/// One line per transaction.
+/// One line per sync.
 pub(super) fn log_sync(proxy: &Proxy<Nftables>, synced: &Synced) {
     let applied = synced.applied;
     tracing::info!(

@@ -317,6 +317,39 @@ fn n_g6_whatever_is_tampered_with_while_it_runs_is_put_right_by_itself() {
 }
 
 #[test]
+fn n_g6_a_repair_that_has_to_wait_is_not_forgotten_when_a_change_comes_first() {
+    if !have_root("n_g6_a_repair_that_has_to_wait") {
+        return;
+    }
+    let manifests = Manifests::new(every_shape(true));
+    let host = Host::new();
+    let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
+    eventually("the watch has begun", || {
+        host.sh("cat /proc/*/task/*/comm 2>/dev/null || true")
+            .contains("nftables-watch")
+    });
+    let tamper = "nft flush set ip pointsman cluster-ips";
+    let wanted = blocks(&host.ruleset());
+    host.sh(tamper);
+    eventually("the first is put right", || {
+        blocks(&host.ruleset()) == wanted
+    });
+    // The second comes too soon after it, and then something else is to be done.
+    host.sh(tamper);
+    manifests.write("more.json", vec![service("more", &["10.96.0.90"]).0]);
+    eventually("a change of the cluster", || {
+        host.ruleset().contains("default/more")
+    });
+    let from_nothing = Host::new();
+    once(&from_nothing, &manifests);
+    let wanted = blocks(&from_nothing.ruleset());
+    eventually("the second is put right too", || {
+        blocks(&host.ruleset()) == wanted
+    });
+    drop(process);
+}
+
+#[test]
 fn e17_one_table_in_each_family_hooks_in_where_kube_proxys_does() {
     if !have_root("e17_one_table_in_each_family_hooks_in_where_kube_proxys_does") {
         return;

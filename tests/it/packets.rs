@@ -925,7 +925,8 @@ fn e7_an_open_connection_survives_new_syncs_and_restarts() {
     talk("after its end");
     // Something to do at the start: the log then says when it is done.
     manifests.write("late.json", vec![cluster_service("late", 50).0]);
-    let process = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let arguments = ["--manifests", manifests.path(), "-v", "2"];
+    let process = Pointsman::start(&world.node, &arguments);
     talk("after a restart");
     let site = Site {
         process,

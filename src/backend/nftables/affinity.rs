@@ -219,6 +219,11 @@ impl Forgetting {
             .collect()
     }
 
+    /// Whether something has gone that no search has begun to look for.
+    pub(super) fn is_new(&self) -> bool {
+        !self.rounds[0].is_empty()
+    }
+
     /// What is remembered from now on, although a search may be looking for it.
     fn note_returned(&mut self, delta: &Delta) {
         for operation in &delta.add {

@@ -36,7 +36,7 @@ use netlink::objects;
 use program::Program;
 use purge::{Doomed, Purge};
 use sets::SetId;
-use transaction::{MovedClient, Programmed};
+use transaction::{MovedClient, Programmed, Shapes};
 
 pub use program::{LocalDetector, ProgramConfig};
 pub use text::{render, render_cleanup};
@@ -57,7 +57,7 @@ pub struct Nftables {
     programmed: Programmed,
     /// There was a table of ours when it was last looked for, whatever was in it.
     existed: bool,
-    /// The kernel has refused something since it was last read: it holds what we do not know of.
+    /// A transaction failed since the kernel was last read: it may hold what we do not know of.
     refused: bool,
     socket: Socket,
     forgetting: Forgetting,
@@ -303,50 +303,69 @@ impl Nftables {
     }
 }
 
-impl Backend for Nftables {
-    fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
-        self.programmed.replace = false;
-        self.programmed.shapes = PerFamily::default();
-        self.programmed.elements.clear();
-        self.existed = false;
-        let thorough = std::mem::replace(&mut self.refused, false);
-        let mut entries = Vec::new();
-        for family in self.programmed.config.families.clone() {
-            let program = Program::new(&self.programmed.config, family);
-            match dump::program(&mut self.socket, family, &program)? {
-                Found::Ours(installed) => {
-                    self.existed = true;
-                    let found = dump::entries(&mut self.socket, family, &installed, thorough)?;
-                    let shapes = self.programmed.shapes.get_mut(family);
-                    shapes.installed = installed.shapes;
-                    shapes.affinity_maps = installed.affinity_maps;
-                    match found {
-                        Some(mut found) => entries.append(&mut found),
-                        None => {
-                            tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
-                            self.programmed.replace = true;
-                        }
+/// What is found in the kernel.
+#[derive(Default)]
+struct Reading {
+    entries: Vec<Entry>,
+    shapes: PerFamily<Shapes>,
+    /// There is a table, whatever is in it.
+    existed: bool,
+    /// There is something else than our program.
+    replace: bool,
+}
+
+impl Reading {
+    fn read(&mut self, backend: &mut Nftables, family: Family) -> Result<(), SocketError> {
+        let thorough = backend.refused;
+        let program = Program::new(&backend.programmed.config, family);
+        match dump::program(&mut backend.socket, family, &program)? {
+            Found::Ours(installed) => {
+                self.existed = true;
+                match dump::entries(&mut backend.socket, family, &installed, thorough)? {
+                    Some(mut found) => self.entries.append(&mut found),
+                    None => {
+                        tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
+                        self.replace = true;
                     }
                 }
-                Found::Nothing => self.programmed.replace = true,
-                Found::Another(why) => {
-                    self.existed = true;
-                    tracing::info!(%family, why, "the table is not this program: it will be replaced");
-                    self.programmed.replace = true;
-                }
+                let shapes = self.shapes.get_mut(family);
+                shapes.installed = installed.shapes;
+                shapes.affinity_maps = installed.affinity_maps;
+            }
+            Found::Nothing => self.replace = true,
+            Found::Another(why) => {
+                self.existed = true;
+                tracing::info!(%family, why, "the table is not this program: it will be replaced");
+                self.replace = true;
             }
         }
-        if self.programmed.replace {
+        Ok(())
+    }
+}
+
+impl Backend for Nftables {
+    fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
+        let mut found = Reading::default();
+        for family in self.programmed.config.families.clone() {
+            found.read(self, family)?;
+        }
+        // From here on nothing can fail: what we know is as old as before, or new as a whole.
+        self.existed = found.existed;
+        self.refused = false;
+        self.programmed.replace = found.replace;
+        self.programmed.elements.clear();
+        if found.replace {
             self.programmed.shapes = PerFamily::default();
             self.forgetting = Forgetting::default();
             self.purge = None;
             return Ok(Vec::new());
         }
-        for entry in &entries {
+        self.programmed.shapes = found.shapes;
+        for entry in &found.entries {
             self.programmed.count(entry, 1);
             self.forgetting.learn(entry);
         }
-        Ok(entries)
+        Ok(found.entries)
     }
 
     fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError> {
@@ -354,20 +373,14 @@ impl Backend for Nftables {
             return Ok(Applied::default());
         }
         let started = Instant::now();
-        self.programmed.count_delta(delta, 1);
         let moved = self.moved_clients(delta)?;
+        self.programmed.count_delta(delta, 1);
         let (batch, new) = self.programmed.encode(delta, &moved);
         let encoding = started.elapsed();
         let applied = self.send(&batch);
         match applied {
             Ok(kernel) => {
-                for (family, (shapes, maps)) in [(Family::V4, new.v4), (Family::V6, new.v6)] {
-                    let known = self.programmed.shapes.get_mut(family);
-                    known.installed.extend(shapes);
-                    known.affinity_maps.extend(maps);
-                }
-                self.programmed.replace = false;
-                self.programmed.leftovers.clear();
+                self.programmed.applied(new);
                 self.forgetting.note(delta);
                 Ok(Applied {
                     operations: batch.operations(),
@@ -402,7 +415,10 @@ impl Backend for Nftables {
     }
 
     fn forget_clients(&mut self) -> Result<bool, ApplyError> {
-        self.forget()
+        if self.purge.is_some() || self.forgetting.is_new() {
+            self.forget()?;
+        }
+        Ok(self.purge.is_some())
     }
 
     fn tidy(&mut self) -> Result<bool, ApplyError> {

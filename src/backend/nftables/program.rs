@@ -256,8 +256,8 @@ const MOST_DRAWS: u32 = 16;
 
 /// From how many places to draw, one after another, until one is filled.
 ///
-/// More than half of the places are filled, from the first one on (but for 4 places, of which one
-/// may do), so that two draws do on average, or fewer. Each is uniform among the filled ones as
+/// More than half of the places are filled, from the first one on, so that two draws do on average,
+/// or fewer; of 4 places one may be all, and takes two and a half. Each is uniform among the filled ones as
 /// long as it takes in all of them, and the draws go down place by place, so that one which takes
 /// in exactly those that are filled ends the search. With more places than can be counted down, the
 /// last draw is from the first half, which is filled, and gets one connection in 2^15. Place 0

@@ -352,8 +352,9 @@ fn list_sets(
 
 /// The entries of all sets of one family; `None` if one of them is nothing that we write.
 ///
-/// With `thorough`, or without anything `installed`, everything is listed, however long that
-/// takes; otherwise slots that no route leads to may be missed.
+/// A large set of endpoints is not dumped, unless it holds what no route leads to. Where the kernel
+/// does not count elements that is not known, and it is dumped if `thorough`, however long that
+/// takes.
 pub(crate) fn entries(
     socket: &mut Socket,
     family: Family,
@@ -363,12 +364,13 @@ pub(crate) fn entries(
     let mut entries = Vec::new();
     // Those that tell which endpoints there have to be come before the endpoints.
     for set in FIXED_SETS.into_iter().rev() {
-        if !thorough && set.holds_slots() {
-            let counted = installed.counts.get(&set).copied();
-            if let Some(mut found) = slots::read(socket, family, set, &entries, counted)? {
-                entries.append(&mut found);
-                continue;
-            }
+        let counted = installed.counts.get(&set).copied();
+        if set.holds_slots()
+            && (counted.is_some() || !thorough)
+            && let Some(mut found) = slots::read(socket, family, set, &entries, counted)?
+        {
+            entries.append(&mut found);
+            continue;
         }
         let found = if set == SetId::ServiceCidrs {
             let bounds: Option<Vec<(IpAddr, bool)>> =

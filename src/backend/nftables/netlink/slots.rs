@@ -3,9 +3,9 @@
 //! The kernel dumps a hash table in pieces and walks over all that it has dumped already for each
 //! of them (`nft_rhash_walk`): 200,000 elements take seconds, a million well over a minute. The
 //! routes say which lists there are, and asking for the places of each takes the same time for
-//! each. What no route leads to is not seen; where the kernel counts a set's elements
-//! (`NFTA_SET_COUNT`, since 6.16) that is noticed, and elsewhere a place that is found taken when
-//! it is to be filled has everything dumped.
+//! each. An element that no route leads to is not seen, and gets no traffic; where the kernel counts
+//! a set's elements (`NFTA_SET_COUNT`, since 6.16) it is noticed and the set is dumped after all.
+//! Elsewhere it is found when its place is to be filled and the transaction fails.
 
 use super::elements::{self, Element};
 use super::uapi::*;
@@ -21,8 +21,9 @@ use crate::netlink::{
 
 /// Up to so many places a dump is as fast.
 const DUMPED: u64 = 40_000;
-/// Places asked for at once: the receive buffer has to hold the answers, a message for each.
-const AT_ONCE: u32 = 1024;
+/// Places asked for at once: the receive buffer has to hold the answers, a message of less than a
+/// kilobyte for each, even where it cannot be made larger than the usual 208 KiB.
+const AT_ONCE: u32 = 128;
 
 /// One of a destination's lists, and how many places it has.
 #[derive(Clone, Copy)]
@@ -83,6 +84,26 @@ pub(super) fn read(
     if places <= DUMPED {
         return Ok(None);
     }
+    match read_lists(socket, family, set, lists(), counted) {
+        // Whatever it is, a dump may do.
+        Err(error) if !matches!(error, SocketError::NotPermitted) => {
+            tracing::debug!(%family, set = set.name(), %error, "places cannot be asked for");
+            Ok(None)
+        }
+        result => result,
+    }
+}
+
+fn read_lists(
+    socket: &mut Socket,
+    family: Family,
+    set: SetId,
+    lists: impl Iterator<Item = Places>,
+    counted: Option<u32>,
+) -> Result<Option<Vec<Entry>>, SocketError> {
+    // The kernel's answer to a message ends with the first place that is empty. If there can be
+    // no more behind it unnoticed, one message may ask for many; otherwise each place has its own.
+    let in_a_message = if counted.is_some() { AT_ONCE } else { 1 };
     let mut reader = Reader {
         socket,
         family,
@@ -93,17 +114,17 @@ pub(super) fn read(
         asked: 0,
         strange: false,
     };
-    for list in lists() {
+    for list in lists {
         let mut first = 0;
         while first < list.places {
-            let count = (list.places - first).min(AT_ONCE);
+            let count = (list.places - first).min(in_a_message);
             if reader.asked + count > AT_ONCE {
                 reader.ask()?;
             }
             reader.put(list, first, count);
             first += count;
             // Places are filled from the first one on: a long list ends where one is empty.
-            if first < list.places {
+            if first < list.places && counted.is_some() {
                 let before = reader.found.len();
                 reader.ask()?;
                 if reader.found.len() - before < count as usize {
