@@ -215,8 +215,9 @@ fn nft_lists_what_it_cannot_load() {
     let host = Host::new();
     once(&host, &manifests);
     let listed = host.ruleset();
+    assert!(listed.contains("update @affinity-600-"));
     assert!(listed.contains(
-        "update @affinity-600 { ct original ip6 saddr . ct original ip6 daddr . meta l4proto . \
+        " { ct original ip6 saddr . ct original ip6 daddr . meta l4proto . \
          ct original proto-dst timeout 10m : ip6 daddr . tcp dport }"
     ));
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::clients::ClientMap;
 use crate::ir::{Delta, Destination, Entry, Host, List, Operation, Route, SourcePolicy};
 use crate::model::{Endpoint, Family};
 
@@ -31,7 +32,7 @@ pub(super) struct Search {
 
 #[derive(Debug, Default, Clone)]
 struct Gone {
-    maps: BTreeSet<(Family, u32)>,
+    maps: BTreeSet<(Family, ClientMap)>,
     endpoints: FxHashSet<(u32, Destination, Endpoint)>,
     /// Destinations all of whose clients are forgotten.
     all: FxHashSet<(u32, Destination)>,
@@ -54,7 +55,8 @@ impl Gone {
     }
 
     fn add_all(&mut self, timeout: u32, destination: Destination) {
-        self.maps.insert((destination.family(), timeout));
+        self.maps
+            .insert((destination.family(), ClientMap::of(&destination, timeout)));
         self.all.insert((timeout, destination));
     }
 }
@@ -85,16 +87,24 @@ impl Moves {
     }
 
     /// The maps that clients leave, and those that they come to.
-    pub(super) fn maps(&self) -> BTreeSet<(Family, u32, u32)> {
+    pub(super) fn maps(&self) -> BTreeSet<(Family, ClientMap, ClientMap)> {
+        let map = |destination, timeout: &u32| ClientMap::of(destination, *timeout);
         self.0
             .iter()
-            .map(|(destination, (from, to))| (destination.family(), *from, *to))
+            .map(|(destination, (from, to))| {
+                (
+                    destination.family(),
+                    map(destination, from),
+                    map(destination, to),
+                )
+            })
             .collect()
     }
 
     /// Whether clients of a destination go from one map to another. As in
     /// [`Search::is_gone`], a `NodePort` is known by one of the node's addresses.
-    pub(super) fn has(&self, destination: Destination, from: u32, to: u32) -> bool {
+    pub(super) fn has(&self, destination: Destination, from: ClientMap, to: ClientMap) -> bool {
+        let (from, to) = (from.timeout_seconds, to.timeout_seconds);
         [destination, node_port(destination)]
             .iter()
             .any(|destination| self.0.get(destination) == Some(&(from, to)))
@@ -166,7 +176,8 @@ impl Forgetting {
                     if let Some(timeout) = self.timeouts.get(destination)
                         && !kept.contains(&(*destination, *list, *endpoint))
                     {
-                        gone.maps.insert((destination.family(), *timeout));
+                        let map = ClientMap::of(destination, *timeout);
+                        gone.maps.insert((destination.family(), map));
                         gone.endpoints.insert((*timeout, *destination, *endpoint));
                     }
                 }
@@ -212,7 +223,7 @@ impl Forgetting {
     }
 
     /// The maps to look through.
-    pub(super) fn due(&self) -> BTreeSet<(Family, u32)> {
+    pub(super) fn due(&self) -> BTreeSet<(Family, ClientMap)> {
         self.rounds
             .iter()
             .flat_map(|gone| gone.maps.iter().copied())

@@ -3,8 +3,10 @@
 //! A verdict in a map names a chain, and the chain's name says everything that it does: name
 //! and [`Route`] translate into each other without looking at the kernel.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use super::clients::ClientMap;
 use crate::ir::{self, Entry, Host, List, Route, SourcePolicy};
 
 /// A chain for one shape.
@@ -18,8 +20,8 @@ pub(crate) enum ShapeChain {
         list: List,
         /// How many places there are.
         places: u32,
-        /// Seconds for which a client's choice holds.
-        affinity: Option<u32>,
+        /// The map of the clients' choices.
+        affinity: Option<ClientMap>,
     },
     /// Tells sources apart, then sends them on.
     Policy {
@@ -29,13 +31,13 @@ pub(crate) enum ShapeChain {
         policy: SourcePolicy,
         /// How many places the primary list has.
         places: u32,
-        /// Seconds for which a client's choice holds.
-        affinity: Option<u32>,
+        /// The map of the clients' choices.
+        affinity: Option<ClientMap>,
     },
     /// Remembers a client's choice.
     Remember {
-        /// For how many seconds.
-        timeout_seconds: u32,
+        /// In which map.
+        map: ClientMap,
     },
 }
 
@@ -43,6 +45,9 @@ impl ShapeChain {
     /// The chain that an entry's verdict goes to, if it is one that goes somewhere.
     pub(crate) fn of(entry: &Entry) -> Option<Self> {
         let is_node_port = |host: &Host| matches!(host, Host::Node(_));
+        let map = |destination, affinity: &Option<u32>| {
+            affinity.map(|timeout| ClientMap::of(destination, timeout))
+        };
         match entry {
             Entry::Route {
                 destination,
@@ -57,7 +62,7 @@ impl ShapeChain {
                 node_port: is_node_port(&destination.host),
                 policy: *policy,
                 places: *places,
-                affinity: *affinity,
+                affinity: map(destination, affinity),
             }),
             Entry::ExternalRoute {
                 destination,
@@ -68,12 +73,13 @@ impl ShapeChain {
                 node_port: is_node_port(&destination.host),
                 list: List::External,
                 places: *places,
-                affinity: *affinity,
+                affinity: map(destination, affinity),
             }),
             Entry::Remember {
-                timeout_seconds, ..
+                destination,
+                timeout_seconds,
             } => Some(Self::Remember {
-                timeout_seconds: *timeout_seconds,
+                map: ClientMap::of(destination, *timeout_seconds),
             }),
             _ => None,
         }
@@ -108,12 +114,61 @@ impl ShapeChain {
         }
     }
 
-    /// The timeout of the affinity map that it uses, if any.
-    pub(crate) const fn affinity_map(self) -> Option<u32> {
+    /// The affinity map that it uses, if any.
+    pub(crate) const fn affinity_map(self) -> Option<ClientMap> {
         match self {
             Self::Balance { affinity, .. } => affinity,
-            Self::Remember { timeout_seconds } => Some(timeout_seconds),
+            Self::Remember { map } => Some(map),
             Self::Policy { .. } => None,
+        }
+    }
+
+    /// The chains that are needed where some are in use: with those that they lead to, and for
+    /// all maps of a timeout if for one, so that their number does not grow with the Services.
+    pub(crate) fn needed(used: impl Iterator<Item = Self>) -> BTreeSet<Self> {
+        let mut needed = BTreeSet::new();
+        for chain in used.flat_map(Self::for_all_maps) {
+            let mut next = Some(chain);
+            while let Some(chain) = next
+                && needed.insert(chain)
+            {
+                next = chain.next();
+            }
+        }
+        needed
+    }
+
+    fn for_all_maps(self) -> Vec<Self> {
+        let maps = |map: ClientMap| map.all_of_timeout();
+        match self {
+            Self::Balance {
+                node_port,
+                list,
+                places,
+                affinity: Some(map),
+            } => maps(map)
+                .map(|map| Self::Balance {
+                    node_port,
+                    list,
+                    places,
+                    affinity: Some(map),
+                })
+                .collect(),
+            Self::Policy {
+                node_port,
+                policy,
+                places,
+                affinity: Some(map),
+            } => maps(map)
+                .map(|map| Self::Policy {
+                    node_port,
+                    policy,
+                    places,
+                    affinity: Some(map),
+                })
+                .collect(),
+            Self::Remember { map } => maps(map).map(|map| Self::Remember { map }).collect(),
+            plain => vec![plain],
         }
     }
 
@@ -125,13 +180,13 @@ impl ShapeChain {
     }
 
     fn parse(name: &str) -> Option<Self> {
-        if let Some(timeout) = name.strip_prefix("remember-") {
+        if let Some(map) = name.strip_prefix("remember-") {
             return Some(Self::Remember {
-                timeout_seconds: timeout.parse().ok()?,
+                map: ClientMap::from_name(map)?,
             });
         }
         let (name, affinity) = match name.split_once("-affinity-") {
-            Some((name, timeout)) => (name, Some(timeout.parse().ok()?)),
+            Some((name, map)) => (name, Some(ClientMap::from_name(map)?)),
             None => (name, None),
         };
         let (name, node_port) = match name.strip_prefix("np-") {
@@ -169,7 +224,7 @@ impl ShapeChain {
 impl fmt::Display for ShapeChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (node_port, kind, places, affinity) = match *self {
-            Self::Remember { timeout_seconds } => return write!(f, "remember-{timeout_seconds}"),
+            Self::Remember { map } => return write!(f, "remember-{map}"),
             Self::Balance {
                 node_port,
                 list,
@@ -198,8 +253,8 @@ impl fmt::Display for ShapeChain {
         };
         let prefix = if node_port { "np-" } else { "" };
         write!(f, "{prefix}{kind}-{places}")?;
-        if let Some(timeout) = affinity {
-            write!(f, "-affinity-{timeout}")?;
+        if let Some(map) = affinity {
+            write!(f, "-affinity-{map}")?;
         }
         Ok(())
     }
@@ -217,10 +272,10 @@ mod tests {
             "np-lb-4",
             "np-lb-local-131072",
             "cluster-ip-16",
-            "external-8-affinity-10800",
-            "np-external-local-4-affinity-1",
-            "lb-4-affinity-86400",
-            "remember-10800",
+            "external-8-affinity-10800-7",
+            "np-external-local-4-affinity-1-0",
+            "lb-4-affinity-86400-15",
+            "remember-10800-3",
         ];
         for name in names {
             let chain = ShapeChain::from_name(name).unwrap();
@@ -235,7 +290,8 @@ mod tests {
             "lb-",
             "lb",
             "services",
-            "np-remember-1",
+            "np-remember-1-1",
+            "remember-1",
             "lb-+4",
             "lb--4",
         ] {
@@ -245,12 +301,12 @@ mod tests {
 
     #[test]
     fn every_chain_leads_to_a_plain_choice() {
-        let mut chain = ShapeChain::from_name("np-external-local-4-affinity-60").unwrap();
+        let mut chain = ShapeChain::from_name("np-external-local-4-affinity-60-9").unwrap();
         let mut way = Vec::new();
         while let Some(next) = chain.next() {
             way.push(next.to_string());
             chain = next;
         }
-        assert_eq!(way, ["np-lb-4-affinity-60", "np-lb-4"]);
+        assert_eq!(way, ["np-lb-4-affinity-60-9", "np-lb-4"]);
     }
 }

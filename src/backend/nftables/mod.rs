@@ -7,6 +7,7 @@
 
 mod affinity;
 mod chains;
+mod clients;
 mod leftovers;
 mod netlink;
 mod program;
@@ -29,6 +30,7 @@ use crate::netlink::socket::{Refusal, Socket, SocketError};
 
 use affinity::{Forgetting, Moves};
 use chains::ShapeChain;
+use clients::ClientMap;
 use netlink::batch::{Batch, ElementOperation, FinishedBatch, Subject};
 use netlink::dump::{self, Found};
 use netlink::elements::Element;
@@ -183,7 +185,7 @@ impl Nftables {
                 let moves_here = moves.has(destination, from, to) && !there.contains(element.key());
                 moves_here.then(|| {
                     let mut bytes = Vec::new();
-                    element.put_with_timeout(&mut bytes, to);
+                    element.put_with_timeout(&mut bytes, to.timeout_seconds);
                     MovedClient {
                         family,
                         to,
@@ -216,16 +218,16 @@ impl Nftables {
         let purge = match self.purge.take() {
             Some(purge) => purge,
             None => {
-                let maps: Vec<(Family, u32)> = self
+                let maps: Vec<(Family, ClientMap)> = self
                     .forgetting
                     .due()
                     .into_iter()
-                    .filter(|(family, timeout)| {
+                    .filter(|(family, map)| {
                         self.programmed
                             .shapes
                             .get(*family)
                             .affinity_maps
-                            .contains(timeout)
+                            .contains(map)
                     })
                     .collect();
                 let search = Arc::new(self.forgetting.begin());
@@ -259,9 +261,11 @@ impl Nftables {
         let doomed: Vec<&Doomed> = doomed
             .iter()
             .filter(|client| {
-                !self
-                    .forgetting
-                    .has_returned(client.timeout, client.destination, client.endpoint)
+                !self.forgetting.has_returned(
+                    client.map.timeout_seconds,
+                    client.destination,
+                    client.endpoint,
+                )
             })
             .collect();
         for chunk in doomed.chunks(CLIENTS_AT_ONCE) {
@@ -426,9 +430,11 @@ impl Backend for Nftables {
         for family in self.programmed.config.families.clone() {
             let known = self.programmed.shapes.get(family);
             let needed = known.needed();
-            let maps: BTreeSet<u32> = needed.iter().filter_map(|s| s.affinity_map()).collect();
+            let maps: BTreeSet<ClientMap> =
+                needed.iter().filter_map(|s| s.affinity_map()).collect();
             let unused: Vec<ShapeChain> = known.installed.difference(&needed).copied().collect();
-            let unused_maps: Vec<u32> = known.affinity_maps.difference(&maps).copied().collect();
+            let unused_maps: Vec<ClientMap> =
+                known.affinity_maps.difference(&maps).copied().collect();
             if unused.is_empty() && unused_maps.is_empty() {
                 continue;
             }
@@ -437,8 +443,8 @@ impl Backend for Nftables {
             for shape in unused.iter().rev() {
                 objects::put_delete_chain(&mut batch, family, &shape.to_string());
             }
-            for timeout in &unused_maps {
-                objects::put_delete_set(&mut batch, family, SetId::Affinity(*timeout));
+            for map in &unused_maps {
+                objects::put_delete_set(&mut batch, family, SetId::Affinity(*map));
             }
             self.send(&batch.finish())?;
             let known = self.programmed.shapes.get_mut(family);
@@ -455,7 +461,7 @@ fn deletion(clients: &[&Doomed]) -> FinishedBatch {
     for client in clients {
         batch.put_element(
             client.family,
-            SetId::Affinity(client.timeout),
+            SetId::Affinity(client.map),
             ElementOperation::Delete,
             ServiceId::CLUSTER,
             |out| out.extend_from_slice(&client.key),

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use super::chains::ShapeChain;
+use super::clients::ClientMap;
 use super::sets::{EXTERNAL_OFFSET, SetId};
 use crate::ir::{List, SourcePolicy};
 use crate::model::{Family, PerFamily, Protocol};
@@ -153,8 +154,8 @@ pub(crate) enum Statement {
     },
     /// Writes the chosen endpoint under the connection's original key, for a time.
     Remember {
-        /// The timeout in seconds, which is also the map's name.
-        timeout_seconds: u32,
+        /// The map, whose name says the timeout.
+        map: ClientMap,
     },
     /// Translates the source to the outgoing interface's address, with a random port.
     Masquerade,
@@ -557,14 +558,9 @@ impl<'a> Program<'a> {
             ShapeChain::Policy {
                 node_port, policy, ..
             } => self.policy(shape, node_port, policy),
-            ShapeChain::Remember { timeout_seconds } => Protocol::ALL
+            ShapeChain::Remember { map } => Protocol::ALL
                 .into_iter()
-                .map(|protocol| {
-                    vec![
-                        Statement::ProtocolIs(protocol),
-                        Statement::Remember { timeout_seconds },
-                    ]
-                })
+                .map(|protocol| vec![Statement::ProtocolIs(protocol), Statement::Remember { map }])
                 .collect(),
         };
         Self::regular(&shape.to_string(), rules)
@@ -579,9 +575,9 @@ impl<'a> Program<'a> {
         node_port: bool,
         list: List,
         places: u32,
-        affinity: Option<u32>,
+        affinity: Option<ClientMap>,
     ) -> Vec<Rule> {
-        if let Some(timeout) = affinity {
+        if let Some(map) = affinity {
             let mut rules = vec![vec![Statement::TranslateTo {
                 key: vec![
                     Load::SourceAddress,
@@ -589,7 +585,7 @@ impl<'a> Program<'a> {
                     Load::Protocol,
                     Load::DestinationPort,
                 ],
-                map: SetId::Affinity(timeout),
+                map: SetId::Affinity(map),
             }]];
             rules.extend(Self::goto_next(shape).map(|next| vec![next]));
             return rules;

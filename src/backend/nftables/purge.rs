@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use super::affinity::Search;
+use super::clients::ClientMap;
 use super::netlink::dump;
 use super::netlink::elements::Element;
 use crate::ir::Destination;
@@ -18,7 +19,7 @@ use crate::netlink::socket::{Socket, SocketError};
 #[derive(Debug)]
 pub(super) struct Doomed {
     pub(super) family: Family,
-    pub(super) timeout: u32,
+    pub(super) map: ClientMap,
     /// What it connected to.
     pub(super) destination: Destination,
     /// Where it went.
@@ -35,7 +36,10 @@ pub(super) struct Purge {
 
 impl Purge {
     /// Starts to look through these maps.
-    pub(super) fn start(maps: Vec<(Family, u32)>, search: Arc<Search>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        maps: Vec<(Family, ClientMap)>,
+        search: Arc<Search>,
+    ) -> std::io::Result<Self> {
         let (tell, results) = channel();
         let wanted = Arc::clone(&search);
         std::thread::Builder::new()
@@ -59,24 +63,26 @@ impl Purge {
     }
 }
 
-fn look_through(maps: &[(Family, u32)], search: &Search) -> Result<Vec<Doomed>, SocketError> {
+fn look_through(maps: &[(Family, ClientMap)], search: &Search) -> Result<Vec<Doomed>, SocketError> {
     let mut socket = Socket::open()?;
     let mut doomed = Vec::new();
-    for (family, timeout) in maps.iter().copied() {
+    for (family, map) in maps.iter().copied() {
         let pick = |destination, endpoint, element: &Element<'_>| {
-            search.is_gone(timeout, destination, endpoint).then(|| {
-                let mut key = Vec::new();
-                element.put_key(&mut key);
-                Doomed {
-                    family,
-                    timeout,
-                    destination,
-                    endpoint,
-                    key,
-                }
-            })
+            search
+                .is_gone(map.timeout_seconds, destination, endpoint)
+                .then(|| {
+                    let mut key = Vec::new();
+                    element.put_key(&mut key);
+                    Doomed {
+                        family,
+                        map,
+                        destination,
+                        endpoint,
+                        key,
+                    }
+                })
         };
-        doomed.extend(dump::remembered(&mut socket, family, timeout, pick)?);
+        doomed.extend(dump::remembered(&mut socket, family, map, pick)?);
     }
     Ok(doomed)
 }

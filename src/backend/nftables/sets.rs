@@ -3,6 +3,7 @@
 //!
 //! Pure descriptions; `text` and `netlink` turn them into what nft and the kernel understand.
 
+use super::clients::ClientMap;
 use crate::ir::{Destination, Entry, Host, List, Shared};
 use crate::model::Family;
 
@@ -29,8 +30,8 @@ pub(crate) enum SetId {
     AffinityIps,
     /// `NodePort`s whose clients are remembered.
     AffinityNodePorts,
-    /// Clients and where they went, for one timeout in seconds.
-    Affinity(u32),
+    /// Clients and where they went.
+    Affinity(ClientMap),
     /// `ClusterIP`s in use.
     ClusterIps,
     /// Ranges of `ServiceCIDR`s.
@@ -106,7 +107,7 @@ pub(crate) enum Data {
     Endpoint,
 }
 
-/// How many clients one timeout's affinity map remembers. A full map forgets nobody and
+/// How many clients an affinity map remembers. A full map forgets nobody and
 /// remembers no one new; connections go through it either way.
 pub(crate) const AFFINITY_SIZE: u32 = 1 << 23;
 
@@ -132,7 +133,7 @@ impl SetId {
             Self::NoEndpointsNodePorts => "no-endpoints-nodeports",
             Self::AffinityIps => "affinity-ips",
             Self::AffinityNodePorts => "affinity-nodeports",
-            Self::Affinity(timeout) => return format!("affinity-{timeout}"),
+            Self::Affinity(map) => return format!("affinity-{map}"),
             Self::ClusterIps => "cluster-ips",
             Self::ServiceCidrs => "service-cidrs",
             Self::Hairpin => "hairpin",
@@ -149,8 +150,8 @@ impl SetId {
             .into_iter()
             .find(|set| set.name() == name)
             .or_else(|| {
-                let timeout: u32 = name.strip_prefix("affinity-")?.parse().ok()?;
-                Some(Self::Affinity(timeout)).filter(|set| set.name() == name)
+                let map = ClientMap::from_name(name.strip_prefix("affinity-")?)?;
+                Some(Self::Affinity(map))
             })
     }
 

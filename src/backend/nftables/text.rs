@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::chains::ShapeChain;
+use super::clients::ClientMap;
 use super::program::{
     Base, Chain, ChainKind, Hook, Load, Program, ProgramConfig, Rule, Statement, TABLE,
 };
@@ -57,7 +58,7 @@ fn line(out: &mut String, depth: usize, text: std::fmt::Arguments<'_>) {
 
 fn render_table(out: &mut String, config: &ProgramConfig, family: Family, entries: &[&Entry]) {
     let shapes = shapes(entries.iter().copied());
-    let timeouts: BTreeSet<u32> = shapes.iter().filter_map(|s| s.affinity_map()).collect();
+    let maps: BTreeSet<ClientMap> = shapes.iter().filter_map(|s| s.affinity_map()).collect();
     let mut elements: BTreeMap<SetId, Vec<String>> = BTreeMap::new();
     for entry in entries {
         elements
@@ -71,7 +72,7 @@ fn render_table(out: &mut String, config: &ProgramConfig, family: Family, entrie
     line(out, 0, format_args!("table {name} {TABLE} {{"));
     for set in FIXED_SETS
         .into_iter()
-        .chain(timeouts.into_iter().map(SetId::Affinity))
+        .chain(maps.into_iter().map(SetId::Affinity))
     {
         render_set(
             out,
@@ -95,16 +96,7 @@ fn render_table(out: &mut String, config: &ProgramConfig, family: Family, entrie
 
 /// The chains that entries need, with those that they lead to.
 pub(crate) fn shapes<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeSet<ShapeChain> {
-    let mut shapes = BTreeSet::new();
-    for entry in entries {
-        let mut next = ShapeChain::of(entry);
-        while let Some(shape) = next
-            && shapes.insert(shape)
-        {
-            next = shape.next();
-        }
-    }
-    shapes
+    ShapeChain::needed(entries.filter_map(ShapeChain::of))
 }
 
 fn render_set(out: &mut String, family: Family, set: SetId, elements: &[String]) {
@@ -338,7 +330,7 @@ fn render_statement(family: Family, statement: &Statement) -> String {
             key_text(family, key),
             map.name()
         ),
-        Statement::Remember { timeout_seconds } => {
+        Statement::Remember { map } => {
             let key = [
                 Load::OriginalSourceAddress,
                 Load::OriginalDestinationAddress,
@@ -347,9 +339,10 @@ fn render_statement(family: Family, statement: &Statement) -> String {
             ];
             let data = [Load::DestinationAddress, Load::DestinationPort];
             format!(
-                "update @{} {{ {} timeout {timeout_seconds}s : {} }}",
-                SetId::Affinity(*timeout_seconds).name(),
+                "update @{} {{ {} timeout {}s : {} }}",
+                SetId::Affinity(*map).name(),
                 key_text(family, &key),
+                map.timeout_seconds,
                 key_text(family, &data)
             )
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::KUBE_PROXY_TABLE;
 use super::chains::ShapeChain;
+use super::clients::ClientMap;
 use super::netlink::batch::{Batch, ElementOperation, FinishedBatch};
 use super::netlink::{elements, objects};
 use super::program::{Program, ProgramConfig};
@@ -18,36 +19,27 @@ pub(super) struct Shapes {
     pub(super) used: BTreeMap<ShapeChain, usize>,
     /// Chains in the kernel.
     pub(super) installed: BTreeSet<ShapeChain>,
-    /// Affinity maps in the kernel, by timeout.
-    pub(super) affinity_maps: BTreeSet<u32>,
+    /// Affinity maps in the kernel.
+    pub(super) affinity_maps: BTreeSet<ClientMap>,
 }
 
 impl Shapes {
     /// The chains that the used ones need, themselves included.
     pub(super) fn needed(&self) -> BTreeSet<ShapeChain> {
-        let mut needed = BTreeSet::new();
-        for shape in self.used.keys() {
-            let mut next = Some(*shape);
-            while let Some(shape) = next
-                && needed.insert(shape)
-            {
-                next = shape.next();
-            }
-        }
-        needed
+        ShapeChain::needed(self.used.keys().copied())
     }
 }
 
 /// A remembered client on its way to the map of another timeout.
 pub(super) struct MovedClient {
     pub(super) family: Family,
-    pub(super) to: u32,
+    pub(super) to: ClientMap,
     /// The element as it is to be added.
     pub(super) element: Vec<u8>,
 }
 
 /// The chains and affinity maps that a transaction creates.
-pub(super) type Created = PerFamily<(Vec<ShapeChain>, BTreeSet<u32>)>;
+pub(super) type Created = PerFamily<(Vec<ShapeChain>, BTreeSet<ClientMap>)>;
 
 /// The program, and how much of it the kernel holds.
 pub(super) struct Programmed {
@@ -151,7 +143,7 @@ impl Programmed {
         &self,
         batch: &mut Batch,
         family: Family,
-    ) -> (Vec<ShapeChain>, BTreeSet<u32>) {
+    ) -> (Vec<ShapeChain>, BTreeSet<ClientMap>) {
         let known = self.shapes.get(family);
         let program = Program::new(&self.config, family);
         let new: Vec<ShapeChain> = known
@@ -159,13 +151,13 @@ impl Programmed {
             .difference(&known.installed)
             .copied()
             .collect();
-        let maps: BTreeSet<u32> = new
+        let maps: BTreeSet<ClientMap> = new
             .iter()
             .filter_map(|shape| shape.affinity_map())
-            .filter(|timeout| !known.affinity_maps.contains(timeout))
+            .filter(|map| !known.affinity_maps.contains(map))
             .collect();
-        for timeout in &maps {
-            objects::put_set(batch, family, SetId::Affinity(*timeout));
+        for map in &maps {
+            objects::put_set(batch, family, SetId::Affinity(*map));
         }
         let mut chains = if self.replace {
             program.fixed_chains()

@@ -8,6 +8,7 @@ use super::objects::{self, SetShape};
 use super::slots;
 use super::uapi::*;
 use crate::backend::nftables::chains::ShapeChain;
+use crate::backend::nftables::clients::ClientMap;
 use crate::backend::nftables::program::{Base, Chain, ChainKind, Hook, Program, TABLE};
 use crate::backend::nftables::sets::{FIXED_SETS, SetId};
 use crate::ir::{Destination, Entry};
@@ -32,8 +33,8 @@ pub(crate) enum Found {
 pub(crate) struct Installed {
     /// The chains of shapes.
     pub(crate) shapes: BTreeSet<ShapeChain>,
-    /// The timeouts that have an affinity map.
-    pub(crate) affinity_maps: BTreeSet<u32>,
+    /// The affinity maps.
+    pub(crate) affinity_maps: BTreeSet<ClientMap>,
     /// How many elements the kernel counts in each set, if it says so.
     pub(crate) counts: BTreeMap<SetId, u32>,
 }
@@ -77,8 +78,8 @@ fn compare(
             return Err(format!("set {name} is of another type"));
         }
         installed.counts.extend(count.map(|count| (set, count)));
-        if let SetId::Affinity(timeout) = set {
-            installed.affinity_maps.insert(timeout);
+        if let SetId::Affinity(map) = set {
+            installed.affinity_maps.insert(map);
         }
     }
     if let Some(set) = FIXED_SETS
@@ -101,8 +102,8 @@ fn compare(
         let shape =
             ShapeChain::from_name(name).ok_or_else(|| format!("chain {name} is not ours"))?;
         same(family, &program.shape_chain(shape), found)?;
-        if let Some(timeout) = shape.affinity_map()
-            && !installed.affinity_maps.contains(&timeout)
+        if let Some(map) = shape.affinity_map()
+            && !installed.affinity_maps.contains(&map)
         {
             return Err(format!("the map of chain {name} is missing"));
         }
@@ -411,16 +412,16 @@ fn list_elements<T>(
     )
 }
 
-/// What `pick` makes of the clients that one timeout's map remembers: where each connected to,
+/// What `pick` makes of the clients that a map remembers: where each connected to,
 /// where it went, and its element.
 pub(crate) fn remembered<T>(
     socket: &mut Socket,
     family: Family,
-    timeout_seconds: u32,
+    map: ClientMap,
     pick: impl Fn(Destination, Endpoint, &Element<'_>) -> Option<T>,
 ) -> Result<Vec<T>, SocketError> {
     socket.dump(
-        &element_request(family, SetId::Affinity(timeout_seconds)),
+        &element_request(family, SetId::Affinity(map)),
         Vec::new,
         |picked, message| {
             for attributes in elements::listed(message.attributes()) {

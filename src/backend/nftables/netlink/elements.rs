@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 
 use super::uapi::*;
 use crate::backend::nftables::chains::ShapeChain;
+use crate::backend::nftables::clients::ClientMap;
 use crate::backend::nftables::sets::{SetId, slot_number, slot_place};
 use crate::ir::{Destination, Entry, Host, Label, List, Route, Shared};
 use crate::model::{Endpoint, Family, Protocol};
@@ -324,7 +325,7 @@ impl<'a> Element<'a> {
                         } => Route::Balance {
                             policy,
                             places,
-                            affinity,
+                            affinity: timeout(affinity, &destination)?,
                         },
                         _ => return None,
                     },
@@ -348,7 +349,7 @@ impl<'a> Element<'a> {
                         } => Route::Balance {
                             policy: crate::ir::SourcePolicy::ExternalLocal,
                             places,
-                            affinity,
+                            affinity: timeout(affinity, &destination)?,
                         },
                         _ => return None,
                     },
@@ -358,9 +359,9 @@ impl<'a> Element<'a> {
             SetId::AffinityIps | SetId::AffinityNodePorts => {
                 let destination = key.destination(set, family)?;
                 match ShapeChain::from_name(self.verdict??)? {
-                    ShapeChain::Remember { timeout_seconds } => Entry::Remember {
+                    ShapeChain::Remember { map } => Entry::Remember {
                         destination,
-                        timeout_seconds,
+                        timeout_seconds: map.timeout_of(&destination)?,
                     },
                     _ => return None,
                 }
@@ -430,6 +431,15 @@ impl<'a> Element<'a> {
     pub(crate) fn put_key(&self, out: &mut Vec<u8>) {
         element(out, self.key, |_| {});
     }
+}
+
+/// The timeout of a destination's affinity; `None` if the map is another destination's.
+#[allow(
+    clippy::option_option,
+    reason = "whether it can be, and whether there is one"
+)]
+fn timeout(map: Option<ClientMap>, destination: &Destination) -> Option<Option<u32>> {
+    map.map_or(Some(None), |map| map.timeout_of(destination).map(Some))
 }
 
 /// The entries that the bounds of `service-cidrs` make.

@@ -11,6 +11,7 @@ use nftnl::nftnl_sys as sys;
 use sys::libc;
 
 use super::ffi::{Expression, Value};
+use crate::backend::nftables::clients::ClientMap;
 use crate::backend::nftables::program::{Load, Rule, Statement};
 use crate::backend::nftables::sets::{Field, SetId};
 use crate::model::Family;
@@ -130,7 +131,7 @@ impl Encoder {
                 self.lookup(*map, Some(libc::NFT_REG_VERDICT as u32), false);
             }
             Statement::TranslateTo { key, map } => self.translate_to(key, *map),
-            Statement::Remember { timeout_seconds } => self.remember(*timeout_seconds),
+            Statement::Remember { map } => self.remember(*map),
             Statement::Masquerade => self.push(
                 c"masq",
                 vec![(sys::NFTNL_EXPR_MASQ_FLAGS, Value::U32(RANDOM_FULLY))],
@@ -268,8 +269,8 @@ impl Encoder {
         self.push(c"nat", attributes.to_vec());
     }
 
-    /// `[ dynset update reg_key 1 set affinity-10800 sreg_data 2 timeout 10800000ms ]`
-    fn remember(&mut self, timeout_seconds: u32) {
+    /// `[ dynset update reg_key 1 set affinity-10800-3 sreg_data 2 timeout 10800000ms ]`
+    fn remember(&mut self, map: ClientMap) {
         let key = [
             Load::OriginalSourceAddress,
             Load::OriginalDestinationAddress,
@@ -282,7 +283,7 @@ impl Encoder {
             false,
             data_at,
         );
-        let milliseconds = u64::from(timeout_seconds) * 1000;
+        let milliseconds = u64::from(map.timeout_seconds) * 1000;
         self.push(
             c"dynset",
             vec![
@@ -298,7 +299,7 @@ impl Encoder {
                 (sys::NFTNL_EXPR_DYNSET_TIMEOUT, Value::U64(milliseconds)),
                 (
                     sys::NFTNL_EXPR_DYNSET_SET_NAME,
-                    Value::Text(SetId::Affinity(timeout_seconds).name()),
+                    Value::Text(SetId::Affinity(map).name()),
                 ),
             ],
         );

@@ -418,7 +418,9 @@ mod tests {
             ),
             (
                 Family::V4,
-                SetId::Affinity(10800),
+                SetId::Affinity(
+                    crate::backend::nftables::clients::ClientMap::from_name("10800-3").unwrap(),
+                ),
                 "000400000000010400000000030800040d0000000100040800040d0000000100060400000000",
             ),
             (
