@@ -29,6 +29,7 @@ impl Cell {
             Self::Text(text) => text.clone(),
             Self::Count(count) => thousands(*count),
             Self::Bytes(bytes) if *bytes < 10_000 => format!("{bytes} B"),
+            Self::Bytes(bytes) if *bytes < 1_000_000 => format!("{:.1} kB", *bytes as f64 / 1e3),
             Self::Bytes(bytes) => format!("{:.1} MB", *bytes as f64 / 1e6),
             Self::Time(time) => duration(*time),
             Self::Ratio(ratio) => format!("{ratio:.2} x"),
