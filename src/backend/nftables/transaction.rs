@@ -17,7 +17,9 @@ use crate::model::{Family, PerFamily, ServiceId};
 pub(super) struct Shapes {
     /// Verdicts per chain.
     pub(super) used: BTreeMap<ShapeChain, usize>,
-    /// Chains in the kernel.
+    /// Those of them that were not used when the kernel last took a transaction.
+    fresh: BTreeSet<ShapeChain>,
+    /// Chains in the kernel; with each there are those that it needs.
     pub(super) installed: BTreeSet<ShapeChain>,
     /// Affinity maps in the kernel.
     pub(super) affinity_maps: BTreeSet<ClientMap>,
@@ -75,11 +77,14 @@ impl Programmed {
             .or_insert(0);
         *elements = elements.saturating_add_signed(by);
         if let Some(shape) = ShapeChain::of(entry) {
-            let used = &mut self.shapes.get_mut(entry.family()).used;
-            let count = used.entry(shape).or_insert(0);
+            let shapes = self.shapes.get_mut(entry.family());
+            let count = shapes.used.entry(shape).or_insert_with(|| {
+                shapes.fresh.insert(shape);
+                0
+            });
             *count = count.saturating_add_signed(by);
             if *count == 0 {
-                used.remove(&shape);
+                shapes.used.remove(&shape);
             }
         }
     }
@@ -98,6 +103,7 @@ impl Programmed {
     pub(super) fn applied(&mut self, created: Created) {
         for (family, (shapes, maps)) in [(Family::V4, created.v4), (Family::V6, created.v6)] {
             let known = self.shapes.get_mut(family);
+            known.fresh.clear();
             known.installed.extend(shapes);
             known.affinity_maps.extend(maps);
         }
@@ -146,8 +152,10 @@ impl Programmed {
     ) -> (Vec<ShapeChain>, BTreeSet<ClientMap>) {
         let known = self.shapes.get(family);
         let program = Program::new(&self.config, family);
-        let new: Vec<ShapeChain> = known
-            .needed()
+        let fresh = known.fresh.iter().copied();
+        let missing = fresh
+            .filter(|shape| known.used.contains_key(shape) && !known.installed.contains(shape));
+        let new: Vec<ShapeChain> = ShapeChain::needed(missing)
             .difference(&known.installed)
             .copied()
             .collect();
