@@ -8,6 +8,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY benches benches
 COPY examples examples
+COPY tests tests
 RUN cargo build --release --locked --bin pointsman \
     && mkdir -p /image/lib \
     && cp target/release/pointsman /image/ \

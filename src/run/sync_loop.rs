@@ -392,6 +392,7 @@ pub(super) fn log_sync(proxy: &Proxy<Nftables>, synced: &Synced) {
         services = proxy.desired().state().service_count(),
         operations = applied.operations,
         bytes = applied.bytes,
+        transactions = applied.transactions,
         kernel = ?applied.kernel,
         "synced",
     );

@@ -160,3 +160,31 @@ fn the_role_allows_what_is_watched_and_written_and_nothing_else() {
     ];
     assert_eq!(allowed, expected);
 }
+
+#[test]
+fn the_image_is_built_with_every_target_that_cargo_looks_for() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
+        .current_dir(root)
+        .output()
+        .expect("cargo");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let targets = metadata["packages"][0]["targets"].as_array();
+    let copied: Vec<&str> = include_str!("../../Dockerfile")
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY ")?.split(' ').next())
+        .collect();
+    for target in targets.expect("targets") {
+        let path = target["src_path"].as_str().expect("a path");
+        let path = path.strip_prefix(root).expect("a path below the manifest");
+        let directory = path.split('/').nth(1).expect("a directory");
+        assert!(copied.contains(&directory), "{path}: {copied:?}");
+    }
+}

@@ -107,9 +107,9 @@ pub(crate) enum Data {
     Endpoint,
 }
 
-/// How many clients an affinity map remembers. A full map forgets nobody and
+/// How many clients an affinity map remembers; a timeout has sixteen. A full map forgets nobody and
 /// remembers no one new; connections go through it either way.
-pub(crate) const AFFINITY_SIZE: u32 = 1 << 23;
+pub(crate) const AFFINITY_SIZE: u32 = 1 << 20;
 
 const ADDRESS_PORT: &[Field] = &[Field::Address, Field::Protocol, Field::Port];
 const NODE_PORT: &[Field] = &[Field::Protocol, Field::Port];
