@@ -4,17 +4,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::objects::{
-    self, GOING_TAINT, HEADLESS_LABEL, OTHER_PROXY_LABEL, SERVICE_NAME_LABEL, ZONE_LABEL,
-};
-use super::{Warning, parse};
+use super::objects::{self, GOING_TAINT, OTHER_PROXY_LABEL, ZONE_LABEL};
+use super::{Warning, parse, slices};
 use crate::model::{
-    Affinity, Change, EndpointSlice, Family, Hint, Interner, Name, Node, ObjectKey, PerFamily,
-    Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, ZoneHints,
+    Affinity, Change, Family, Interner, Name, Node, ObjectKey, PerFamily, Protocol, Service,
+    ServicePort, SlicePort, SourceRanges,
 };
 
 /// The affinity timeout that the API server fills in, in seconds
@@ -50,14 +47,14 @@ impl Default for ConvertOptions {
 }
 
 /// Collects the warnings about one object.
-struct Reporter<'a> {
+pub(super) struct Reporter<'a> {
     kind: &'static str,
     key: &'a dyn fmt::Display,
     warnings: &'a mut Vec<Warning>,
 }
 
 impl Reporter<'_> {
-    fn warn(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+    pub(super) fn warn(&mut self, field: impl Into<String>, problem: impl Into<String>) {
         self.warnings.push(Warning {
             object: format!("{} {}", self.kind, self.key),
             field: field.into(),
@@ -139,7 +136,7 @@ impl Converter {
             key: &key,
             warnings: &mut self.warnings,
         };
-        let slice = endpoint_slice(
+        let slice = slices::endpoint_slice(
             object,
             &key.namespace,
             &self.node_name,
@@ -420,7 +417,7 @@ fn ports(
     ports
 }
 
-fn protocol(text: Option<&str>) -> Option<Protocol> {
+pub(super) fn protocol(text: Option<&str>) -> Option<Protocol> {
     match text {
         None | Some("" | "TCP") => Some(Protocol::Tcp),
         Some("UDP") => Some(Protocol::Udp),
@@ -429,7 +426,7 @@ fn protocol(text: Option<&str>) -> Option<Protocol> {
     }
 }
 
-fn port_number(number: i64) -> Option<u16> {
+pub(super) fn port_number(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port != 0)
 }
 
@@ -512,158 +509,6 @@ fn health_check_node_port(
             );
             0
         })
-}
-
-fn endpoint_slice(
-    object: &objects::EndpointSlice,
-    namespace: &Name,
-    node_name: &str,
-    names: &mut Interner,
-    ports: &mut Interner<[SlicePort]>,
-    report: &mut Reporter<'_>,
-) -> Option<EndpointSlice> {
-    let labels = &object.metadata.labels;
-    let service = labels
-        .get(SERVICE_NAME_LABEL)
-        .filter(|name| !name.is_empty())?;
-    if labels.contains_key(HEADLESS_LABEL) {
-        return None;
-    }
-    let family = match object.address_type.as_str() {
-        "IPv4" => Family::V4,
-        "IPv6" => Family::V6,
-        "FQDN" => return None,
-        other => {
-            report.warn(
-                "addressType",
-                format!("{other:?} is none of IPv4, IPv6 and FQDN; the object is left out"),
-            );
-            return None;
-        }
-    };
-    Some(EndpointSlice {
-        service: ObjectKey {
-            namespace: Arc::clone(namespace),
-            name: names.intern(service),
-        },
-        family,
-        ports: ports.intern(&*slice_ports(object, names, report)),
-        endpoints: slice_endpoints(object, family, node_name, names, report).into(),
-    })
-}
-
-fn slice_ports(
-    object: &objects::EndpointSlice,
-    names: &mut Interner,
-    report: &mut Reporter<'_>,
-) -> Vec<SlicePort> {
-    let mut ports = Vec::with_capacity(object.ports.len());
-    for (index, port) in object.ports.iter().enumerate() {
-        // A port without a name or a number matches nothing. The API server fills in the name,
-        // so only a manifest that never met it has none.
-        let Some(name) = port.name.as_deref() else {
-            report.warn(
-                format!("ports[{index}].name"),
-                "is missing; the port is left out (give \"\" to a port without a name)",
-            );
-            continue;
-        };
-        let number = match port.port {
-            None | Some(0) => continue,
-            Some(number) => number,
-        };
-        match (protocol(port.protocol.as_deref()), port_number(number)) {
-            (Some(protocol), Some(port)) => ports.push(SlicePort {
-                name: names.intern(name),
-                protocol,
-                port,
-            }),
-            (None, _) => report.warn(
-                format!("ports[{index}].protocol"),
-                format!(
-                    "{:?} is none of TCP, UDP and SCTP; the port is left out",
-                    port.protocol.as_deref().unwrap_or_default()
-                ),
-            ),
-            (_, None) => report.warn(
-                format!("ports[{index}].port"),
-                format!("{number} is not between 1 and 65535; the port is left out"),
-            ),
-        }
-    }
-    ports
-}
-
-fn slice_endpoints(
-    object: &objects::EndpointSlice,
-    family: Family,
-    node_name: &str,
-    names: &mut Interner,
-    report: &mut Reporter<'_>,
-) -> Vec<SliceEndpoint> {
-    let mut endpoints = Vec::with_capacity(object.endpoints.len());
-    let mut last_zones: Option<ZoneHints> = None;
-    for (index, endpoint) in object.endpoints.iter().enumerate() {
-        let Some(text) = endpoint.addresses.first() else {
-            continue;
-        };
-        let field = || format!("endpoints[{index}].addresses[0]");
-        let Some(address) = parse::address(text) else {
-            report.warn(
-                field(),
-                format!("{text:?} is not an IP address; the endpoint is left out"),
-            );
-            continue;
-        };
-        if Family::of(address) != family {
-            report.warn(
-                field(),
-                format!("{text:?} is not an {family} address, as addressType says; the endpoint is left out"),
-            );
-            continue;
-        }
-        let zones = zone_hints(endpoint, &mut last_zones, names);
-        endpoints.push(SliceEndpoint {
-            address,
-            ready: endpoint.conditions.ready.unwrap_or(true),
-            serving: endpoint.conditions.serving.unwrap_or(true),
-            terminating: endpoint.conditions.terminating.unwrap_or(false),
-            local: endpoint.node_name.as_deref() == Some(node_name),
-            node_hint: node_hint(endpoint, node_name),
-            zone_hints: zones,
-        });
-    }
-    endpoints
-}
-
-/// Neighbouring endpoints mostly have the same hints: they share one list.
-fn zone_hints(
-    endpoint: &objects::Endpoint,
-    last: &mut Option<ZoneHints>,
-    names: &mut Interner,
-) -> Option<ZoneHints> {
-    let zones = &endpoint.hints.as_ref()?.for_zones;
-    if zones.is_empty() {
-        return None;
-    }
-    if let Some(last) = last
-        && last.len() == zones.len()
-        && last.iter().zip(zones).all(|(a, b)| **a == *b.name)
-    {
-        return Some(Arc::clone(last));
-    }
-    let list = zones.iter().map(|zone| names.intern(&zone.name));
-    let list = ZoneHints::new(list.collect());
-    *last = Some(Arc::clone(&list));
-    Some(list)
-}
-
-fn node_hint(endpoint: &objects::Endpoint, node_name: &str) -> Hint {
-    match &endpoint.hints {
-        Some(hints) if hints.for_nodes.iter().any(|node| node.name == node_name) => Hint::Here,
-        Some(hints) if !hints.for_nodes.is_empty() => Hint::Elsewhere,
-        _ => Hint::None,
-    }
 }
 
 fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {

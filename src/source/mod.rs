@@ -10,6 +10,7 @@ pub mod convert;
 pub mod manifests;
 pub mod objects;
 mod parse;
+mod slices;
 pub mod watch_files;
 
 use std::fmt;

@@ -13,6 +13,7 @@ mod netlink;
 mod program;
 mod purge;
 mod sets;
+mod shape_rules;
 mod text;
 mod transaction;
 mod watch;
