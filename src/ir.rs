@@ -78,9 +78,8 @@ pub enum Route {
     Balance {
         /// How sources are told apart.
         policy: SourcePolicy,
-        /// How many places there are to choose from: [`places`] for its endpoints, which fill the
-        /// first of them.
-        places: u32,
+        /// How many endpoints the list has.
+        endpoints: u32,
         /// Seconds after a client's last new connection for which its choice is remembered.
         affinity: Option<u32>,
     },
@@ -179,6 +178,33 @@ impl Forwarding {
         }
     }
 
+    /// Whether clients come back to the endpoint that they had.
+    #[must_use]
+    pub const fn remembers(&self) -> bool {
+        matches!(
+            self.action,
+            Action::Balance {
+                affinity: Some(_),
+                ..
+            }
+        )
+    }
+
+    /// Whether clients that are remembered here stay so if this becomes `other`: the choice is
+    /// among the same endpoints, and made for as long.
+    #[must_use]
+    pub fn remembers_as(&self, other: &Self) -> bool {
+        let how = |forwarding: &Self| match &forwarding.action {
+            Action::Balance {
+                policy,
+                affinity: Some(seconds),
+                ..
+            } => Some((*policy, *seconds)),
+            _ => None,
+        };
+        how(self) == how(other)
+    }
+
     /// Whether another one differs in slots only: all other entries are the same.
     #[must_use]
     pub fn has_facts_of(&self, other: &Self) -> bool {
@@ -197,15 +223,11 @@ impl Forwarding {
                     affinity: other_affinity,
                 },
             ) => {
-                // An empty list drops.
-                let room = |list: &Option<Endpoints>| {
-                    let list = list.as_ref()?;
-                    Some((!list.is_empty()).then(|| places(list.len())))
-                };
+                let count = |list: &Option<Endpoints>| list.as_ref().map(|list| list.len());
                 policy == other_policy
                     && affinity == other_affinity
-                    && places(primary.len()) == places(other_primary.len())
-                    && room(external) == room(other_external)
+                    && primary.len() == other_primary.len()
+                    && count(external) == count(other_external)
             }
             (one, another) => one == another,
         };
@@ -245,12 +267,6 @@ impl Forwarding {
                         },
                     });
                 }
-                if let Some(timeout_seconds) = *affinity {
-                    entry(Entry::Remember {
-                        destination,
-                        timeout_seconds,
-                    });
-                }
             }
         }
         if let Some(networks) = &self.allowed_sources {
@@ -267,12 +283,14 @@ impl Forwarding {
     /// Calls `entry` with every entry of this destination.
     pub fn for_each_entry(&self, destination: Destination, mut entry: impl FnMut(Entry)) {
         self.for_each_fact(destination, &mut entry);
+        let remembered = self.remembers();
         for list in List::BOTH {
             for (index, endpoint) in (0..).zip(self.list(list)) {
                 entry(Entry::Slot {
                     destination,
                     list,
                     index,
+                    remembered,
                     endpoint: *endpoint,
                 });
             }
@@ -283,24 +301,10 @@ impl Forwarding {
 fn balance(policy: SourcePolicy, endpoints: &Endpoints, affinity: Option<u32>) -> Route {
     Route::Balance {
         policy,
-        places: places(endpoints.len()),
+        // A list longer than u32 cannot be held in memory.
+        endpoints: u32::try_from(endpoints.len()).unwrap_or(u32::MAX),
         affinity,
     }
-}
-
-/// How many places a list of so many endpoints has: a power of two, at least 4.
-///
-/// Endpoints come and go all the time, and a backend may have to do much more for a route that
-/// changes than for a place that is filled or cleared (nftables looks at every route again). With
-/// places to spare a route changes when a list doubles or halves, not with every endpoint.
-#[must_use]
-pub fn places(endpoints: usize) -> u32 {
-    // A list longer than u32 cannot be held in memory.
-    u32::try_from(endpoints)
-        .ok()
-        .and_then(u32::checked_next_power_of_two)
-        .unwrap_or(1 << 31)
-        .max(4)
 }
 
 /// A fact that several owners may state; it holds as long as one of them does.
@@ -323,6 +327,17 @@ pub enum Shared {
 }
 
 impl Shared {
+    /// The family whose tables it belongs to.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        match self {
+            Self::ClusterIp(address) | Self::NodePortAddress(address) => Family::of(*address),
+            Self::Hairpin { endpoint, .. } => Family::of(endpoint.address),
+            Self::ServiceCidr(IpNetwork::V4(_)) => Family::V4,
+            Self::ServiceCidr(IpNetwork::V6(_)) => Family::V6,
+        }
+    }
+
     /// Whether traffic that would fail without the fact works with it. The others refuse traffic
     /// that nothing else serves.
     #[must_use]
@@ -361,6 +376,9 @@ pub enum Entry {
         list: List,
         /// Its place, from 0 without gaps.
         index: u32,
+        /// Whether clients are remembered here: the place of an endpoint that clients come back to
+        /// is another fact than that of one that they do not.
+        remembered: bool,
         /// The endpoint in this place.
         endpoint: Endpoint,
     },
@@ -370,13 +388,6 @@ pub enum Entry {
         destination: Destination,
         /// Whose it is.
         label: Label,
-    },
-    /// A destination's clients are remembered. Value: `timeout_seconds`.
-    Remember {
-        /// The destination.
-        destination: Destination,
-        /// For how long after their last new connection.
-        timeout_seconds: u32,
     },
     /// Only allowed sources may connect to a destination.
     Guarded {
@@ -403,15 +414,9 @@ impl Entry {
             | Self::ExternalRoute { destination, .. }
             | Self::Slot { destination, .. }
             | Self::NoEndpoints { destination, .. }
-            | Self::Remember { destination, .. }
             | Self::Guarded { destination }
             | Self::AllowedSource { destination, .. } => destination.family(),
-            Self::Shared(Shared::ClusterIp(address) | Shared::NodePortAddress(address)) => {
-                Family::of(*address)
-            }
-            Self::Shared(Shared::Hairpin { endpoint, .. }) => Family::of(endpoint.address),
-            Self::Shared(Shared::ServiceCidr(IpNetwork::V4(_))) => Family::V4,
-            Self::Shared(Shared::ServiceCidr(IpNetwork::V6(_))) => Family::V6,
+            Self::Shared(shared) => shared.family(),
         }
     }
 }

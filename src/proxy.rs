@@ -164,7 +164,6 @@ pub struct Proxy<B> {
     backend: B,
     left_out: BTreeSet<ServiceId>,
     stale_flows: Vec<StaleFlows>,
-    failed_tidies: usize,
 }
 
 impl<B: Backend> Proxy<B> {
@@ -179,7 +178,6 @@ impl<B: Backend> Proxy<B> {
             backend,
             left_out: BTreeSet::new(),
             stale_flows: Vec::new(),
-            failed_tidies: 0,
         };
         proxy.adopt()?;
         Ok(proxy)
@@ -317,32 +315,20 @@ impl<B: Backend> Proxy<B> {
         }
     }
 
-    /// Has clients forgotten whose endpoints have gone; to be called after every
-    /// [`Self::sync`]. Returns whether to call it again soon.
-    pub fn forget_clients(&mut self) -> bool {
-        self.backend.forget_clients().unwrap_or_else(|error| {
-            tracing::warn!(%error, "clients of endpoints that are gone are still remembered; trying again");
-            true
-        })
-    }
-
-    /// Does what may wait for a quiet moment. Returns whether something is left to do.
-    pub fn tidy(&mut self) -> bool {
-        match self.backend.tidy() {
-            Ok(more) => more,
-            Err(error) => {
-                // Harmless: unused chains stay until the next time.
-                tracing::debug!(%error, "could not take away what is unused");
-                self.failed_tidies += 1;
-                true
-            }
-        }
-    }
-
-    /// How often [`Self::tidy`] failed.
+    /// Whether there is something to [`Self::tidy`].
     #[must_use]
-    pub const fn failed_tidies(&self) -> usize {
-        self.failed_tidies
+    pub fn has_garbage(&self) -> bool {
+        self.backend.has_garbage()
+    }
+
+    /// Takes away what nothing needs any more. Returns whether it could be.
+    pub fn tidy(&mut self) -> bool {
+        let result = self.backend.tidy();
+        if let Err(error) = &result {
+            // Harmless: unused chains stay until the next time.
+            tracing::debug!(%error, "could not take away what is unused");
+        }
+        result.is_ok()
     }
 }
 

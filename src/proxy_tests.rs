@@ -89,12 +89,12 @@ impl Backend for &mut Picky {
         self.isolated = isolate;
     }
 
-    fn forget_clients(&mut self) -> Result<bool, ApplyError> {
-        Ok(false)
+    fn has_garbage(&self) -> bool {
+        false
     }
 
-    fn tidy(&mut self) -> Result<bool, ApplyError> {
-        Ok(false)
+    fn tidy(&mut self) -> Result<(), ApplyError> {
+        Ok(())
     }
 }
 

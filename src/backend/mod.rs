@@ -119,20 +119,13 @@ pub trait Backend {
     /// Whether transactions keep Services apart, so that a refusal names exactly one of them.
     fn isolate_services(&mut self, isolate: bool);
 
-    /// Makes the kernel forget the clients whose endpoint has left their list, so that their
-    /// next connection goes to a living one. They are looked for in the background: returns
-    /// whether to come back for the result soon. A second look, for stragglers, is
-    /// [`Self::tidy`]'s.
-    ///
-    /// # Errors
-    ///
-    /// They are remembered still; calling it again tries again.
-    fn forget_clients(&mut self) -> Result<bool, ApplyError>;
+    /// Whether something is held that nothing needs any more.
+    fn has_garbage(&self) -> bool;
 
-    /// Does what may wait for a quiet moment. Returns whether something is left for another.
+    /// Takes away what nothing needs any more.
     ///
     /// # Errors
     ///
     /// What could not be taken away stays, harmlessly.
-    fn tidy(&mut self) -> Result<bool, ApplyError>;
+    fn tidy(&mut self) -> Result<(), ApplyError>;
 }

@@ -16,9 +16,8 @@ use crate::model::Endpoint;
 struct Found {
     route: Option<(Route, Label)>,
     external_route: Option<Route>,
-    slots: [BTreeMap<u32, Endpoint>; 2],
+    slots: [BTreeMap<u32, (Endpoint, bool)>; 2],
     no_endpoints: Option<Label>,
-    remember: Option<u32>,
     guarded: bool,
     allowed_sources: Vec<IpNetwork>,
 }
@@ -26,7 +25,7 @@ struct Found {
 impl Engine {
     /// Replaces what is taken to be applied by what the backend really holds.
     ///
-    /// Entries that make no whole (a slot beyond a gap, say, or an affinity without its route)
+    /// Entries that make no whole (a slot beyond a gap, say)
     /// are removed by the next delta, which also adds what is missing.
     pub fn adopt(&mut self, entries: impl IntoIterator<Item = Entry>) {
         self.applied.clear();
@@ -50,18 +49,15 @@ impl Engine {
                     destination,
                     list,
                     index,
+                    remembered,
                     endpoint,
                 } => {
                     found.entry(destination).or_default().slots[list as usize]
-                        .insert(index, endpoint);
+                        .insert(index, (endpoint, remembered));
                 }
                 Entry::NoEndpoints { destination, label } => {
                     found.entry(destination).or_default().no_endpoints = Some(label);
                 }
-                Entry::Remember {
-                    destination,
-                    timeout_seconds,
-                } => found.entry(destination).or_default().remember = Some(timeout_seconds),
                 Entry::Guarded { destination } => {
                     found.entry(destination).or_default().guarded = true;
                 }
@@ -141,7 +137,10 @@ impl Found {
     }
 
     fn list(&self, list: List) -> Endpoints {
-        self.slots[list as usize].values().copied().collect()
+        self.slots[list as usize]
+            .values()
+            .map(|(endpoint, _)| *endpoint)
+            .collect()
     }
 
     /// Whether a forwarding has exactly these entries.
@@ -167,11 +166,12 @@ impl Found {
             entry(Entry::ExternalRoute { destination, route });
         }
         for list in List::BOTH {
-            for (index, endpoint) in &self.slots[list as usize] {
+            for (index, (endpoint, remembered)) in &self.slots[list as usize] {
                 entry(Entry::Slot {
                     destination,
                     list,
                     index: *index,
+                    remembered: *remembered,
                     endpoint: *endpoint,
                 });
             }
@@ -180,12 +180,6 @@ impl Found {
             entry(Entry::NoEndpoints {
                 destination,
                 label: label.clone(),
-            });
-        }
-        if let Some(timeout_seconds) = self.remember {
-            entry(Entry::Remember {
-                destination,
-                timeout_seconds,
             });
         }
         if self.guarded {

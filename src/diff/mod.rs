@@ -494,26 +494,34 @@ fn difference(
             }
         }
     }
+    // Places of endpoints that clients come back to change with how long and whereto they do.
+    let same_kind = match (old, new) {
+        (Some(old), Some(new)) => old.remembers_as(new),
+        _ => true,
+    };
+    let remembers = |forwarding: Option<&Forwarding>| forwarding.is_some_and(Forwarding::remembers);
+    let (was_remembered, is_remembered) = (remembers(old), remembers(new));
     for list in List::BOTH {
         let old = old.map_or(&[][..], |forwarding| forwarding.list(list));
         let new = new.map_or(&[][..], |forwarding| forwarding.list(list));
         for index in 0..old.len().max(new.len()) {
             let (before, after) = (old.get(index), new.get(index));
-            if before == after {
+            if before == after && same_kind {
                 continue;
             }
-            let slot = |endpoint: &crate::model::Endpoint| Entry::Slot {
+            let slot = |endpoint: &crate::model::Endpoint, remembered| Entry::Slot {
                 destination,
                 list,
                 // A list longer than u32 cannot be held in memory.
                 index: u32::try_from(index).unwrap_or(u32::MAX),
+                remembered,
                 endpoint: *endpoint,
             };
             if let Some(endpoint) = before {
-                delta.remove.push(operation(slot(endpoint)));
+                delta.remove.push(operation(slot(endpoint, was_remembered)));
             }
             if let Some(endpoint) = after {
-                delta.add.push(operation(slot(endpoint)));
+                delta.add.push(operation(slot(endpoint, is_remembered)));
             }
         }
     }

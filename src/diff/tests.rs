@@ -19,7 +19,6 @@ enum Key {
     ExternalRoute(Destination),
     Slot(Destination, List, u32),
     NoEndpoints(Destination),
-    Remember(Destination),
     Whole(Entry),
 }
 
@@ -34,7 +33,6 @@ fn key(entry: &Entry) -> Key {
             ..
         } => Key::Slot(*destination, *list, *index),
         Entry::NoEndpoints { destination, .. } => Key::NoEndpoints(*destination),
-        Entry::Remember { destination, .. } => Key::Remember(*destination),
         whole => Key::Whole(whole.clone()),
     }
 }
@@ -68,7 +66,7 @@ impl Backend {
 
 /// Entries with each list's endpoints as a set: which one sits in which slot may differ.
 fn without_slot_order(entries: &[Entry]) -> BTreeSet<Entry> {
-    let mut lists: BTreeMap<(Destination, List), BTreeSet<Endpoint>> = BTreeMap::new();
+    let mut lists: BTreeMap<(Destination, List, bool), BTreeSet<Endpoint>> = BTreeMap::new();
     let mut indexes: BTreeMap<(Destination, List), BTreeSet<u32>> = BTreeMap::new();
     let mut rest = BTreeSet::new();
     for entry in entries {
@@ -76,11 +74,12 @@ fn without_slot_order(entries: &[Entry]) -> BTreeSet<Entry> {
             destination,
             list,
             index,
+            remembered,
             endpoint,
         } = entry
         {
             lists
-                .entry((*destination, *list))
+                .entry((*destination, *list, *remembered))
                 .or_default()
                 .insert(*endpoint);
             indexes
@@ -91,7 +90,7 @@ fn without_slot_order(entries: &[Entry]) -> BTreeSet<Entry> {
             rest.insert(entry.clone());
         }
     }
-    for ((destination, list), endpoints) in lists {
+    for ((destination, list, remembered), endpoints) in lists {
         let expected: BTreeSet<u32> = (0..).take(endpoints.len()).collect();
         assert_eq!(
             indexes[&(destination, list)],
@@ -103,6 +102,7 @@ fn without_slot_order(entries: &[Entry]) -> BTreeSet<Entry> {
                 destination,
                 list,
                 index,
+                remembered,
                 endpoint,
             });
         }

@@ -11,7 +11,6 @@ mod sync_loop;
 
 use std::fmt::Write;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -105,9 +104,7 @@ fn once(config: &Config, desired: Desired) -> Result<()> {
     take_over_iptables(config, &mut proxy);
     conntrack::clean(&sync_loop::stale_flows(&mut proxy))?;
     // There is no later for what is left to do.
-    while proxy.tidy() && proxy.failed_tidies() == 0 {
-        thread::sleep(Duration::from_millis(5));
-    }
+    proxy.tidy();
     sync_loop::log_sync(&proxy, &synced);
     Ok(())
 }

@@ -37,10 +37,9 @@ pub(super) enum Event {
 /// The verbosity from which on every sync is logged: "useful steady state information", as
 /// Kubernetes' logging conventions have it.
 const STEADY: u32 = 2;
-/// How long a quiet moment is, before unused chains are taken away.
+/// How long there is between two repairs, and how old what is unused becomes: it may be of use again
+/// soon, and is gone by then however busy the node is.
 const QUIET: Duration = Duration::from_secs(1);
-/// How soon to look whether the clients to forget are known; it doubles with each look.
-const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// The pause after the first failure of a sync; it doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 
@@ -52,15 +51,6 @@ pub(super) struct Outlets {
     pub(super) metrics: Metrics,
     /// Called after the first sync.
     pub(super) first_sync: Option<Box<dyn FnOnce(&mut Proxy<Nftables>) + Send>>,
-}
-
-/// What the loop does if nothing happens until then.
-#[derive(Debug, Clone, Copy)]
-enum Wake {
-    Sync(Instant),
-    /// And how long after that, if it is too early then.
-    Forget(Instant, Duration),
-    Tidy(Instant),
 }
 
 /// What has been taken in and not yet been programmed.
@@ -82,6 +72,8 @@ pub(super) struct SyncLoop {
     last_repair: Option<Instant>,
     /// When to read the kernel again, if that could not be done at once.
     repair_due: Option<Instant>,
+    /// When to take away what is unused.
+    tidy_due: Option<Instant>,
     last_end: Option<Instant>,
     retry: Duration,
     /// The kernel was read anew, so that the next sync compares everything.
@@ -105,6 +97,7 @@ impl SyncLoop {
             families: super::families().len(),
             last_repair: None,
             repair_due: None,
+            tidy_due: None,
             last_end: None,
             retry: FIRST_RETRY,
             full: true,
@@ -113,13 +106,11 @@ impl SyncLoop {
 
     /// Runs until it is told to stop, or nobody can tell it any more.
     pub(super) fn run(mut self, inbox: &Receiver<Event>) {
-        let mut wake = Some(Wake::Sync(Instant::now()));
+        let mut sync_due = Some(Instant::now());
         self.queued();
         loop {
-            let at = wake.map(|wake| match wake {
-                Wake::Sync(at) | Wake::Forget(at, _) | Wake::Tidy(at) => at,
-            });
-            let event = match at.into_iter().chain(self.repair_due).min() {
+            let due = [sync_due, self.repair_due, self.tidy_due];
+            let event = match due.into_iter().flatten().min() {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
@@ -134,29 +125,21 @@ impl SyncLoop {
                         }
                     }
                     self.queued();
+                    sync_due = Some(Instant::now());
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) if self.repair_is_due() => {}
-                Err(RecvTimeoutError::Timeout) => match wake {
-                    Some(Wake::Forget(_, pause)) => {
-                        wake = Some(self.forget_clients((pause * 2).min(QUIET)));
-                        continue;
-                    }
-                    Some(Wake::Tidy(_)) => {
-                        wake = self.tidy().then(|| Wake::Tidy(Instant::now() + QUIET));
-                        continue;
-                    }
-                    Some(Wake::Sync(_)) | None => {}
-                },
+                Err(RecvTimeoutError::Timeout) => {}
             }
-            if interfered || self.repair_is_due() {
+            if interfered || is_due(self.repair_due) {
                 self.repair();
+                sync_due = Some(Instant::now());
             }
-            wake = Some(if let Some(at) = self.too_early() {
-                Wake::Sync(at)
-            } else {
-                self.sync()
-            });
+            if is_due(sync_due) {
+                sync_due = self.too_early().or_else(|| self.sync());
+            }
+            if is_due(self.tidy_due) {
+                self.tidy();
+            }
         }
     }
 
@@ -237,10 +220,6 @@ impl SyncLoop {
         (at > Instant::now()).then_some(at)
     }
 
-    fn repair_is_due(&self) -> bool {
-        self.repair_due.is_some_and(|due| due <= Instant::now())
-    }
-
     /// Reads what is really there, after somebody else has changed it, or notes to do so: two that
     /// undo each other's work all the time must not keep the node busy.
     fn repair(&mut self) {
@@ -263,7 +242,8 @@ impl SyncLoop {
         self.full = true;
     }
 
-    fn sync(&mut self) -> Wake {
+    /// Programs what has changed. Returns when to try again, if that failed.
+    fn sync(&mut self) -> Option<Instant> {
         let started = Instant::now();
         let result = self.proxy.sync();
         self.last_end = Some(Instant::now());
@@ -283,7 +263,8 @@ impl SyncLoop {
                 if let Some(first) = first {
                     first(&mut self.proxy);
                 }
-                self.forget_clients(FIRST_LOOK)
+                self.expect_garbage();
+                None
             }
             Err(error) => {
                 let retry = self.retry;
@@ -293,27 +274,24 @@ impl SyncLoop {
                 // not by what has come since when the next sync succeeds.
                 self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
                 self.retry = (retry * 2).min(self.config.sync_period.max(FIRST_RETRY));
-                Wake::Sync(Instant::now() + retry)
+                Some(Instant::now() + retry)
             }
         }
     }
 
-    /// Has clients forgotten, or comes back for it.
-    fn forget_clients(&mut self, pause: Duration) -> Wake {
-        if self.proxy.forget_clients() {
-            Wake::Forget(Instant::now() + pause, pause)
-        } else {
-            Wake::Tidy(Instant::now() + QUIET)
+    /// What is unused is taken away when it has been so for a while, whatever comes meanwhile.
+    fn expect_garbage(&mut self) {
+        if self.tidy_due.is_none() && self.proxy.has_garbage() {
+            self.tidy_due = Some(Instant::now() + QUIET);
         }
     }
 
-    fn tidy(&mut self) -> bool {
-        let failed = self.proxy.failed_tidies();
-        let more = self.proxy.tidy();
-        if self.proxy.failed_tidies() > failed {
+    fn tidy(&mut self) {
+        self.tidy_due = None;
+        if !self.proxy.tidy() {
             self.outlets.metrics.cleanup_failed();
         }
-        more
+        self.expect_garbage();
     }
 
     fn measure(&mut self, synced: &Synced, whole: Duration) {
@@ -354,7 +332,7 @@ impl SyncLoop {
             metrics.set_no_local_endpoints(family, "external", without.external);
         }
         for (family, set, count) in self.proxy.backend().elements() {
-            metrics.set_elements(family, &set, count);
+            metrics.set_elements(family, set, count);
         }
         let contested = desired.engine().contested_claims();
         metrics
@@ -383,6 +361,10 @@ impl SyncLoop {
         // Without a change too: a listener that could not be had is tried again.
         self.outlets.tables.send_replace(table);
     }
+}
+
+fn is_due(at: Option<Instant>) -> bool {
+    at.is_some_and(|at| at <= Instant::now())
 }
 
 /// One line per sync.

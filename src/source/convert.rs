@@ -14,6 +14,8 @@ use crate::model::{
     ServicePort, SlicePort, SourceRanges,
 };
 
+/// The longest affinity that the API server takes, in seconds (`MaxClientIPServiceAffinitySeconds`).
+const MOST_AFFINITY_SECONDS: u32 = 86_400;
 /// The affinity timeout that the API server fills in, in seconds
 /// (`DefaultClientIPServiceAffinitySeconds`).
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
@@ -451,7 +453,7 @@ fn affinity(spec: &objects::ServiceSpec, report: &mut Reporter<'_>) -> Option<Af
         None => DEFAULT_AFFINITY_SECONDS,
         Some(seconds) => u32::try_from(seconds)
             .ok()
-            .filter(|seconds| *seconds != 0)
+            .filter(|seconds| (1..=MOST_AFFINITY_SECONDS).contains(seconds))
             .unwrap_or_else(|| {
                 report.warn(
                     "spec.sessionAffinityConfig.clientIP.timeoutSeconds",

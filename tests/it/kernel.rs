@@ -783,9 +783,10 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
         },
         list: List::Primary,
         index,
+        remembered: false,
         endpoint: Endpoint::new([11, 0, 0, 9].into(), 8080),
     };
-    let key = |index: u32| format!("ip pointsman endpoints '{{ 10.96.1.0 . tcp . 80 . {index}");
+    let key = |index: u32| format!("ip pointsman endpoints '{{ 10.96.1.0 . tcp . 80 . c000:{index:x}");
     host.sh(&format!(
         "nft add element {} : 11.0.0.9 . 8080 }}'",
         key(40_000)

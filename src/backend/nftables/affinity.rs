@@ -1,313 +1,432 @@
-//! Which remembered clients have to be forgotten.
+//! Endpoints that clients come back to: their ids, and what a change of them is in the kernel.
 //!
-//! The kernel remembers where a client went; when that endpoint leaves the list, the memory has
-//! to go too, or the client would be sent to a dead endpoint until the timeout. Pure bookkeeping:
-//! the map is read and changed by the backend.
-
-use std::collections::BTreeSet;
+//! The kernel remembers for each client the id of an endpoint, and looks the id up when the client
+//! comes again. An endpoint that leaves takes its id with it, so its clients are forgotten in that
+//! very transaction, however many they are, and nobody has to look for them; one that only changes
+//! its place keeps it. Pure bookkeeping: which ids there are, and which elements a delta is.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::clients::ClientMap;
-use crate::ir::{Delta, Destination, Entry, Host, List, Operation, Route, SourcePolicy};
-use crate::model::{Endpoint, Family};
+use super::classes::Classes;
+use super::element::Element;
+use super::numbers::{self, Class};
+use crate::ir::{Delta, Destination, Entry, List, Operation, Route, SourcePolicy};
+use crate::model::{Endpoint, Family, PerFamily, ServiceId};
 
-/// Clients to forget, by destination.
+/// The ids of one list, without their class.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Ids {
+    of: FxHashMap<Endpoint, u32>,
+    taken: FxHashSet<u32>,
+}
+
+/// A destination whose clients are remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Remembering {
+    /// For how long its Service wants them remembered, and the class and seconds that it got.
+    wanted_seconds: u32,
+    class: Class,
+    seconds: u32,
+    policy: SourcePolicy,
+    lists: [Ids; 2],
+}
+
+/// What the kernel holds about clients that are remembered.
 #[derive(Debug, Default)]
-pub(super) struct Forgetting {
-    /// Destinations that remember, and for how long.
-    timeouts: FxHashMap<Destination, u32>,
-    /// What has gone since the last search but one.
-    rounds: [Gone; 2],
-    /// What has come, or come back, since the last search began.
-    returned: Gone,
+pub(super) struct Affinity {
+    destinations: FxHashMap<Destination, Remembering>,
+    pub(super) classes: PerFamily<Classes>,
 }
 
-/// What a search looks for, as it was when the search began.
+/// A destination that remembers, as found in the kernel.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) destination: Destination,
+    pub(super) how: How,
+    /// The ids of its endpoints, without their class.
+    pub(super) ids: Vec<(List, Endpoint, u32)>,
+}
+
+/// A route that remembers, rounded up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rounded {
+    pub(super) owner: ServiceId,
+    pub(super) destination: Destination,
+    pub(super) wanted_seconds: u32,
+    pub(super) seconds: u32,
+}
+
+/// What a delta is, as far as clients are remembered.
 #[derive(Debug, Default)]
-pub(super) struct Search {
-    by_address: FxHashSet<Destination>,
-    gone: Gone,
+pub(super) struct Staged {
+    /// Elements to take away.
+    pub(super) remove: Vec<(ServiceId, Element<'static>)>,
+    /// Elements to put in place.
+    pub(super) add: Vec<(ServiceId, Element<'static>)>,
+    /// Timeouts that could not be honoured to the second.
+    pub(super) rounded: Vec<Rounded>,
+    /// The class of each destination that remembers from now on.
+    classes_of: FxHashMap<Destination, (Class, Option<u32>)>,
+    /// The classes as they will be, if they change.
+    classes: Option<PerFamily<Classes>>,
+    edits: Vec<(Destination, Edit)>,
 }
 
-#[derive(Debug, Default, Clone)]
-struct Gone {
-    maps: BTreeSet<(Family, ClientMap)>,
-    endpoints: FxHashSet<(u32, Destination, Endpoint)>,
-    /// Destinations all of whose clients are forgotten.
-    all: FxHashSet<(u32, Destination)>,
-}
-
-impl Gone {
-    fn is_empty(&self) -> bool {
-        self.maps.is_empty()
-    }
-
-    fn covers(&self, timeout: u32, destination: Destination, endpoint: Endpoint) -> bool {
-        self.all.contains(&(timeout, destination))
-            || self.endpoints.contains(&(timeout, destination, endpoint))
-    }
-
-    fn merge(&mut self, other: &Self) {
-        self.maps.extend(&other.maps);
-        self.endpoints.extend(&other.endpoints);
-        self.all.extend(&other.all);
-    }
-
-    fn add_all(&mut self, timeout: u32, destination: Destination) {
-        self.maps
-            .insert((destination.family(), ClientMap::of(&destination, timeout)));
-        self.all.insert((timeout, destination));
+impl Staged {
+    /// The class of a destination's route, and the timeout that it wanted if that is another.
+    pub(super) fn class_of(&self, destination: &Destination) -> (Class, Option<u32>) {
+        self.classes_of
+            .get(destination)
+            .copied()
+            .unwrap_or_default()
     }
 }
 
-/// Destinations whose timeout changes, and with it the map that remembers their clients.
-#[derive(Debug, Default)]
-pub(super) struct Moves(FxHashMap<Destination, (u32, u32)>);
+#[derive(Debug)]
+enum Edit {
+    /// It remembers from now on, in this way; the lists stay.
+    Begin(How),
+    /// It does not remember any more.
+    End,
+    /// An endpoint has come.
+    Come(List, Endpoint, u32),
+    /// An endpoint has left.
+    Leave(List, Endpoint),
+}
 
-impl Moves {
-    /// The moves that a delta makes.
-    pub(super) fn of(delta: &Delta) -> Self {
-        let timeout = |operation: &Operation| match &operation.entry {
-            Entry::Remember {
-                destination,
-                timeout_seconds,
-            } => Some((*destination, *timeout_seconds)),
-            _ => None,
-        };
-        let old: FxHashMap<Destination, u32> = delta.remove.iter().filter_map(timeout).collect();
-        if old.is_empty() {
-            return Self::default();
+/// For how long a destination remembers, and whom it sends to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct How {
+    /// What its Service wants.
+    pub(super) wanted_seconds: u32,
+    /// What it got.
+    pub(super) class: Class,
+    /// How long that is.
+    pub(super) seconds: u32,
+    /// Whom it sends to.
+    pub(super) policy: SourcePolicy,
+}
+
+impl How {
+    const fn of(self, lists: [Ids; 2]) -> Remembering {
+        Remembering {
+            wanted_seconds: self.wanted_seconds,
+            class: self.class,
+            seconds: self.seconds,
+            policy: self.policy,
+            lists,
         }
-        let new = delta.add.iter().filter_map(timeout);
-        Self(
-            new.filter_map(|(destination, to)| Some((destination, (*old.get(&destination)?, to))))
-                .collect(),
-        )
-    }
-
-    /// The maps that clients leave, and those that they come to.
-    pub(super) fn maps(&self) -> BTreeSet<(Family, ClientMap, ClientMap)> {
-        let map = |destination, timeout: &u32| ClientMap::of(destination, *timeout);
-        self.0
-            .iter()
-            .map(|(destination, (from, to))| {
-                (
-                    destination.family(),
-                    map(destination, from),
-                    map(destination, to),
-                )
-            })
-            .collect()
-    }
-
-    /// Whether clients of a destination go from one map to another. As in
-    /// [`Search::is_gone`], a `NodePort` is known by one of the node's addresses.
-    pub(super) fn has(&self, destination: Destination, from: ClientMap, to: ClientMap) -> bool {
-        let (from, to) = (from.timeout_seconds, to.timeout_seconds);
-        [destination, node_port(destination)]
-            .iter()
-            .any(|destination| self.0.get(destination) == Some(&(from, to)))
     }
 }
 
-/// The `NodePort` that a connection to an address and port may have been to.
-const fn node_port(destination: Destination) -> Destination {
-    Destination {
-        host: Host::Node(destination.family()),
-        ..destination
+impl Remembering {
+    const fn how(&self) -> How {
+        How {
+            wanted_seconds: self.wanted_seconds,
+            class: self.class,
+            seconds: self.seconds,
+            policy: self.policy,
+        }
+    }
+
+    /// Whether a route that comes is of the same class without asking.
+    fn stays(&self, touched: &Touched) -> bool {
+        touched
+            .route_comes
+            .is_some_and(|(wanted_seconds, _)| wanted_seconds == self.wanted_seconds)
     }
 }
 
-impl Forgetting {
-    /// Takes in an entry that the kernel holds already.
-    pub(super) fn learn(&mut self, entry: &Entry) {
-        if let Entry::Remember {
+/// What a delta says about one destination that remembers, before or after.
+#[derive(Default)]
+struct Touched {
+    owner: Option<ServiceId>,
+    removed: Vec<(List, u32, Endpoint)>,
+    added: Vec<(List, u32, Endpoint)>,
+    /// Its route goes, or comes.
+    route_goes: bool,
+    route_comes: Option<(u32, SourcePolicy)>,
+}
+
+/// The timeout and policy of a route that remembers.
+const fn remembering(route: &Route) -> Option<(u32, SourcePolicy)> {
+    match route {
+        Route::Balance {
+            policy,
+            affinity: Some(seconds),
+            ..
+        } => Some((*seconds, *policy)),
+        _ => None,
+    }
+}
+
+fn touched(delta: &Delta) -> FxHashMap<Destination, Touched> {
+    let mut all: FxHashMap<Destination, Touched> = FxHashMap::default();
+    let mut note = |operation: &Operation, is_added: bool| match &operation.entry {
+        Entry::Route {
+            destination, route, ..
+        } => {
+            if let Some(how) = remembering(route) {
+                let touched = all.entry(*destination).or_default();
+                touched.owner.get_or_insert(operation.owner);
+                if is_added {
+                    touched.route_comes = Some(how);
+                } else {
+                    touched.route_goes = true;
+                }
+            }
+        }
+        Entry::Slot {
             destination,
-            timeout_seconds,
-        } = entry
-        {
-            self.timeouts.insert(*destination, *timeout_seconds);
+            list,
+            index,
+            remembered: true,
+            endpoint,
+        } => {
+            let touched = all.entry(*destination).or_default();
+            touched.owner.get_or_insert(operation.owner);
+            let places = if is_added {
+                &mut touched.added
+            } else {
+                &mut touched.removed
+            };
+            places.push((*list, *index, *endpoint));
         }
+        _ => {}
+    };
+    for operation in &delta.remove {
+        note(operation, false);
     }
+    for operation in &delta.add {
+        note(operation, true);
+    }
+    all
+}
 
-    /// Takes in a delta that has been applied.
-    pub(super) fn note(&mut self, delta: &Delta) {
-        if self.timeouts.is_empty()
-            && !delta
-                .add
-                .iter()
-                .any(|operation| matches!(operation.entry, Entry::Remember { .. }))
-        {
-            return;
+impl Affinity {
+    /// What a delta is.
+    pub(super) fn stage(&self, delta: &Delta) -> Staged {
+        let mut staged = Staged::default();
+        let mut touched: Vec<(Destination, Touched)> = touched(delta).into_iter().collect();
+        if touched.is_empty() {
+            return staged;
         }
-        self.note_returned(delta);
-        let mut kept: FxHashSet<(Destination, List, Endpoint)> = FxHashSet::default();
-        let mut policies: FxHashMap<Destination, SourcePolicy> = FxHashMap::default();
-        for operation in &delta.add {
-            match &operation.entry {
-                Entry::Slot {
-                    destination,
-                    list,
-                    endpoint,
-                    ..
-                } => {
-                    kept.insert((*destination, *list, *endpoint));
-                }
-                Entry::Route {
-                    destination,
-                    route: Route::Balance { policy, .. },
-                    ..
-                } => {
-                    policies.insert(*destination, *policy);
-                }
-                _ => {}
-            }
-        }
-        let gone = &mut self.rounds[0];
-        for operation in &delta.remove {
-            match &operation.entry {
-                Entry::Slot {
-                    destination,
-                    list,
-                    endpoint,
-                    ..
-                } => {
-                    if let Some(timeout) = self.timeouts.get(destination)
-                        && !kept.contains(&(*destination, *list, *endpoint))
-                    {
-                        let map = ClientMap::of(destination, *timeout);
-                        gone.maps.insert((destination.family(), map));
-                        gone.endpoints.insert((*timeout, *destination, *endpoint));
-                    }
-                }
-                // Another policy chooses among other endpoints.
-                Entry::Route {
-                    destination,
-                    route: Route::Balance { policy, .. },
-                    ..
-                } => {
-                    if let Some(timeout) = self.timeouts.get(destination)
-                        && policies.get(destination).is_some_and(|new| new != policy)
-                    {
-                        gone.add_all(*timeout, *destination);
-                    }
-                }
-                _ => {}
-            }
-        }
-        for operation in &delta.remove {
-            if let Entry::Remember {
-                destination,
-                timeout_seconds,
-            } = &operation.entry
+        touched.sort_unstable_by_key(|(destination, _)| *destination);
+        let mut classes = self.classes.clone();
+        // Those that leave a class make room for those that come.
+        for (destination, touched) in &touched {
+            if touched.route_goes
+                && let Some(was) = self.destinations.get(destination)
+                && !was.stays(touched)
             {
-                // Nobody looks there any more, but somebody may again.
-                gone.add_all(*timeout_seconds, *destination);
-                self.timeouts.remove(destination);
+                classes.get_mut(destination.family()).leave(was.class);
             }
         }
-        for operation in &delta.add {
-            self.learn(&operation.entry);
-            if let Entry::Remember {
-                destination,
-                timeout_seconds,
-            } = &operation.entry
-            {
-                // Who is remembered there from now on is not to be forgotten.
-                for gone in &mut self.rounds {
-                    gone.all.remove(&(*timeout_seconds, *destination));
-                }
-            }
+        for (destination, touched) in &touched {
+            self.stage_destination(*destination, touched, &mut classes, &mut staged);
         }
+        staged.classes = Some(classes);
+        staged
     }
 
-    /// The maps to look through.
-    pub(super) fn due(&self) -> BTreeSet<(Family, ClientMap)> {
-        self.rounds
-            .iter()
-            .flat_map(|gone| gone.maps.iter().copied())
-            .collect()
-    }
-
-    /// Whether something has gone that no search has begun to look for.
-    pub(super) fn is_new(&self) -> bool {
-        !self.rounds[0].is_empty()
-    }
-
-    /// What is remembered from now on, although a search may be looking for it.
-    fn note_returned(&mut self, delta: &Delta) {
-        for operation in &delta.add {
-            match &operation.entry {
-                Entry::Slot {
-                    destination,
-                    endpoint,
-                    ..
-                } => {
-                    if let Some(timeout) = self.timeouts.get(destination) {
-                        let back = (*timeout, *destination, *endpoint);
-                        self.returned.endpoints.insert(back);
-                    }
-                }
-                Entry::Remember {
-                    destination,
-                    timeout_seconds,
-                } => {
-                    self.returned.all.insert((*timeout_seconds, *destination));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Begins a search. What has gone is looked for in two searches some time apart: a packet
-    /// that had made its choice just before the endpoint went is remembered just after.
-    pub(super) fn begin(&mut self) -> Search {
-        let mut gone = std::mem::take(&mut self.rounds[1]);
-        gone.merge(&self.rounds[0]);
-        self.rounds[1] = std::mem::take(&mut self.rounds[0]);
-        self.returned = Gone::default();
-        Search {
-            by_address: self.timeouts.keys().copied().collect(),
-            gone,
-        }
-    }
-
-    /// Takes back what a search that failed was looking for.
-    pub(super) fn again(&mut self, search: &Search) {
-        self.rounds[0].merge(&search.gone);
-    }
-
-    /// Whether what a search has found is to be remembered after all.
-    pub(super) fn has_returned(
+    fn stage_destination(
         &self,
-        timeout: u32,
         destination: Destination,
-        endpoint: Endpoint,
-    ) -> bool {
-        [destination, node_port(destination)]
-            .iter()
-            .any(|destination| self.returned.covers(timeout, *destination, endpoint))
+        touched: &Touched,
+        classes: &mut PerFamily<Classes>,
+        staged: &mut Staged,
+    ) {
+        let owner = touched.owner.unwrap_or(ServiceId::CLUSTER);
+        let was = self.destinations.get(&destination);
+        let before = was.map(Remembering::how);
+        let is = match (touched.route_comes, was) {
+            (Some((_, policy)), Some(was)) if was.stays(touched) => Some(How {
+                policy,
+                ..was.how()
+            }),
+            (Some((wanted_seconds, policy)), _) => {
+                let (class, seconds) = classes.get_mut(destination.family()).enter(wanted_seconds);
+                if seconds != wanted_seconds {
+                    staged.rounded.push(Rounded {
+                        owner,
+                        destination,
+                        wanted_seconds,
+                        seconds,
+                    });
+                }
+                Some(How {
+                    wanted_seconds,
+                    class,
+                    seconds,
+                    policy,
+                })
+            }
+            (None, _) if touched.route_goes => None,
+            (None, _) => before,
+        };
+        if let Some(how) = is {
+            let wanted = (how.seconds != how.wanted_seconds).then_some(how.wanted_seconds);
+            staged.classes_of.insert(destination, (how.class, wanted));
+        }
+        if is != before {
+            staged.edits.push((destination, is.map_or(Edit::End, Edit::Begin)));
+        }
+        let same_policy = is.map(|how| how.policy) == before.map(|how| how.policy);
+        let mut remove = |element| staged.remove.push((owner, element));
+        let mut leaving: FxHashSet<(List, Endpoint)> = FxHashSet::default();
+        for (list, index, endpoint) in &touched.removed {
+            remove(id_element(destination, numbers::place(*list, *index), 0));
+            leaving.insert((*list, *endpoint));
+        }
+        // Ids of this very change.
+        let mut fresh: FxHashSet<u32> = FxHashSet::default();
+        if let Some(How { class, policy, .. }) = is {
+            for (list, index, endpoint) in &touched.added {
+                let ids = was.map(|was| &was.lists[*list as usize]);
+                let known = ids.and_then(|ids| ids.of.get(endpoint)).copied();
+                let kept = known.filter(|_| same_policy);
+                let bare = kept.unwrap_or_else(|| {
+                    let mut bare = numbers::bare_id(*list, policy, *endpoint);
+                    while fresh.contains(&bare) || ids.is_some_and(|ids| ids.taken.contains(&bare))
+                    {
+                        bare = numbers::next_id(bare);
+                    }
+                    bare
+                });
+                fresh.insert(bare);
+                let id = numbers::full_id(bare, class);
+                let place = numbers::place(*list, *index);
+                staged.add.push((owner, id_element(destination, place, id)));
+                let stays = kept.is_some() && before.map(|how| how.class) == Some(class);
+                if !stays {
+                    staged.add.push((owner, id_element(destination, bare, id)));
+                    let element = endpoint_element(destination, id, *endpoint);
+                    staged.add.push((owner, element));
+                }
+                if kept.is_some() && stays {
+                    leaving.remove(&(*list, *endpoint));
+                }
+                if kept.is_none() || !stays {
+                    let edit = Edit::Come(*list, *endpoint, bare);
+                    staged.edits.push((destination, edit));
+                }
+            }
+        }
+        // Those that stay under another id go under the old one.
+        if let Some(was) = was {
+            let mut leaving: Vec<(List, Endpoint)> = leaving.into_iter().collect();
+            leaving.sort_unstable();
+            let mut edits = Vec::new();
+            for (list, endpoint) in leaving {
+                let Some(bare) = was.lists[list as usize].of.get(&endpoint) else {
+                    continue;
+                };
+                let id = numbers::full_id(*bare, was.class);
+                staged
+                    .remove
+                    .push((owner, id_element(destination, *bare, 0)));
+                staged
+                    .remove
+                    .push((owner, endpoint_element(destination, id, endpoint)));
+                edits.push((destination, Edit::Leave(list, endpoint)));
+            }
+            // Before those that come, of which some may be the same.
+            let at = staged
+                .edits
+                .iter()
+                .position(|(edited, edit)| {
+                    *edited == destination && matches!(edit, Edit::Come(..))
+                })
+                .unwrap_or(staged.edits.len());
+            staged.edits.splice(at..at, edits);
+        }
     }
 
-    /// Whether there is another search to make.
-    pub(super) fn has_more(&self) -> bool {
-        self.rounds.iter().any(|gone| !gone.is_empty())
+    /// Takes in that the kernel has taken what was staged.
+    pub(super) fn commit(&mut self, staged: Staged) {
+        if let Some(classes) = staged.classes {
+            self.classes = classes;
+        }
+        for (destination, edit) in staged.edits {
+            match edit {
+                Edit::Begin(how) => {
+                    let lists = self
+                        .destinations
+                        .remove(&destination)
+                        .map(|known| known.lists)
+                        .unwrap_or_default();
+                    self.destinations.insert(destination, how.of(lists));
+                }
+                Edit::End => {
+                    self.destinations.remove(&destination);
+                }
+                Edit::Come(list, endpoint, bare) => {
+                    if let Some(known) = self.destinations.get_mut(&destination) {
+                        let ids = &mut known.lists[list as usize];
+                        ids.of.insert(endpoint, bare);
+                        ids.taken.insert(bare);
+                    }
+                }
+                Edit::Leave(list, endpoint) => {
+                    if let Some(known) = self.destinations.get_mut(&destination) {
+                        let ids = &mut known.lists[list as usize];
+                        if let Some(bare) = ids.of.remove(&endpoint) {
+                            ids.taken.remove(&bare);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in a destination that was found in the kernel.
+    pub(super) fn found(&mut self, found: Found) {
+        let Found {
+            destination,
+            how,
+            ids,
+        } = found;
+        let classes = self.classes.get_mut(destination.family());
+        classes.found(how.class, how.seconds);
+        let mut lists: [Ids; 2] = Default::default();
+        for (list, endpoint, bare) in ids {
+            lists[list as usize].of.insert(endpoint, bare);
+            lists[list as usize].taken.insert(bare);
+        }
+        self.destinations.insert(destination, how.of(lists));
+    }
+
+    /// Which rules the kernel needs in a family.
+    pub(super) fn timeouts(
+        &self,
+        staged: &Staged,
+        family: Family,
+    ) -> std::collections::BTreeMap<Class, u32> {
+        staged
+            .classes
+            .as_ref()
+            .unwrap_or(&self.classes)
+            .get(family)
+            .timeouts()
     }
 }
 
-impl Search {
-    /// Whether a client that a timeout's map remembers has to be forgotten. `destination` is the
-    /// address and port that it connected to, which for a `NodePort` is one of the node's
-    /// addresses.
-    pub(super) fn is_gone(
-        &self,
-        timeout: u32,
-        destination: Destination,
-        endpoint: Endpoint,
-    ) -> bool {
-        self.gone.covers(timeout, destination, endpoint)
-            || (!self.by_address.contains(&destination)
-                && self.gone.covers(timeout, node_port(destination), endpoint))
+const fn id_element(destination: Destination, number: u32, id: u32) -> Element<'static> {
+    Element::Id {
+        destination,
+        number,
+        id,
+    }
+}
+
+const fn endpoint_element(
+    destination: Destination,
+    number: u32,
+    endpoint: Endpoint,
+) -> Element<'static> {
+    Element::Endpoint {
+        destination,
+        number,
+        endpoint,
     }
 }

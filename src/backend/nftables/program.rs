@@ -1,17 +1,18 @@
-//! The program: what rules are made of, and the fixed chains. The chains that shapes need are in
-//! `shape_rules`.
+//! The program's fixed chains around the choice of an endpoint: who is let in, what is refused,
+//! whose source is translated. The choice itself is in `choice`.
 //!
-//! Rules are written once, here, as [`Statement`]s; `text` prints them and `netlink` encodes
-//! them, and a test compares what the kernel makes of both. What they must do to packets is
-//! SEMANTICS.md's section E; why they are shaped so is DESIGN.md's section 2.
+//! Every base chain is of `type nat`, which sees a connection's first packet only: an established
+//! packet passes none of our rules. What the rules must do to packets is SEMANTICS.md's section E;
+//! why they are shaped so is DESIGN.md's section 1.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::clients::ClientMap;
+use super::numbers::OURS;
 use super::sets::SetId;
-use crate::model::{Family, PerFamily, Protocol};
+use super::statement::{Base, Chain, Hook, Load, Priority, Rule, Statement};
+use crate::model::{Family, PerFamily};
 
 /// The name of our table in each family.
 pub(crate) const TABLE: &str = "pointsman";
@@ -64,179 +65,12 @@ impl ProgramConfig {
     }
 }
 
-/// A value that a rule loads from the packet or its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Load {
-    /// The packet's source address.
-    SourceAddress,
-    /// The packet's destination address.
-    DestinationAddress,
-    /// The transport protocol.
-    Protocol,
-    /// The packet's destination port.
-    DestinationPort,
-    /// The source address of the connection's first packet.
-    OriginalSourceAddress,
-    /// The destination address of the connection's first packet.
-    OriginalDestinationAddress,
-    /// The destination port of the connection's first packet.
-    OriginalDestinationPort,
-    /// A random number in `offset..offset + modulus`.
-    Random {
-        /// How many there are.
-        modulus: u32,
-        /// The smallest.
-        offset: u32,
-    },
-}
-
-/// A step of a rule. A match that fails ends the rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Statement {
-    /// The packet opens a connection.
-    StateNew,
-    /// The connection's destination has been translated.
-    DestinationTranslated,
-    /// The connection's destination has been translated, by this very packet: it is the first
-    /// one, and no other has been seen of the connection.
-    JustTranslated,
-    /// The transport protocol is this one.
-    ProtocolIs(Protocol),
-    /// An address of the packet is inside a network, or is not.
-    AddressIn {
-        /// Source or destination.
-        load: Load,
-        /// The network.
-        network: IpNetwork,
-        /// Whether it must be outside.
-        negate: bool,
-    },
-    /// An address of the packet is this node's.
-    AddressIsLocal(Load),
-    /// The packet came in by an interface, or did not.
-    Interface {
-        /// The name, or its first characters.
-        name: String,
-        /// Whether only the first characters count.
-        prefix: bool,
-        /// Whether it must be another one.
-        negate: bool,
-    },
-    /// A set holds the key, or does not.
-    InSet {
-        /// The key.
-        key: Vec<Load>,
-        /// The set.
-        set: SetId,
-        /// Whether it must not.
-        negate: bool,
-    },
-    /// The packet's mark has this bit.
-    Marked(u32),
-    /// Sets a bit of the packet's mark.
-    Mark(u32),
-    /// Flips a bit of the packet's mark.
-    Unmark(u32),
-    /// Does what a verdict map holds under the key.
-    VerdictMap {
-        /// The key.
-        key: Vec<Load>,
-        /// The map.
-        map: SetId,
-    },
-    /// Translates the destination to what a map holds under the key.
-    TranslateTo {
-        /// The key.
-        key: Vec<Load>,
-        /// The map.
-        map: SetId,
-    },
-    /// Writes the chosen endpoint under the connection's original key, for a time.
-    Remember {
-        /// The map, whose name says the timeout.
-        map: ClientMap,
-    },
-    /// Translates the source to the outgoing interface's address, with a random port.
-    Masquerade,
-    /// Refuses with an ICMP port unreachable.
-    Reject,
-    /// Drops.
-    Drop,
-    /// Goes on in another chain and comes back.
-    Jump(String),
-    /// Goes on in another chain for good.
-    Goto(String),
-}
-
-/// A rule: statements from left to right.
-pub(crate) type Rule = Vec<Statement>;
-
-/// What a base chain does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ChainKind {
-    /// `type filter`.
-    Filter,
-    /// `type nat`.
-    Nat,
-}
-
-/// Where in the stack a base chain sits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hook {
-    /// Packets from outside, before routing.
-    Prerouting,
-    /// Packets for this node.
-    Input,
-    /// Packets through this node.
-    Forward,
-    /// Packets from this node.
-    Output,
-    /// Packets that leave, after routing.
-    Postrouting,
-}
-
-impl Hook {
-    /// Its name in nft.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Prerouting => "prerouting",
-            Self::Input => "input",
-            Self::Forward => "forward",
-            Self::Output => "output",
-            Self::Postrouting => "postrouting",
-        }
-    }
-}
-
-/// A chain that the kernel calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Base {
-    /// What it may do.
-    pub(crate) kind: ChainKind,
-    /// Where it is called.
-    pub(crate) hook: Hook,
-    /// In which order among others (`linux/netfilter_ipv4.h`, `enum nf_ip_hook_priorities`).
-    pub(crate) priority: i32,
-}
-
-/// A chain and its rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chain {
-    /// Its name.
-    pub(crate) name: String,
-    /// Where the kernel calls it, if it does.
-    pub(crate) base: Option<Base>,
-    /// Its rules.
-    pub(crate) rules: Vec<Rule>,
-}
-
 const DSTNAT: i32 = -100;
-const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
-/// Source ranges are checked before the destination is translated.
+/// Source ranges are checked before anybody translates the destination.
 const BEFORE_DSTNAT: i32 = DSTNAT - 10;
-/// Clients are remembered by the address that they have before masquerading.
-const BEFORE_SRCNAT: i32 = SRCNAT - 1;
+/// What nobody has translated is refused.
+const AFTER_DSTNAT: i32 = DSTNAT + 10;
 
 pub(super) const DESTINATION: [Load; 3] = [
     Load::DestinationAddress,
@@ -256,142 +90,44 @@ impl<'a> Program<'a> {
         Self { config, family }
     }
 
-    /// The chains that every ruleset has. A chain comes after those that it jumps to.
+    /// The chains that every ruleset has. A chain comes after those that it leads to.
     pub(crate) fn fixed_chains(&self) -> Vec<Chain> {
-        let base = |name: &str, kind, hook, priority, rules| Chain {
-            name: name.to_owned(),
-            base: Some(Base {
-                kind,
-                hook,
-                priority,
-            }),
-            rules,
-        };
-        let jump = |chain: &str| vec![Statement::Jump(chain.to_owned())];
-        let jump_if_new =
-            |chain: &str| vec![Statement::StateNew, Statement::Jump(chain.to_owned())];
-        // A choice is remembered when it is made. What a client sends again while nobody
-        // answers must not bring back an endpoint that has left meanwhile.
-        let jump_to_remember = || {
-            vec![
-                Statement::JustTranslated,
-                Statement::Jump("remember".to_owned()),
-            ]
-        };
-        use ChainKind::{Filter, Nat};
-        use Hook::{Forward, Input, Output, Postrouting, Prerouting};
-        vec![
-            self.services(),
-            self.source_ranges(),
+        let mut chains = self.choice();
+        chains.extend([
+            Self::source_ranges(),
             self.no_endpoints(),
-            self.unused_addresses(),
-            self.remember(),
-            base(
-                "filter-prerouting",
-                Filter,
-                Prerouting,
-                BEFORE_DSTNAT,
-                vec![jump_if_new("source-ranges")],
-            ),
-            base(
-                "filter-output-before-dnat",
-                Filter,
-                Output,
-                BEFORE_DSTNAT,
-                vec![jump_if_new("source-ranges")],
-            ),
-            base(
-                "nat-prerouting",
-                Nat,
-                Prerouting,
-                DSTNAT,
-                vec![jump("services")],
-            ),
-            base("nat-output", Nat, Output, DSTNAT, vec![jump("services")]),
-            base(
-                "filter-input",
-                Filter,
-                Input,
-                FILTER,
-                vec![
-                    jump_if_new("no-endpoints"),
-                    [
-                        vec![Statement::StateNew],
-                        self.node_port_condition(),
-                        vec![
-                            Statement::InSet {
-                                key: NODE_PORT.to_vec(),
-                                set: SetId::NoEndpointsNodePorts,
-                                negate: false,
-                            },
-                            Statement::Reject,
-                        ],
-                    ]
-                    .concat(),
-                    jump_to_remember(),
-                ],
-            ),
-            base(
-                "filter-forward",
-                Filter,
-                Forward,
-                FILTER,
-                vec![jump_if_new("no-endpoints"), jump_if_new("unused-addresses")],
-            ),
-            base(
-                "filter-output",
-                Filter,
-                Output,
-                FILTER,
-                vec![jump_if_new("no-endpoints"), jump_if_new("unused-addresses")],
-            ),
-            base(
-                "filter-postrouting",
-                Filter,
-                Postrouting,
-                BEFORE_SRCNAT,
-                vec![jump_to_remember()],
-            ),
-            base(
-                "nat-postrouting",
-                Nat,
-                Postrouting,
-                SRCNAT,
-                self.masquerading(),
-            ),
-        ]
-    }
-
-    pub(super) fn regular(name: &str, rules: Vec<Rule>) -> Chain {
-        Chain {
-            name: name.to_owned(),
-            base: None,
-            rules,
+            Self::unused_addresses("unused-addresses", true),
+            Self::unused_addresses("unused-addresses-output", false),
+        ]);
+        let jumps = |chains: &[&str]| {
+            let jump = |chain: &&str| vec![Statement::Jump((*chain).to_owned())];
+            chains.iter().map(jump).collect::<Vec<Rule>>()
+        };
+        let mut base = |name: &str, hook, priority, rules| {
+            chains.push(Chain {
+                name: name.to_owned(),
+                base: Some(Base { hook, priority }),
+                rules,
+            });
+        };
+        for (hook, unused) in [
+            (Hook::Prerouting, "unused-addresses"),
+            (Hook::Output, "unused-addresses-output"),
+        ] {
+            let name = |what: &str| format!("{what}-{}", hook.name());
+            let ranges = jumps(&["source-ranges"]);
+            base(&name("guard"), hook, BEFORE_DSTNAT, ranges);
+            base(&name("nat"), hook, DSTNAT, jumps(&["services"]));
+            let refusals = jumps(&["no-endpoints", unused]);
+            base(&name("refuse"), hook, AFTER_DSTNAT, refusals);
         }
-    }
-
-    fn services(&self) -> Chain {
-        Self::regular(
-            "services",
-            vec![
-                vec![Statement::VerdictMap {
-                    key: DESTINATION.to_vec(),
-                    map: SetId::ServiceIps,
-                }],
-                [
-                    self.node_port_condition(),
-                    vec![Statement::VerdictMap {
-                        key: NODE_PORT.to_vec(),
-                        map: SetId::ServiceNodePorts,
-                    }],
-                ]
-                .concat(),
-            ],
-        )
+        let masquerading = self.masquerading();
+        base("nat-postrouting", Hook::Postrouting, SRCNAT, masquerading);
+        chains
     }
 
     /// Matches packets to an address that accepts `NodePort`s.
-    fn node_port_condition(&self) -> Rule {
+    pub(super) fn node_port_condition(&self) -> Rule {
         let load = Load::DestinationAddress;
         if !*self.config.node_ports_everywhere.get(self.family) {
             return vec![Statement::InSet {
@@ -404,7 +140,10 @@ impl<'a> Program<'a> {
             Family::V4 => IpNetwork::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
             Family::V6 => IpNetwork::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
         };
-        let mut rule = vec![Statement::AddressIsLocal(load)];
+        let mut rule = vec![Statement::AddressIsLocal {
+            load,
+            negate: false,
+        }];
         rule.extend(loopback.ok().map(|network| Statement::AddressIn {
             load,
             network,
@@ -413,93 +152,71 @@ impl<'a> Program<'a> {
         rule
     }
 
-    fn source_ranges(&self) -> Chain {
+    fn source_ranges() -> Chain {
         let mut with_source = DESTINATION.to_vec();
         with_source.push(Load::SourceAddress);
-        Self::regular(
-            "source-ranges",
-            vec![vec![
-                Statement::InSet {
-                    key: DESTINATION.to_vec(),
-                    set: SetId::GuardedIps,
-                    negate: false,
-                },
-                Statement::InSet {
-                    key: with_source,
-                    set: SetId::AllowedSources,
-                    negate: true,
-                },
-                Statement::Drop,
-            ]],
-        )
+        let guarded = Statement::InSet {
+            key: DESTINATION.to_vec(),
+            set: SetId::GuardedIps,
+            negate: false,
+        };
+        let outside = Statement::InSet {
+            key: with_source,
+            set: SetId::AllowedSources,
+            negate: true,
+        };
+        let rules = vec![vec![guarded, outside, Statement::Drop]];
+        Chain::regular("source-ranges", rules)
     }
 
     fn no_endpoints(&self) -> Chain {
-        Self::regular(
-            "no-endpoints",
-            vec![vec![
-                Statement::InSet {
-                    key: DESTINATION.to_vec(),
-                    set: SetId::NoEndpointsIps,
-                    negate: false,
-                },
-                Statement::Reject,
-            ]],
-        )
-    }
-
-    fn unused_addresses(&self) -> Chain {
-        let rule = |set, verdict| {
-            vec![
-                Statement::InSet {
-                    key: vec![Load::DestinationAddress],
-                    set,
-                    negate: false,
-                },
-                verdict,
-            ]
+        let refuse = |key: &[Load], set| {
+            let key = key.to_vec();
+            let negate = false;
+            vec![Statement::InSet { key, set, negate }, Statement::Reject]
         };
-        Self::regular(
-            "unused-addresses",
-            vec![
-                rule(SetId::ClusterIps, Statement::Reject),
-                rule(SetId::ServiceCidrs, Statement::Drop),
-            ],
-        )
-    }
-
-    /// nft gives a connection's original port its type only once the protocol is known, hence
-    /// a rule for each.
-    fn remember(&self) -> Chain {
-        let by_address = [
-            Load::OriginalDestinationAddress,
-            Load::Protocol,
-            Load::OriginalDestinationPort,
+        let node_ports = refuse(&NODE_PORT, SetId::NoEndpointsNodePorts);
+        let rules = vec![
+            refuse(&DESTINATION, SetId::NoEndpointsIps),
+            [self.node_port_condition(), node_ports].concat(),
         ];
-        let rule = |protocol, key: &[Load], map| {
-            vec![
-                Statement::ProtocolIs(protocol),
-                Statement::VerdictMap {
-                    key: key.to_vec(),
-                    map,
-                },
-            ]
+        Chain::regular("no-endpoints", rules)
+    }
+
+    /// Undefined ports of `ClusterIP`s and unused addresses. What comes in for an address of this
+    /// node's own is left to whoever has put it there, a DNS cache for example.
+    fn unused_addresses(name: &str, elsewhere_only: bool) -> Chain {
+        let rule = |set, verdict| {
+            let load = Load::DestinationAddress;
+            let mut rule = vec![Statement::InSet {
+                key: vec![load],
+                set,
+                negate: false,
+            }];
+            if elsewhere_only {
+                rule.push(Statement::AddressIsLocal { load, negate: true });
+            }
+            rule.push(verdict);
+            rule
         };
-        let rules = Protocol::ALL
-            .into_iter()
-            .flat_map(|protocol| {
-                [
-                    rule(protocol, &by_address, SetId::AffinityIps),
-                    rule(protocol, &by_address[1..], SetId::AffinityNodePorts),
-                ]
-            })
-            .collect();
-        Self::regular("remember", rules)
+        let rules = vec![
+            rule(SetId::ClusterIps, Statement::Reject),
+            rule(SetId::ServiceCidrs, Statement::Drop),
+        ];
+        Chain::regular(name, rules)
     }
 
     fn masquerading(&self) -> Vec<Rule> {
         let mark = self.config.mark();
         vec![
+            // Schedulers and VLANs read the priority.
+            vec![
+                Statement::PriorityIs {
+                    mask: OURS,
+                    value: OURS,
+                },
+                Statement::SetPriority(Priority::Number(0)),
+            ],
             vec![
                 Statement::Marked(mark),
                 Statement::Unmark(mark),

@@ -3,18 +3,14 @@
 //!
 //! Pure descriptions; `text` and `netlink` turn them into what nft and the kernel understand.
 
-use super::clients::ClientMap;
-use crate::ir::{Destination, Entry, Host, List, Shared};
+use crate::ir::Shared;
 use crate::model::Family;
 
 /// One of a table's sets or maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
 pub(crate) enum SetId {
-    /// Endpoints by destination and slot.
-    Endpoints,
-    /// Endpoints by `NodePort` and slot.
-    NodePortEndpoints,
-    /// What a cluster or external address does.
+    /// What a cluster or external address does: its shape.
     ServiceIps,
     /// What a `NodePort` does.
     ServiceNodePorts,
@@ -22,16 +18,27 @@ pub(crate) enum SetId {
     ExternalLocalIps,
     /// What a `NodePort` does for sources from outside, under a Local policy.
     ExternalLocalNodePorts,
+    /// Endpoints by destination and place, or by id where clients are remembered.
+    Endpoints,
+    /// Endpoints by `NodePort` and place, or by id.
+    NodePortEndpoints,
+    /// Ids of endpoints that clients come back to, by destination and place, and by the id
+    /// without its class.
+    AffinityIds,
+    /// The same by `NodePort`.
+    AffinityNodePortIds,
+    /// Clients, and the ids of the endpoints that they come back to.
+    Affinity,
+    /// Which chain a shape goes to.
+    Routes,
+    /// Which chain draws a place of so many.
+    Draws,
+    /// Which chain draws a place of so many that is filled for sure.
+    SureDraws,
     /// Addresses that refuse connections.
     NoEndpointsIps,
     /// `NodePort`s that refuse connections.
     NoEndpointsNodePorts,
-    /// Addresses whose clients are remembered.
-    AffinityIps,
-    /// `NodePort`s whose clients are remembered.
-    AffinityNodePorts,
-    /// Clients and where they went.
-    Affinity(ClientMap),
     /// `ClusterIP`s in use.
     ClusterIps,
     /// Ranges of `ServiceCIDR`s.
@@ -46,18 +53,22 @@ pub(crate) enum SetId {
     NodePortIps,
 }
 
-/// The sets that every table has, in the order in which the program lists them.
-pub(crate) const FIXED_SETS: [SetId; 16] = [
-    SetId::Endpoints,
-    SetId::NodePortEndpoints,
+/// The sets and maps of a table, in the order in which they are listed.
+pub(crate) const SETS: [SetId; 20] = [
     SetId::ServiceIps,
     SetId::ServiceNodePorts,
     SetId::ExternalLocalIps,
     SetId::ExternalLocalNodePorts,
+    SetId::Endpoints,
+    SetId::NodePortEndpoints,
+    SetId::AffinityIds,
+    SetId::AffinityNodePortIds,
+    SetId::Affinity,
+    SetId::Routes,
+    SetId::Draws,
+    SetId::SureDraws,
     SetId::NoEndpointsIps,
     SetId::NoEndpointsNodePorts,
-    SetId::AffinityIps,
-    SetId::AffinityNodePorts,
     SetId::ClusterIps,
     SetId::ServiceCidrs,
     SetId::Hairpin,
@@ -75,15 +86,17 @@ pub(crate) enum Field {
     Protocol,
     /// A port, network byte order.
     Port,
-    /// The place in a list, host byte order, as `numgen` makes it.
-    Slot,
+    /// A number of ours (see `numbers`), host byte order, as the packet's priority holds it.
+    Number,
+    /// Half of the hash that stands for a client and a destination where both do not fit.
+    ClientHash,
 }
 
 impl Field {
     /// Bytes of the value itself. In a key it fills whole 4-byte registers.
     pub(crate) const fn width(self, family: Family) -> usize {
         match (self, family) {
-            (Self::Address, Family::V4) | (Self::Slot, _) => 4,
+            (Self::Address, Family::V4) | (Self::Number | Self::ClientHash, _) => 4,
             (Self::Address, Family::V6) => 16,
             (Self::Protocol, _) => 1,
             (Self::Port, _) => 2,
@@ -103,74 +116,74 @@ pub(crate) enum Data {
     None,
     /// A verdict.
     Verdict,
+    /// A number of ours.
+    Number,
     /// An endpoint: address and port.
     Endpoint,
 }
 
-/// How many clients an affinity map remembers; a timeout has sixteen. A full map forgets nobody and
-/// remembers no one new; connections go through it either way.
-pub(crate) const AFFINITY_SIZE: u32 = 1 << 20;
+/// How many clients a family remembers: some 130 bytes of the kernel's memory each. A full map
+/// forgets nobody and remembers no one new; connections go through it either way.
+pub(crate) const AFFINITY_SIZE: u32 = 1 << 21;
 
 const ADDRESS_PORT: &[Field] = &[Field::Address, Field::Protocol, Field::Port];
 const NODE_PORT: &[Field] = &[Field::Protocol, Field::Port];
 
 impl SetId {
-    /// Whether its elements are endpoints in their slots.
-    pub(crate) const fn holds_slots(self) -> bool {
-        matches!(self, Self::Endpoints | Self::NodePortEndpoints)
-    }
-
     /// Its name in the table.
-    pub(crate) fn name(self) -> String {
-        let fixed = match self {
-            Self::Endpoints => "endpoints",
-            Self::NodePortEndpoints => "nodeport-endpoints",
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
             Self::ServiceIps => "service-ips",
             Self::ServiceNodePorts => "service-nodeports",
             Self::ExternalLocalIps => "external-local-ips",
             Self::ExternalLocalNodePorts => "external-local-nodeports",
+            Self::Endpoints => "endpoints",
+            Self::NodePortEndpoints => "nodeport-endpoints",
+            Self::AffinityIds => "affinity-ids",
+            Self::AffinityNodePortIds => "affinity-nodeport-ids",
+            Self::Affinity => "affinity",
+            Self::Routes => "routes",
+            Self::Draws => "draws",
+            Self::SureDraws => "sure-draws",
             Self::NoEndpointsIps => "no-endpoints-ips",
             Self::NoEndpointsNodePorts => "no-endpoints-nodeports",
-            Self::AffinityIps => "affinity-ips",
-            Self::AffinityNodePorts => "affinity-nodeports",
-            Self::Affinity(map) => return format!("affinity-{map}"),
             Self::ClusterIps => "cluster-ips",
             Self::ServiceCidrs => "service-cidrs",
             Self::Hairpin => "hairpin",
             Self::GuardedIps => "guarded-ips",
             Self::AllowedSources => "allowed-sources",
             Self::NodePortIps => "nodeport-ips",
-        };
-        fixed.to_owned()
+        }
     }
 
     /// The set with this name.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        FIXED_SETS
-            .into_iter()
-            .find(|set| set.name() == name)
-            .or_else(|| {
-                let map = ClientMap::from_name(name.strip_prefix("affinity-")?)?;
-                Some(Self::Affinity(map))
-            })
+        SETS.into_iter().find(|set| set.name() == name)
     }
 
     /// What its key is made of.
-    pub(crate) const fn key(self) -> &'static [Field] {
-        use Field::{Address, Port, Protocol, Slot};
+    ///
+    /// The key of `affinity` is a client and what it connected to; in IPv6 a hash of them, because
+    /// nft 1.0.6 aborts over a statement that updates a map under a concatenation of more than 16
+    /// bytes (`netlink_gen_map_stmt` takes one register for it).
+    pub(crate) const fn key(self, family: Family) -> &'static [Field] {
+        use Field::{Address, ClientHash, Number, Port, Protocol};
         match self {
-            Self::Endpoints => &[Address, Protocol, Port, Slot],
-            Self::NodePortEndpoints => &[Protocol, Port, Slot],
+            Self::Endpoints | Self::AffinityIds => &[Address, Protocol, Port, Number],
+            Self::NodePortEndpoints | Self::AffinityNodePortIds => &[Protocol, Port, Number],
             Self::ServiceIps
             | Self::ExternalLocalIps
             | Self::NoEndpointsIps
-            | Self::AffinityIps
             | Self::GuardedIps => ADDRESS_PORT,
-            Self::ServiceNodePorts
-            | Self::ExternalLocalNodePorts
-            | Self::NoEndpointsNodePorts
-            | Self::AffinityNodePorts => NODE_PORT,
-            Self::Affinity(_) | Self::Hairpin => &[Address, Address, Protocol, Port],
+            Self::ServiceNodePorts | Self::ExternalLocalNodePorts | Self::NoEndpointsNodePorts => {
+                NODE_PORT
+            }
+            Self::Affinity => match family {
+                Family::V4 => &[Address, Address, Protocol, Port],
+                Family::V6 => &[ClientHash, ClientHash],
+            },
+            Self::Routes | Self::Draws | Self::SureDraws => &[Number],
+            Self::Hairpin => &[Address, Address, Protocol, Port],
             Self::ClusterIps | Self::ServiceCidrs | Self::NodePortIps => &[Address],
             Self::AllowedSources => &[Address, Protocol, Port, Address],
         }
@@ -179,13 +192,15 @@ impl SetId {
     /// What it holds under a key.
     pub(crate) const fn data(self) -> Data {
         match self {
-            Self::Endpoints | Self::NodePortEndpoints | Self::Affinity(_) => Data::Endpoint,
+            Self::Endpoints | Self::NodePortEndpoints => Data::Endpoint,
             Self::ServiceIps
             | Self::ServiceNodePorts
             | Self::ExternalLocalIps
             | Self::ExternalLocalNodePorts
-            | Self::AffinityIps
-            | Self::AffinityNodePorts => Data::Verdict,
+            | Self::AffinityIds
+            | Self::AffinityNodePortIds
+            | Self::Affinity => Data::Number,
+            Self::Routes | Self::Draws | Self::SureDraws => Data::Verdict,
             Self::NoEndpointsIps
             | Self::NoEndpointsNodePorts
             | Self::ClusterIps
@@ -204,63 +219,21 @@ impl SetId {
 
     /// Whether packets add its elements.
     pub(crate) const fn is_dynamic(self) -> bool {
-        matches!(self, Self::Affinity(_))
+        matches!(self, Self::Affinity)
     }
 
-    /// The set that an entry lives in.
-    pub(crate) const fn of(entry: &Entry) -> Self {
-        const fn pick(destination: &Destination, ip: SetId, node: SetId) -> SetId {
-            match destination.host {
-                Host::Address(_) => ip,
-                Host::Node(_) => node,
-            }
+    /// Whether its elements are the program's, and not the cluster's.
+    pub(crate) const fn is_of_the_program(self) -> bool {
+        matches!(self, Self::Routes | Self::Draws | Self::SureDraws)
+    }
+
+    /// The set that a shared fact lives in.
+    pub(crate) const fn of_shared(shared: &Shared) -> Self {
+        match shared {
+            Shared::ClusterIp(_) => Self::ClusterIps,
+            Shared::ServiceCidr(_) => Self::ServiceCidrs,
+            Shared::Hairpin { .. } => Self::Hairpin,
+            Shared::NodePortAddress(_) => Self::NodePortIps,
         }
-        match entry {
-            Entry::Route { destination, .. } => {
-                pick(destination, Self::ServiceIps, Self::ServiceNodePorts)
-            }
-            Entry::ExternalRoute { destination, .. } => pick(
-                destination,
-                Self::ExternalLocalIps,
-                Self::ExternalLocalNodePorts,
-            ),
-            Entry::Slot { destination, .. } => {
-                pick(destination, Self::Endpoints, Self::NodePortEndpoints)
-            }
-            Entry::NoEndpoints { destination, .. } => pick(
-                destination,
-                Self::NoEndpointsIps,
-                Self::NoEndpointsNodePorts,
-            ),
-            Entry::Remember { destination, .. } => {
-                pick(destination, Self::AffinityIps, Self::AffinityNodePorts)
-            }
-            Entry::Guarded { .. } => Self::GuardedIps,
-            Entry::AllowedSource { .. } => Self::AllowedSources,
-            Entry::Shared(Shared::ClusterIp(_)) => Self::ClusterIps,
-            Entry::Shared(Shared::ServiceCidr(_)) => Self::ServiceCidrs,
-            Entry::Shared(Shared::Hairpin { .. }) => Self::Hairpin,
-            Entry::Shared(Shared::NodePortAddress(_)) => Self::NodePortIps,
-        }
-    }
-}
-
-/// The number of the first slot of a destination's second list: both lists share one map, and
-/// no list is longer than this.
-pub(crate) const EXTERNAL_OFFSET: u32 = 1 << 24;
-
-/// The slot number under which an entry of a list is stored.
-pub(crate) const fn slot_number(list: List, index: u32) -> u32 {
-    match list {
-        List::Primary => index,
-        List::External => index.wrapping_add(EXTERNAL_OFFSET),
-    }
-}
-
-/// The list and index of a slot number.
-pub(crate) const fn slot_place(number: u32) -> (List, u32) {
-    match number.checked_sub(EXTERNAL_OFFSET) {
-        None => (List::Primary, number),
-        Some(index) => (List::External, index),
     }
 }

@@ -2,29 +2,35 @@
 //!
 //! Only printing lives here; what is printed is decided in `program` and `sets`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use super::chains::ShapeChain;
-use super::clients::ClientMap;
-use super::program::{
-    Base, Chain, ChainKind, Hook, Load, Program, ProgramConfig, Rule, Statement, TABLE,
-};
-use super::sets::{AFFINITY_SIZE, Data, FIXED_SETS, Field, SetId, slot_number};
-use crate::ir::{Destination, Entry, Host, Route, Shared};
-use crate::model::{Endpoint, Family};
+use super::affinity::Affinity;
+use super::choice::{self, REMEMBER, Verdict};
+use super::element::Element;
+use super::numbers::{Printed, Size};
+use super::program::{Program, ProgramConfig, TABLE};
+use super::sets::{AFFINITY_SIZE, Data, Field, SETS, SetId};
+use super::statement::{Base, Chain, Hook, Load, Priority, Statement};
+use crate::ir::{Delta, Destination, Entry, Host, Operation, Shared};
+use crate::model::{Endpoint, Family, ServiceId};
 
 /// The whole ruleset for these entries, replacing whatever was there, in a stable order.
 #[must_use]
 pub fn render(config: &ProgramConfig, entries: &[Entry]) -> String {
+    let add = entries.iter().cloned().map(|entry| Operation {
+        owner: ServiceId::CLUSTER,
+        entry,
+    });
+    let delta = Delta {
+        remove: Vec::new(),
+        add: add.collect(),
+    };
     let mut out = String::new();
     for family in &config.families {
-        let mine: Vec<&Entry> = entries
-            .iter()
-            .filter(|entry| entry.family() == *family)
-            .collect();
-        render_table(&mut out, config, *family, &mine);
+        render_table(&mut out, config, *family, &delta);
     }
     out
 }
@@ -56,55 +62,78 @@ fn line(out: &mut String, depth: usize, text: std::fmt::Arguments<'_>) {
     let _ = writeln!(out, "{text}");
 }
 
-fn render_table(out: &mut String, config: &ProgramConfig, family: Family, entries: &[&Entry]) {
-    let shapes = shapes(entries.iter().copied());
-    let maps: BTreeSet<ClientMap> = shapes.iter().filter_map(|s| s.affinity_map()).collect();
+fn render_table(out: &mut String, config: &ProgramConfig, family: Family, delta: &Delta) {
+    let affinity = Affinity::default();
+    let staged = affinity.stage(delta);
     let mut elements: BTreeMap<SetId, Vec<String>> = BTreeMap::new();
-    for entry in entries {
+    let mut sizes = BTreeSet::new();
+    let mut put = |element: &Element<'_>| {
+        if let Element::Shape { shape, .. } = element {
+            sizes.extend(shape.size().filter(|size| *size != Size::NONE));
+        }
+        let list = elements.entry(element.set()).or_default();
+        list.push(element_text(element));
+    };
+    for Operation { entry, .. } in &delta.add {
+        let (class, wanted) = match entry {
+            Entry::Route { destination, .. } | Entry::ExternalRoute { destination, .. } => {
+                staged.class_of(destination)
+            }
+            _ => (0, None),
+        };
+        if entry.family() == family
+            && let Some(element) = Element::of(entry, class, wanted)
+        {
+            put(&element);
+        }
+    }
+    for (_, element) in &staged.add {
+        if element.family() == Some(family) {
+            put(element);
+        }
+    }
+    let draws = sizes.iter().flat_map(|size| choice::draw_elements(*size));
+    for (map, number, verdict) in choice::fixed_elements().chain(draws) {
+        let verdict = Cow::Owned(verdict);
+        let element = Element::Verdict {
+            map,
+            number,
+            verdict,
+        };
         elements
-            .entry(SetId::of(entry))
+            .entry(map)
             .or_default()
-            .push(element(entry));
+            .push(element_text(&element));
     }
     let name = table_family(family);
     line(out, 0, format_args!("table {name} {TABLE}"));
     line(out, 0, format_args!("delete table {name} {TABLE}"));
     line(out, 0, format_args!("table {name} {TABLE} {{"));
-    for set in FIXED_SETS
-        .into_iter()
-        .chain(maps.into_iter().map(SetId::Affinity))
-    {
-        render_set(
-            out,
-            family,
-            set,
-            elements.get(&set).map_or(&[], Vec::as_slice),
-        );
+    for set in SETS {
+        let elements = elements.get(&set).map_or(&[][..], Vec::as_slice);
+        render_set(out, family, set, elements);
     }
-    let program = Program::new(config, family);
-    // A chain must stand before those that go to it, and sorted shapes do not: nft takes
-    // chains in any order within one table block.
-    for chain in program
-        .fixed_chains()
-        .into_iter()
-        .chain(shapes.iter().map(|shape| program.shape_chain(*shape)))
-    {
+    let below = sizes.iter().filter_map(|size| size.below());
+    let draws: BTreeSet<Size> = sizes.iter().copied().chain(below).collect();
+    let chains = Program::new(config, family).fixed_chains().into_iter();
+    for mut chain in chains.chain(draws.into_iter().map(choice::draw_chain)) {
+        if chain.name == REMEMBER {
+            let timeouts = affinity.timeouts(&staged, family).into_iter();
+            let rules =
+                timeouts.map(|(class, seconds)| choice::remember_rule(family, class, seconds));
+            chain.rules = rules.collect();
+        }
         render_chain(out, family, &chain);
     }
     line(out, 0, format_args!("}}"));
-}
-
-/// The chains that entries need, with those that they lead to.
-pub(crate) fn shapes<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeSet<ShapeChain> {
-    ShapeChain::needed(entries.filter_map(ShapeChain::of))
 }
 
 fn render_set(out: &mut String, family: Family, set: SetId, elements: &[String]) {
     let is_map = set.data() != Data::None;
     let kind = if is_map { "map" } else { "set" };
     line(out, 1, format_args!("{kind} {} {{", set.name()));
-    // nft has no name for the type of a slot number, so those keys are given by example.
-    let by_example = set.key().contains(&Field::Slot);
+    // nft has no name for the type of a hash, so a key of hashes is given by example.
+    let by_example = set.key(family).contains(&Field::ClientHash);
     let describe = |fields: &[Field]| {
         let names: Vec<String> = fields
             .iter()
@@ -113,10 +142,14 @@ fn render_set(out: &mut String, family: Family, set: SetId, elements: &[String])
         names.join(" . ")
     };
     let keyword = if by_example { "typeof" } else { "type" };
-    let key = describe(set.key());
+    let key = describe(set.key(family));
     match set.data() {
         Data::None => line(out, 2, format_args!("{keyword} {key}")),
         Data::Verdict => line(out, 2, format_args!("{keyword} {key} : verdict")),
+        Data::Number => {
+            let data = describe(&[Field::Number]);
+            line(out, 2, format_args!("{keyword} {key} : {data}"));
+        }
         Data::Endpoint => {
             let data = describe(&[Field::Address, Field::Port]);
             line(out, 2, format_args!("{keyword} {key} : {data}"));
@@ -151,9 +184,9 @@ fn field_type(field: Field, family: Family, by_example: bool) -> String {
         (Field::Address, true) => format!("{ip} daddr"),
         (Field::Protocol, true) => "meta l4proto".to_owned(),
         (Field::Port, true) => "th dport".to_owned(),
-        (Field::Slot, _) => {
-            format!("numgen random mod {}", super::sets::EXTERNAL_OFFSET)
-        }
+        (Field::Number, true) => "meta priority".to_owned(),
+        (Field::Number, false) => "classid".to_owned(),
+        (Field::ClientHash, _) => format!("numgen random mod {}", u32::MAX),
         (Field::Address, false) => match family {
             Family::V4 => "ipv4_addr".to_owned(),
             Family::V6 => "ipv6_addr".to_owned(),
@@ -163,50 +196,62 @@ fn field_type(field: Field, family: Family, by_example: bool) -> String {
     }
 }
 
-fn element(entry: &Entry) -> String {
-    match entry {
-        Entry::Route {
+fn element_text(element: &Element<'_>) -> String {
+    match element {
+        Element::Shape {
             destination,
-            route,
-            label,
-        } => format!(
-            "{} comment \"{}\" : {}",
-            key(destination),
-            label.as_str(),
-            verdict(entry, Some(*route))
-        ),
-        Entry::ExternalRoute { destination, route } => {
-            format!("{} : {}", key(destination), verdict(entry, Some(*route)))
+            shape,
+            comment,
+            ..
+        } => {
+            let comment = comment.as_ref().map_or_else(String::new, |comment| {
+                format!(" comment \"{}\"", comment.text())
+            });
+            let shape = Printed(shape.number());
+            format!("{}{comment} : {shape}", key(destination))
         }
-        Entry::Remember { destination, .. } => {
-            format!("{} : {}", key(destination), verdict(entry, None))
-        }
-        Entry::Slot {
+        Element::Endpoint {
             destination,
-            list,
-            index,
+            number,
             endpoint: Endpoint { address, port },
-        } => format!(
-            "{} . {} : {address} . {port}",
-            key(destination),
-            slot_number(*list, *index)
-        ),
-        Entry::NoEndpoints { destination, label } => {
-            format!("{} comment \"{}\"", key(destination), label.as_str())
+        } => {
+            let number = Printed(*number);
+            format!("{} . {number} : {address} . {port}", key(destination))
         }
-        Entry::Guarded { destination } => key(destination),
-        Entry::AllowedSource {
+        Element::Id {
+            destination,
+            number,
+            id,
+        } => {
+            let (number, id) = (Printed(*number), Printed(*id));
+            format!("{} . {number} : {id}", key(destination))
+        }
+        Element::NoEndpoints { destination, label } => {
+            format!("{} comment \"{label}\"", key(destination))
+        }
+        Element::Guarded { destination } => key(destination),
+        Element::AllowedSource {
             destination,
             network,
         } => format!("{} . {}", key(destination), network_text(*network)),
-        Entry::Shared(Shared::ClusterIp(address) | Shared::NodePortAddress(address)) => {
+        Element::Shared(Shared::ClusterIp(address) | Shared::NodePortAddress(address)) => {
             address.to_string()
         }
-        Entry::Shared(Shared::ServiceCidr(network)) => network_text(*network),
-        Entry::Shared(Shared::Hairpin {
+        Element::Shared(Shared::ServiceCidr(network)) => network_text(*network),
+        Element::Shared(Shared::Hairpin {
             protocol,
             endpoint: Endpoint { address, port },
         }) => format!("{address} . {address} . {protocol} . {port}"),
+        Element::Verdict {
+            number, verdict, ..
+        } => {
+            let number = Printed(*number);
+            match &**verdict {
+                Verdict::Drop => format!("{number} : drop"),
+                Verdict::Jump(chain) => format!("{number} : jump {chain}"),
+                Verdict::Goto(chain) => format!("{number} : goto {chain}"),
+            }
+        }
     }
 }
 
@@ -220,13 +265,6 @@ fn key(destination: &Destination) -> String {
         Host::Address(address) => format!("{address} . {protocol} . {port}"),
         Host::Node(_) => format!("{protocol} . {port}"),
     }
-}
-
-fn verdict(entry: &Entry, route: Option<Route>) -> String {
-    if route == Some(Route::Drop) {
-        return "drop".to_owned();
-    }
-    ShapeChain::of(entry).map_or_else(|| "drop".to_owned(), |chain| format!("goto {chain}"))
 }
 
 /// nft prints a network of one address as the address.
@@ -244,34 +282,12 @@ fn network_text(network: ipnetwork::IpNetwork) -> String {
 
 fn render_chain(out: &mut String, family: Family, chain: &Chain) {
     line(out, 1, format_args!("chain {} {{", chain.name));
-    if let Some(Base {
-        kind,
-        hook,
-        priority,
-    }) = chain.base
-    {
-        let kind = match kind {
-            ChainKind::Filter => "filter",
-            ChainKind::Nat => "nat",
-        };
+    if let Some(Base { hook, priority }) = chain.base {
         let hook = Hook::name(hook);
         line(
             out,
             2,
-            format_args!("type {kind} hook {hook} priority {priority}; policy accept;"),
-        );
-    }
-    let is_remember = |rule: &Rule| {
-        rule.iter()
-            .any(|statement| matches!(statement, Statement::Remember { .. }))
-    };
-    if family == Family::V6 && chain.rules.iter().any(is_remember) {
-        line(
-            out,
-            2,
-            format_args!(
-                "# nft 1.0.6 fails an assertion while it loads these rules; it lists them well"
-            ),
+            format_args!("type nat hook {hook} priority {priority}; policy accept;"),
         );
     }
     for rule in &chain.rules {
@@ -288,10 +304,7 @@ fn render_statement(family: Family, statement: &Statement) -> String {
     let ip = table_family(family);
     let negation = |negate: bool| if negate { "!= " } else { "" };
     match statement {
-        Statement::StateNew => "ct state new".to_owned(),
         Statement::DestinationTranslated => "ct status dnat".to_owned(),
-        Statement::JustTranslated => "ct status & (confirmed|dnat) == dnat".to_owned(),
-        Statement::ProtocolIs(protocol) => format!("meta l4proto {protocol}"),
         Statement::AddressIn {
             load,
             network,
@@ -302,8 +315,13 @@ fn render_statement(family: Family, statement: &Statement) -> String {
             negation(*negate),
             network_text(*network)
         ),
-        Statement::AddressIsLocal(Load::SourceAddress) => "fib saddr type local".to_owned(),
-        Statement::AddressIsLocal(_) => "fib daddr type local".to_owned(),
+        Statement::AddressIsLocal { load, negate } => {
+            let address = match load {
+                Load::SourceAddress => "saddr",
+                _ => "daddr",
+            };
+            format!("fib {address} type {}local", negation(*negate))
+        }
         Statement::Interface {
             name,
             prefix,
@@ -322,33 +340,49 @@ fn render_statement(family: Family, statement: &Statement) -> String {
         Statement::Marked(bit) => format!("meta mark & {bit:#x} != 0"),
         Statement::Mark(bit) => format!("meta mark set meta mark | {bit:#x}"),
         Statement::Unmark(bit) => format!("meta mark set meta mark ^ {bit:#x}"),
-        Statement::VerdictMap { key, map } => {
-            format!("{} vmap @{}", key_text(family, key), map.name())
+        Statement::SetPriority(priority) => {
+            let to = match priority {
+                Priority::Map { key, map } => {
+                    format!("{} map @{}", key_text(family, key), map.name())
+                }
+                Priority::Random { modulus, offset } => {
+                    format!("numgen random mod {modulus} offset {offset}")
+                }
+                Priority::And(mask) => format!("meta priority & {}", Printed(*mask)),
+                Priority::Or(bits) => format!("meta priority | {}", Printed(*bits)),
+                Priority::Number(0) => "none".to_owned(),
+                Priority::Number(number) => Printed(*number).to_string(),
+            };
+            format!("meta priority set {to}")
+        }
+        Statement::PriorityIs { mask, value } => {
+            format!("meta priority & {} == {}", Printed(*mask), Printed(*value))
+        }
+        Statement::PriorityVerdict { mask, map } => {
+            format!("meta priority & {} vmap @{}", Printed(*mask), map.name())
         }
         Statement::TranslateTo { key, map } => format!(
             "dnat {ip} addr . port to {} map @{}",
             key_text(family, key),
             map.name()
         ),
-        Statement::Remember { map } => {
-            let key = [
-                Load::OriginalSourceAddress,
-                Load::OriginalDestinationAddress,
-                Load::Protocol,
-                Load::OriginalDestinationPort,
-            ];
-            let data = [Load::DestinationAddress, Load::DestinationPort];
-            format!(
-                "update @{} {{ {} timeout {}s : {} }}",
-                SetId::Affinity(*map).name(),
-                key_text(family, &key),
-                map.timeout_seconds,
-                key_text(family, &data)
-            )
-        }
+        Statement::Remember {
+            key,
+            timeout_seconds,
+        } => format!(
+            "update @{} {{ {} timeout {timeout_seconds}s : meta priority }}",
+            SetId::Affinity.name(),
+            key_text(family, key),
+        ),
+        Statement::Forget { key } => format!(
+            "delete @{} {{ {} : meta priority }}",
+            SetId::Affinity.name(),
+            key_text(family, key),
+        ),
         Statement::Masquerade => "masquerade fully-random".to_owned(),
         Statement::Reject => "reject".to_owned(),
         Statement::Drop => "drop".to_owned(),
+        Statement::Return => "return".to_owned(),
         Statement::Jump(chain) => format!("jump {chain}"),
         Statement::Goto(chain) => format!("goto {chain}"),
     }
@@ -366,12 +400,10 @@ fn load_text(family: Family, load: Load) -> String {
         Load::DestinationAddress => format!("{ip} daddr"),
         Load::Protocol => "meta l4proto".to_owned(),
         Load::DestinationPort => "th dport".to_owned(),
-        Load::OriginalSourceAddress => format!("ct original {ip} saddr"),
-        Load::OriginalDestinationAddress => format!("ct original {ip} daddr"),
-        Load::OriginalDestinationPort => "ct original proto-dst".to_owned(),
-        Load::Random { modulus, offset: 0 } => format!("numgen random mod {modulus}"),
-        Load::Random { modulus, offset } => {
-            format!("numgen random mod {modulus} offset {offset}")
-        }
+        Load::Priority => "meta priority".to_owned(),
+        Load::ClientHash { seed } => format!(
+            "jhash {ip} saddr . {ip} daddr . meta l4proto . th dport mod {} seed {seed:#x}",
+            u32::MAX
+        ),
     }
 }

@@ -252,7 +252,7 @@ impl Open {
             0,
         );
         put_string(&mut bytes, NFTA_SET_ELEM_LIST_TABLE, TABLE);
-        put_string(&mut bytes, NFTA_SET_ELEM_LIST_SET, &set.name());
+        put_string(&mut bytes, NFTA_SET_ELEM_LIST_SET, set.name());
         let list_at = begin_nest(&mut bytes, NFTA_SET_ELEM_LIST_ELEMENTS);
         debug_assert!(list_at + HEADER == bytes.len());
         Self {

@@ -1,18 +1,20 @@
 //! Reading back what the kernel holds: is it our program, and which entries are in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use super::elements::{self, Element};
+use super::elements::{self, Listed};
+use super::lookup;
 use super::objects::{self, SetShape};
-use super::slots;
 use super::uapi::*;
-use crate::backend::nftables::chains::ShapeChain;
-use crate::backend::nftables::clients::ClientMap;
-use crate::backend::nftables::program::{Base, Chain, ChainKind, Hook, Program, TABLE};
-use crate::backend::nftables::sets::{FIXED_SETS, SetId};
-use crate::ir::{Destination, Entry};
-use crate::model::{Endpoint, Family};
+use crate::backend::nftables::choice::{self, REMEMBER, Verdict};
+use crate::backend::nftables::contents::Assembly;
+use crate::backend::nftables::element::Element;
+use crate::backend::nftables::numbers::{CLASS_MASK, Class, Size};
+use crate::backend::nftables::program::{Program, TABLE};
+use crate::backend::nftables::sets::{SETS, SetId};
+use crate::backend::nftables::statement::{Base, Chain, Hook};
+use crate::backend::nftables::transaction::Parts;
+use crate::model::Family;
 use crate::netlink::attributes::{Attributes, find, put_string, string};
 use crate::netlink::socket::{Message, Socket, SocketError, number};
 use crate::netlink::{dump_request, message_type};
@@ -28,13 +30,11 @@ pub(crate) enum Found {
     Ours(Installed),
 }
 
-/// The parts of the program that come and go with shapes.
+/// The parts of the program that come and go, and how much data there is.
 #[derive(Debug, Default)]
 pub(crate) struct Installed {
-    /// The chains of shapes.
-    pub(crate) shapes: BTreeSet<ShapeChain>,
-    /// The affinity maps.
-    pub(crate) affinity_maps: BTreeSet<ClientMap>,
+    /// The parts.
+    pub(crate) parts: Parts,
     /// How many elements the kernel counts in each set, if it says so.
     pub(crate) counts: BTreeMap<SetId, u32>,
 }
@@ -44,6 +44,8 @@ pub(crate) struct Installed {
 struct ListedChain {
     base: Option<(Vec<u8>, u32, i32, u32)>,
     rules: Vec<String>,
+    /// For which class and how long each rule remembers, if it does.
+    timeouts: Vec<Option<(Class, u32)>>,
 }
 
 /// Compares one family's table with the program.
@@ -62,7 +64,45 @@ pub(crate) fn program(
         });
     }
     list_rules(socket, family, &mut chains)?;
-    Ok(compare(family, program, &chains, &sets).map_or_else(Found::Another, Found::Ours))
+    let mut installed = match compare(family, program, &chains, &sets) {
+        Ok(installed) => installed,
+        Err(why) => return Ok(Found::Another(why)),
+    };
+    let mut verdicts = BTreeMap::new();
+    for map in SETS.into_iter().filter(|set| set.is_of_the_program()) {
+        let Some(found) = list_elements(socket, family, map, |listed| listed.number_verdict())?
+        else {
+            return Ok(Found::Another(format!("map {} is not ours", map.name())));
+        };
+        let found = found.into_iter();
+        verdicts.extend(found.map(|(number, verdict)| ((map, number), verdict)));
+    }
+    Ok(match sizes(verdicts, &installed.parts.draws) {
+        Some(sizes) => {
+            installed.parts.sizes = sizes;
+            Found::Ours(installed)
+        }
+        None => Found::Another("the maps of chains have other elements".to_owned()),
+    })
+}
+
+/// The sizes that lead to a chain, if the verdict maps hold what they should.
+fn sizes(
+    verdicts: BTreeMap<(SetId, u32), Verdict>,
+    draws: &BTreeSet<Size>,
+) -> Option<BTreeSet<Size>> {
+    let sizes: BTreeSet<Size> = draws
+        .iter()
+        .copied()
+        .filter(|size| verdicts.contains_key(&(SetId::Draws, u32::from(size.code()))))
+        .collect();
+    let wanted: BTreeMap<(SetId, u32), Verdict> = sizes
+        .iter()
+        .flat_map(|size| choice::draw_elements(*size))
+        .chain(choice::fixed_elements())
+        .map(|(map, number, verdict)| ((map, number), verdict))
+        .collect();
+    (wanted == verdicts).then_some(sizes)
 }
 
 fn compare(
@@ -78,14 +118,8 @@ fn compare(
             return Err(format!("set {name} is of another type"));
         }
         installed.counts.extend(count.map(|count| (set, count)));
-        if let SetId::Affinity(map) = set {
-            installed.affinity_maps.insert(map);
-        }
     }
-    if let Some(set) = FIXED_SETS
-        .into_iter()
-        .find(|set| !sets.contains_key(&set.name()))
-    {
+    if let Some(set) = SETS.into_iter().find(|set| !sets.contains_key(set.name())) {
         return Err(format!("set {} is missing", set.name()));
     }
     let fixed = program.fixed_chains();
@@ -93,39 +127,34 @@ fn compare(
         let found = chains
             .get(&chain.name)
             .ok_or_else(|| format!("chain {} is missing", chain.name))?;
-        same(family, chain, found)?;
+        if chain.name != REMEMBER {
+            same(family, chain, found)?;
+            continue;
+        }
+        let timeouts: Option<BTreeMap<Class, u32>> = found.timeouts.iter().copied().collect();
+        let timeouts = timeouts.ok_or("chain remember has other rules")?;
+        let rules = timeouts
+            .iter()
+            .map(|(class, seconds)| choice::remember_rule(family, *class, *seconds));
+        same(family, &Chain::regular(REMEMBER, rules.collect()), found)?;
+        installed.parts.timeouts = timeouts;
     }
     for (name, found) in chains {
         if fixed.iter().any(|chain| chain.name == *name) {
             continue;
         }
-        let shape =
-            ShapeChain::from_name(name).ok_or_else(|| format!("chain {name} is not ours"))?;
-        same(family, &program.shape_chain(shape), found)?;
-        if let Some(map) = shape.affinity_map()
-            && !installed.affinity_maps.contains(&map)
-        {
-            return Err(format!("the map of chain {name} is missing"));
-        }
-        installed.shapes.insert(shape);
+        let size =
+            choice::drawn_size(name).ok_or_else(|| format!("chain {name} is not ours"))?;
+        same(family, &choice::draw_chain(size), found)?;
+        installed.parts.draws.insert(size);
     }
     Ok(installed)
 }
 
 fn same(family: Family, wanted: &Chain, found: &ListedChain) -> Result<(), String> {
-    let base = wanted.base.map(
-        |Base {
-             kind,
-             hook,
-             priority,
-         }| {
-            let kind = match kind {
-                ChainKind::Filter => b"filter\0".to_vec(),
-                ChainKind::Nat => b"nat\0".to_vec(),
-            };
-            (kind, hook_number(hook), priority, ACCEPT)
-        },
-    );
+    let base = wanted
+        .base
+        .map(|Base { hook, priority }| (b"nat\0".to_vec(), hook_number(hook), priority, ACCEPT));
     if base != found.base {
         return Err(format!("chain {} is hooked elsewhere", wanted.name));
     }
@@ -144,8 +173,6 @@ const ACCEPT: u32 = 1;
 const fn hook_number(hook: Hook) -> u32 {
     match hook {
         Hook::Prerouting => 0,
-        Hook::Input => 1,
-        Hook::Forward => 2,
         Hook::Output => 3,
         Hook::Postrouting => 4,
     }
@@ -281,6 +308,7 @@ fn list_chains(
             ListedChain {
                 base,
                 rules: Vec::new(),
+                timeouts: Vec::new(),
             },
         );
     })
@@ -304,15 +332,33 @@ fn list_rules(
             && is_our_table(attributes, NFTA_RULE_TABLE)
         {
             let rule = objects::describe_rule(message.whole).unwrap_or_default();
-            rules.push((chain.to_owned(), rule));
+            rules.push((chain.to_owned(), rule, timeout(attributes)));
         }
     })?;
-    for (chain, rule) in rules {
+    for (chain, rule, timeout) in rules {
         if let Some(chain) = chains.get_mut(&chain) {
             chain.rules.push(rule);
+            chain.timeouts.push(timeout);
         }
     }
     Ok(())
+}
+
+/// For which class and for how many seconds a rule remembers, if it does.
+fn timeout(rule: &[u8]) -> Option<(Class, u32)> {
+    let expression = |name| {
+        Attributes(find(rule, NFTA_RULE_EXPRESSIONS)?)
+            .map(|(_, expression)| expression)
+            .find(|expression| find(expression, NFTA_EXPR_NAME).and_then(string) == Some(name))
+            .and_then(|expression| find(expression, NFTA_EXPR_DATA))
+    };
+    let value = find(find(expression("cmp")?, NFTA_CMP_DATA)?, NFTA_DATA_VALUE)?;
+    let bits = u32::from_ne_bytes(value.try_into().ok()?);
+    let class = (bits & CLASS_MASK) >> CLASS_MASK.trailing_zeros();
+    let milliseconds = find(expression("dynset")?, NFTA_DYNSET_TIMEOUT)?;
+    let milliseconds = u64::from_be_bytes(milliseconds.try_into().ok()?);
+    let seconds = u32::try_from(milliseconds / 1000).ok()?;
+    Some((Class::try_from(class).ok()?, seconds))
 }
 
 fn list_sets(
@@ -351,43 +397,70 @@ fn list_sets(
     }
 }
 
-/// The entries of all sets of one family; `None` if one of them is nothing that we write.
+/// The elements of all sets of one family but the program's own; `None` if one of them is nothing
+/// that we write. `each` is called with all of them.
 ///
 /// A large set of endpoints is not dumped, unless it holds what no route leads to. Where the kernel
 /// does not count elements that is not known, and it is dumped if `thorough`, however long that
 /// takes.
-pub(crate) fn entries(
+pub(crate) fn contents(
     socket: &mut Socket,
     family: Family,
     installed: &Installed,
     thorough: bool,
-) -> Result<Option<Vec<Entry>>, SocketError> {
-    let mut entries = Vec::new();
-    // Those that tell which endpoints there have to be come before the endpoints.
-    for set in FIXED_SETS.into_iter().rev() {
-        let counted = installed.counts.get(&set).copied();
-        if set.holds_slots()
-            && (counted.is_some() || !thorough)
-            && let Some(mut found) = slots::read(socket, family, set, &entries, counted)?
-        {
-            entries.append(&mut found);
+    mut each: impl FnMut(&Element<'_>),
+) -> Result<Option<Assembly>, SocketError> {
+    let mut assembly = Assembly::default();
+    // Routes and ids tell which endpoints there have to be, so they come first.
+    for set in SETS {
+        if set.is_of_the_program() || set.is_dynamic() {
             continue;
         }
-        let found = if set == SetId::ServiceCidrs {
-            let bounds: Option<Vec<(IpAddr, bool)>> =
-                list_elements(socket, family, set, |element| {
-                    element.interval_bound(family)
-                })?;
-            bounds.and_then(elements::service_cidrs)
+        let counted = installed.counts.get(&set).copied();
+        if counted.is_some() || !thorough {
+            match lookup::read(socket, family, set, &assembly, counted)? {
+                None => {}
+                Some(found) => {
+                    for element in &found {
+                        each(element);
+                        if !assembly.take(element) {
+                            return Ok(None);
+                        }
+                    }
+                    continue;
+                }
+            }
+        }
+        let is_ours = if set == SetId::ServiceCidrs {
+            let bounds = list_elements(socket, family, set, |listed| {
+                listed.interval_bound(family)
+            })?;
+            let ranges = bounds.and_then(elements::service_cidrs);
+            let ranges: Option<Vec<Element<'_>>> =
+                ranges.map(|ranges| ranges.into_iter().map(Element::Shared).collect());
+            ranges.is_some_and(|ranges| {
+                ranges.iter().all(|element| {
+                    each(element);
+                    assembly.take(element)
+                })
+            })
         } else {
-            list_elements(socket, family, set, |element| element.entry(set, family))?
+            // A listing may begin anew, and what was taken in with it.
+            let found = list_elements(socket, family, set, |listed| {
+                listed.element(set, family).map(Element::into_owned)
+            })?;
+            found.is_some_and(|found| {
+                found.iter().all(|element| {
+                    each(element);
+                    assembly.take(element)
+                })
+            })
         };
-        match found {
-            Some(mut found) => entries.append(&mut found),
-            None => return Ok(None),
+        if !is_ours {
+            return Ok(None);
         }
     }
-    Ok(Some(entries))
+    Ok(Some(assembly))
 }
 
 /// Reads one set's elements; `None` if one of them cannot be read.
@@ -395,7 +468,7 @@ fn list_elements<T>(
     socket: &mut Socket,
     family: Family,
     set: SetId,
-    read: impl Fn(&Element<'_>) -> Option<T>,
+    read: impl Fn(&Listed<'_>) -> Option<T>,
 ) -> Result<Option<Vec<T>>, SocketError> {
     socket.dump(
         &element_request(family, set),
@@ -403,32 +476,9 @@ fn list_elements<T>(
         |found, message| {
             for attributes in elements::listed(message.attributes()) {
                 let Some(list) = found else { return };
-                match Element::read(attributes).and_then(|element| read(&element)) {
+                match Listed::read(attributes).and_then(|listed| read(&listed)) {
                     Some(entry) => list.push(entry),
                     None => *found = None,
-                }
-            }
-        },
-    )
-}
-
-/// What `pick` makes of the clients that a map remembers: where each connected to,
-/// where it went, and its element.
-pub(crate) fn remembered<T>(
-    socket: &mut Socket,
-    family: Family,
-    map: ClientMap,
-    pick: impl Fn(Destination, Endpoint, &Element<'_>) -> Option<T>,
-) -> Result<Vec<T>, SocketError> {
-    socket.dump(
-        &element_request(family, SetId::Affinity(map)),
-        Vec::new,
-        |picked, message| {
-            for attributes in elements::listed(message.attributes()) {
-                if let Some(element) = Element::read(attributes)
-                    && let Some((destination, endpoint)) = element.remembered(family)
-                {
-                    picked.extend(pick(destination, endpoint, &element));
                 }
             }
         },
@@ -438,7 +488,7 @@ pub(crate) fn remembered<T>(
 fn element_request(family: Family, set: SetId) -> Vec<u8> {
     let mut narrow = Vec::new();
     put_string(&mut narrow, NFTA_SET_ELEM_LIST_TABLE, TABLE);
-    put_string(&mut narrow, NFTA_SET_ELEM_LIST_SET, &set.name());
+    put_string(&mut narrow, NFTA_SET_ELEM_LIST_SET, set.name());
     dump_request(
         message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETSETELEM),
         family,

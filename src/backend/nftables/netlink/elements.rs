@@ -10,10 +10,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 
 use super::uapi::*;
-use crate::backend::nftables::chains::ShapeChain;
-use crate::backend::nftables::clients::ClientMap;
-use crate::backend::nftables::sets::{SetId, slot_number, slot_place};
-use crate::ir::{Destination, Entry, Host, Label, List, Route, Shared};
+use crate::backend::nftables::choice::Verdict;
+use crate::backend::nftables::element::{Comment, Element};
+use crate::backend::nftables::numbers::Shape;
+use crate::backend::nftables::sets::{Data, Field, SetId};
+use crate::ir::{Destination, Host, List, Shared};
 use crate::model::{Endpoint, Family, Protocol};
 use crate::netlink::attributes::{
     Attributes, be_u32, begin_nest, end_nest, find, put_bytes, put_string, put_u32, string,
@@ -62,6 +63,10 @@ impl Key {
         self.protocol_port(destination.protocol, destination.port)
     }
 
+    fn number(&mut self, number: u32) -> &mut Self {
+        self.put(&number.to_ne_bytes())
+    }
+
     fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
@@ -71,65 +76,72 @@ impl Key {
 /// a comment, with their headers.
 pub(crate) const ELEMENT_MAX: usize = 512;
 
-/// Appends an entry as an element of its set, with its value.
-pub(crate) fn put_entry(out: &mut Vec<u8>, entry: &Entry) {
-    put(out, entry, true);
+/// Appends an element, with its value.
+pub(crate) fn put(out: &mut Vec<u8>, element: &Element<'_>) {
+    put_with(out, element, true);
 }
 
-/// Appends an entry as an element to delete: its key alone.
-pub(crate) fn put_entry_key(out: &mut Vec<u8>, entry: &Entry) {
-    put(out, entry, false);
+/// Appends an element to delete: its key alone.
+pub(crate) fn put_key(out: &mut Vec<u8>, element: &Element<'_>) {
+    put_with(out, element, false);
 }
 
-fn put(out: &mut Vec<u8>, entry: &Entry, with_value: bool) {
+fn put_with(out: &mut Vec<u8>, value: &Element<'_>, with_value: bool) {
     let mut key = Key::new();
-    match entry {
-        Entry::Slot {
+    match value {
+        Element::Endpoint {
             destination,
-            list,
-            index,
+            number,
             endpoint,
         } => {
-            key.destination(destination)
-                .put(&slot_number(*list, *index).to_ne_bytes());
+            key.destination(destination).number(*number);
             element(out, key.as_slice(), |out| {
                 if with_value {
                     put_endpoint(out, *endpoint);
                 }
             });
         }
-        Entry::Route {
-            destination, label, ..
+        Element::Shape {
+            destination,
+            shape,
+            comment,
+            ..
         } => {
             key.destination(destination);
             element(out, key.as_slice(), |out| {
                 if with_value {
-                    put_verdict(out, entry);
+                    put_number(out, shape.number());
+                    if let Some(comment) = comment {
+                        put_comment(out, &comment.text());
+                    }
+                }
+            });
+        }
+        Element::Id {
+            destination,
+            number,
+            id,
+        } => {
+            key.destination(destination).number(*number);
+            element(out, key.as_slice(), |out| {
+                if with_value {
+                    put_number(out, *id);
+                }
+            });
+        }
+        Element::NoEndpoints { destination, label } => {
+            key.destination(destination);
+            element(out, key.as_slice(), |out| {
+                if with_value {
                     put_comment(out, label);
                 }
             });
         }
-        Entry::ExternalRoute { destination, .. } | Entry::Remember { destination, .. } => {
-            key.destination(destination);
-            element(out, key.as_slice(), |out| {
-                if with_value {
-                    put_verdict(out, entry);
-                }
-            });
-        }
-        Entry::NoEndpoints { destination, label } => {
-            key.destination(destination);
-            element(out, key.as_slice(), |out| {
-                if with_value {
-                    put_comment(out, label);
-                }
-            });
-        }
-        Entry::Guarded { destination } => {
+        Element::Guarded { destination } => {
             key.destination(destination);
             element(out, key.as_slice(), |_| {});
         }
-        Entry::AllowedSource {
+        Element::AllowedSource {
             destination,
             network,
         } => {
@@ -141,21 +153,38 @@ fn put(out: &mut Vec<u8>, entry: &Entry, with_value: bool) {
                 put_value(out, NFTA_SET_ELEM_KEY_END, end.as_slice());
             });
         }
-        Entry::Shared(Shared::ClusterIp(address) | Shared::NodePortAddress(address)) => {
-            key.address(*address);
+        Element::Shared(shared) => put_shared(out, *shared),
+        Element::Verdict {
+            number, verdict, ..
+        } => {
+            key.number(*number);
+            element(out, key.as_slice(), |out| {
+                if with_value {
+                    put_verdict(out, verdict);
+                }
+            });
+        }
+    }
+}
+
+fn put_shared(out: &mut Vec<u8>, shared: Shared) {
+    let mut key = Key::new();
+    match shared {
+        Shared::ClusterIp(address) | Shared::NodePortAddress(address) => {
+            key.address(address);
             element(out, key.as_slice(), |_| {});
         }
-        Entry::Shared(Shared::Hairpin { protocol, endpoint }) => {
+        Shared::Hairpin { protocol, endpoint } => {
             key.address(endpoint.address)
                 .address(endpoint.address)
-                .protocol_port(*protocol, endpoint.port);
+                .protocol_port(protocol, endpoint.port);
             element(out, key.as_slice(), |_| {});
         }
-        Entry::Shared(Shared::ServiceCidr(network)) => {
+        Shared::ServiceCidr(network) => {
             key.address(network.ip());
             element(out, key.as_slice(), |_| {});
             // A range is two elements: its first address, and the first one beyond it.
-            if let Some(beyond) = networks::after(*network) {
+            if let Some(beyond) = networks::after(network) {
                 let mut end = Key::new();
                 end.address(beyond);
                 element(out, end.as_slice(), |out| {
@@ -186,25 +215,35 @@ fn put_endpoint(out: &mut Vec<u8>, endpoint: Endpoint) {
     put_value(out, NFTA_SET_ELEM_DATA, data.as_slice());
 }
 
-fn put_verdict(out: &mut Vec<u8>, entry: &Entry) {
+fn put_number(out: &mut Vec<u8>, number: u32) {
+    put_value(out, NFTA_SET_ELEM_DATA, &number.to_ne_bytes());
+}
+
+fn put_verdict(out: &mut Vec<u8>, verdict: &Verdict) {
+    let (code, chain) = match verdict {
+        Verdict::Drop => (NF_DROP, None),
+        Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
+        Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
+    };
     let data = begin_nest(out, NFTA_SET_ELEM_DATA);
-    let verdict = begin_nest(out, NFTA_DATA_VERDICT);
-    match ShapeChain::of(entry) {
-        Some(chain) => {
-            put_u32(out, NFTA_VERDICT_CODE, NFT_GOTO.cast_unsigned());
-            put_string(out, NFTA_VERDICT_CHAIN, &chain.to_string());
-        }
-        None => put_u32(out, NFTA_VERDICT_CODE, NF_DROP.cast_unsigned()),
+    let nest = begin_nest(out, NFTA_DATA_VERDICT);
+    put_u32(out, NFTA_VERDICT_CODE, code.cast_unsigned());
+    if let Some(chain) = chain {
+        put_string(out, NFTA_VERDICT_CHAIN, chain);
     }
-    end_nest(out, verdict);
+    end_nest(out, nest);
     end_nest(out, data);
 }
 
-fn put_comment(out: &mut Vec<u8>, label: &Label) {
-    let text = label.as_str().as_bytes();
+/// The longest comment, in bytes (`NFTNL_UDATA_COMMENT_MAXLEN` in libnftnl's `udata.h`).
+const COMMENT_MAX: usize = 128;
+
+fn put_comment(out: &mut Vec<u8>, text: &str) {
+    // Labels are ASCII and of this length at most; what is said behind one may go beyond.
+    let text = text.as_bytes();
+    let text = text.get(..COMMENT_MAX).unwrap_or(text);
     let mut user_data = Vec::with_capacity(text.len() + 3);
     user_data.push(udata::ELEM_COMMENT);
-    // A label is at most 128 bytes.
     user_data.push(u8::try_from(text.len() + 1).unwrap_or(u8::MAX));
     user_data.extend_from_slice(text);
     user_data.push(0);
@@ -237,7 +276,7 @@ impl Fields<'_> {
     }
 
     fn destination(&mut self, set: SetId, family: Family) -> Option<Destination> {
-        let host = if set.key().first() == Some(&super::super::sets::Field::Address) {
+        let host = if set.key(family).first() == Some(&Field::Address) {
             Host::Address(self.address(family)?)
         } else {
             Host::Node(family)
@@ -249,23 +288,34 @@ impl Fields<'_> {
         })
     }
 
+    fn number(&mut self) -> Option<u32> {
+        Some(u32::from_ne_bytes(self.take()?))
+    }
+
     fn endpoint(&mut self, family: Family) -> Option<Endpoint> {
         Some(Endpoint::new(self.address(family)?, self.port()?))
     }
 }
 
-/// An element as dumped.
-pub(crate) struct Element<'a> {
+/// Where a verdict that was listed leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ListedVerdict<'a> {
+    Drop,
+    Jump(&'a str),
+    Goto(&'a str),
+}
+
+/// An element as listed.
+pub(crate) struct Listed<'a> {
     key: &'a [u8],
     key_end: Option<&'a [u8]>,
     data: Option<&'a [u8]>,
-    /// Where a verdict goes: `Some(None)` for drop.
-    verdict: Option<Option<&'a str>>,
+    verdict: Option<ListedVerdict<'a>>,
     comment: Option<&'a str>,
     interval_end: bool,
 }
 
-impl<'a> Element<'a> {
+impl<'a> Listed<'a> {
     /// Reads the attributes of one element. `None` if it holds what we never write.
     pub(crate) fn read(attributes: &'a [u8]) -> Option<Self> {
         let value = |nested| find(nested, NFTA_DATA_VALUE);
@@ -283,8 +333,9 @@ impl<'a> Element<'a> {
                 let code = find(verdict, NFTA_VERDICT_CODE).and_then(be_u32)?;
                 let chain = find(verdict, NFTA_VERDICT_CHAIN).and_then(string);
                 element.verdict = Some(match code.cast_signed() {
-                    NFT_GOTO => Some(chain?),
-                    NF_DROP => None,
+                    NFT_JUMP => ListedVerdict::Jump(chain?),
+                    NFT_GOTO => ListedVerdict::Goto(chain?),
+                    NF_DROP => ListedVerdict::Drop,
                     _ => return None,
                 });
             }
@@ -298,103 +349,86 @@ impl<'a> Element<'a> {
         Some(element)
     }
 
-    /// The entry that this element is; `None` if it is not one that we write.
-    pub(crate) fn entry(&self, set: SetId, family: Family) -> Option<Entry> {
+    /// What it is; `None` if it is not one that we write.
+    pub(crate) fn element(&self, set: SetId, family: Family) -> Option<Element<'a>> {
         let mut key = Fields(self.key);
-        let entry = match set {
-            SetId::Endpoints | SetId::NodePortEndpoints => {
+        if set.is_of_the_program() || set.is_dynamic() || set == SetId::ServiceCidrs {
+            return None;
+        }
+        Some(match set.data() {
+            Data::Endpoint => Element::Endpoint {
+                destination: key.destination(set, family)?,
+                number: key.number()?,
+                endpoint: Fields(self.data?).endpoint(family)?,
+            },
+            Data::Number => {
                 let destination = key.destination(set, family)?;
-                let (list, index) = slot_place(u32::from_ne_bytes(key.take()?));
-                Entry::Slot {
-                    destination,
-                    list,
-                    index,
-                    endpoint: Fields(self.data?).endpoint(family)?,
-                }
-            }
-            SetId::ServiceIps | SetId::ServiceNodePorts => {
-                let destination = key.destination(set, family)?;
-                let route = match self.verdict? {
-                    None => Route::Drop,
-                    Some(name) => match ShapeChain::from_name(name)? {
-                        ShapeChain::Policy {
-                            policy,
-                            places,
-                            affinity,
-                            ..
-                        } => Route::Balance {
-                            policy,
-                            places,
-                            affinity: timeout(affinity, &destination)?,
-                        },
-                        _ => return None,
-                    },
-                };
-                Entry::Route {
-                    destination,
-                    route,
-                    label: Label::new(self.comment.unwrap_or_default()),
-                }
-            }
-            SetId::ExternalLocalIps | SetId::ExternalLocalNodePorts => {
-                let destination = key.destination(set, family)?;
-                let route = match self.verdict? {
-                    None => Route::Drop,
-                    Some(name) => match ShapeChain::from_name(name)? {
-                        ShapeChain::Balance {
-                            list: List::External,
-                            places,
-                            affinity,
-                            ..
-                        } => Route::Balance {
-                            policy: crate::ir::SourcePolicy::ExternalLocal,
-                            places,
-                            affinity: timeout(affinity, &destination)?,
-                        },
-                        _ => return None,
-                    },
-                };
-                Entry::ExternalRoute { destination, route }
-            }
-            SetId::AffinityIps | SetId::AffinityNodePorts => {
-                let destination = key.destination(set, family)?;
-                match ShapeChain::from_name(self.verdict??)? {
-                    ShapeChain::Remember { map } => Entry::Remember {
+                let number = Fields(self.data?).number()?;
+                if matches!(set, SetId::AffinityIds | SetId::AffinityNodePortIds) {
+                    return Some(Element::Id {
                         destination,
-                        timeout_seconds: map.timeout_of(&destination)?,
-                    },
-                    _ => return None,
+                        number: key.number()?,
+                        id: number,
+                    });
                 }
-            }
-            SetId::NoEndpointsIps | SetId::NoEndpointsNodePorts => Entry::NoEndpoints {
-                destination: key.destination(set, family)?,
-                label: Label::new(self.comment.unwrap_or_default()),
-            },
-            SetId::GuardedIps => Entry::Guarded {
-                destination: key.destination(set, family)?,
-            },
-            SetId::AllowedSources => {
-                let destination = key.destination(set, family)?;
-                let first = key.address(family)?;
-                let mut end = Fields(self.key_end?);
-                end.destination(set, family)?;
-                Entry::AllowedSource {
+                let primary = matches!(set, SetId::ServiceIps | SetId::ServiceNodePorts);
+                let shape = Shape::from_number(number)?;
+                if let Shape::Balance { node_port, .. } = shape
+                    && node_port != matches!(destination.host, Host::Node(_))
+                {
+                    return None;
+                }
+                Element::Shape {
                     destination,
-                    network: network(first, end.address(family)?)?,
+                    list: if primary { List::Primary } else { List::External },
+                    shape,
+                    comment: primary
+                        .then(|| Comment::from_text(self.comment.unwrap_or_default())),
                 }
             }
-            SetId::ClusterIps => Entry::Shared(Shared::ClusterIp(key.address(family)?)),
-            SetId::NodePortIps => Entry::Shared(Shared::NodePortAddress(key.address(family)?)),
-            SetId::Hairpin => {
-                let address = key.address(family)?;
-                let same = key.address(family)? == address;
-                let protocol = key.protocol()?;
-                let endpoint = Endpoint::new(address, key.port()?);
-                same.then_some(Entry::Shared(Shared::Hairpin { protocol, endpoint }))?
-            }
-            SetId::ServiceCidrs | SetId::Affinity(_) => return None,
+            Data::Verdict => return None,
+            Data::None => match set {
+                SetId::NoEndpointsIps | SetId::NoEndpointsNodePorts => Element::NoEndpoints {
+                    destination: key.destination(set, family)?,
+                    label: self.comment.unwrap_or_default().into(),
+                },
+                SetId::GuardedIps => Element::Guarded {
+                    destination: key.destination(set, family)?,
+                },
+                SetId::AllowedSources => {
+                    let destination = key.destination(set, family)?;
+                    let first = key.address(family)?;
+                    let mut end = Fields(self.key_end?);
+                    end.destination(set, family)?;
+                    Element::AllowedSource {
+                        destination,
+                        network: network(first, end.address(family)?)?,
+                    }
+                }
+                SetId::ClusterIps => Element::Shared(Shared::ClusterIp(key.address(family)?)),
+                SetId::NodePortIps => {
+                    Element::Shared(Shared::NodePortAddress(key.address(family)?))
+                }
+                SetId::Hairpin => {
+                    let address = key.address(family)?;
+                    let same = key.address(family)? == address;
+                    let protocol = key.protocol()?;
+                    let endpoint = Endpoint::new(address, key.port()?);
+                    same.then_some(Element::Shared(Shared::Hairpin { protocol, endpoint }))?
+                }
+                _ => return None,
+            },
+        })
+    }
+
+    /// A number and where a verdict map of the program leads from there.
+    pub(crate) fn number_verdict(&self) -> Option<(u32, Verdict)> {
+        let verdict = match self.verdict? {
+            ListedVerdict::Drop => Verdict::Drop,
+            ListedVerdict::Jump(chain) => Verdict::Jump(chain.to_owned()),
+            ListedVerdict::Goto(chain) => Verdict::Goto(chain.to_owned()),
         };
-        Some(entry)
+        Some((Fields(self.key).number()?, verdict))
     }
 
     /// The address of one end of a range in an interval set, and whether it is the first one
@@ -402,57 +436,19 @@ impl<'a> Element<'a> {
     pub(crate) fn interval_bound(&self, family: Family) -> Option<(IpAddr, bool)> {
         Some((Fields(self.key).address(family)?, self.interval_end))
     }
-
-    /// A remembered client's destination, and the endpoint that it went to.
-    pub(crate) fn remembered(&self, family: Family) -> Option<(Destination, Endpoint)> {
-        let mut key = Fields(self.key);
-        key.address(family)?;
-        let destination = key.destination(SetId::ServiceIps, family)?;
-        Some((destination, Fields(self.data?).endpoint(family)?))
-    }
-
-    /// Appends this element with its value and a timeout of its own, to add it to another map.
-    pub(crate) fn put_with_timeout(&self, out: &mut Vec<u8>, timeout_seconds: u32) {
-        let milliseconds = u64::from(timeout_seconds) * 1000;
-        element(out, self.key, |out| {
-            if let Some(data) = self.data {
-                put_value(out, NFTA_SET_ELEM_DATA, data);
-            }
-            put_bytes(out, NFTA_SET_ELEM_TIMEOUT, &milliseconds.to_be_bytes());
-        });
-    }
-
-    /// The key's bytes.
-    pub(crate) const fn key(&self) -> &'a [u8] {
-        self.key
-    }
-
-    /// Appends this element's key, to delete it.
-    pub(crate) fn put_key(&self, out: &mut Vec<u8>) {
-        element(out, self.key, |_| {});
-    }
 }
 
-/// The timeout of a destination's affinity; `None` if the map is another destination's.
-#[allow(
-    clippy::option_option,
-    reason = "whether it can be, and whether there is one"
-)]
-fn timeout(map: Option<ClientMap>, destination: &Destination) -> Option<Option<u32>> {
-    map.map_or(Some(None), |map| map.timeout_of(destination).map(Some))
-}
-
-/// The entries that the bounds of `service-cidrs` make.
-pub(crate) fn service_cidrs(mut bounds: Vec<(IpAddr, bool)>) -> Option<Vec<Entry>> {
+/// The ranges that the bounds of `service-cidrs` make.
+pub(crate) fn service_cidrs(mut bounds: Vec<(IpAddr, bool)>) -> Option<Vec<Shared>> {
     // At one address, the end of a range comes before the start of the next.
     bounds.sort_unstable_by_key(|(address, end)| (*address, !*end));
-    let mut entries = Vec::new();
+    let mut ranges = Vec::new();
     let mut start = None;
     for (address, is_end) in bounds {
         match (start, is_end) {
             (None, false) => start = Some(address),
             (Some(first), true) => {
-                entries.push(cidr(first, Some(address))?);
+                ranges.push(cidr(first, Some(address))?);
                 start = None;
             }
             // nft marks the address space below the first range as not in the set.
@@ -461,19 +457,19 @@ pub(crate) fn service_cidrs(mut bounds: Vec<(IpAddr, bool)>) -> Option<Vec<Entry
         }
     }
     if let Some(first) = start {
-        entries.push(cidr(first, None)?);
+        ranges.push(cidr(first, None)?);
     }
-    Some(entries)
+    Some(ranges)
 }
 
-fn cidr(first: IpAddr, beyond: Option<IpAddr>) -> Option<Entry> {
+fn cidr(first: IpAddr, beyond: Option<IpAddr>) -> Option<Shared> {
     let last = match (first, beyond) {
         (IpAddr::V4(_), None) => Ipv4Addr::BROADCAST.into(),
         (IpAddr::V6(_), None) => Ipv6Addr::from(u128::MAX).into(),
         (_, Some(IpAddr::V4(beyond))) => Ipv4Addr::from(u32::from(beyond).checked_sub(1)?).into(),
         (_, Some(IpAddr::V6(beyond))) => Ipv6Addr::from(u128::from(beyond).checked_sub(1)?).into(),
     };
-    Some(Entry::Shared(Shared::ServiceCidr(network(first, last)?)))
+    Some(Shared::ServiceCidr(network(first, last)?))
 }
 
 /// The network from a first to a last address, if they are those of a network.

@@ -3,35 +3,44 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::backend::nftables::numbers::{self, CLASSES, Size};
+use crate::backend::nftables::sets::SETS;
 use crate::ir::SourcePolicy;
+use ipnetwork::IpNetwork;
 
-fn read_back(entry: &Entry) -> Option<Vec<Entry>> {
+fn read_back(element: &Element<'_>, family: Family) -> Option<Vec<Element<'static>>> {
     let mut bytes = Vec::new();
-    put_entry(&mut bytes, entry);
+    put(&mut bytes, element);
     assert!(
         bytes.len() <= ELEMENT_MAX,
-        "{} bytes: {entry:?}",
+        "{} bytes: {element:?}",
         bytes.len()
     );
-    let family = entry.family();
-    let set = SetId::of(entry);
-    let elements: Vec<Element<'_>> = Attributes(&bytes)
+    let set = element.set();
+    let listed: Vec<Listed<'_>> = Attributes(&bytes)
         .map(|(kind, element)| {
             assert_eq!(kind, NFTA_LIST_ELEM);
-            Element::read(element).unwrap()
+            Listed::read(element).unwrap()
         })
         .collect();
     if set == SetId::ServiceCidrs {
-        let bounds = elements
+        let bounds = listed
             .iter()
-            .map(|element| element.interval_bound(family))
+            .map(|listed| listed.interval_bound(family))
             .collect::<Option<Vec<_>>>()?;
-        return service_cidrs(bounds);
+        let ranges = service_cidrs(bounds)?.into_iter();
+        return Some(ranges.map(Element::Shared).collect());
     }
-    elements
-        .iter()
-        .map(|element| element.entry(set, family))
-        .collect()
+    if set.is_of_the_program() {
+        let verdicts = listed.iter().map(|listed| {
+            let (number, verdict) = listed.number_verdict()?;
+            let verdict = verdict.into();
+            Some(Element::Verdict { map: set, number, verdict })
+        });
+        return verdicts.collect();
+    }
+    let elements = listed.iter().map(|listed| listed.element(set, family));
+    elements.map(|element| element.map(Element::into_owned)).collect()
 }
 
 fn any_address() -> impl Strategy<Value = IpAddr> {
@@ -75,123 +84,102 @@ fn network_of(address: IpAddr, prefix: u8) -> IpNetwork {
     networks::canonical(IpNetwork::new(address, prefix % (most + 1)).unwrap())
 }
 
-fn any_route() -> impl Strategy<Value = Route> {
+fn any_shape(node_port: bool) -> impl Strategy<Value = Shape> {
     let policy = prop_oneof![
         Just(SourcePolicy::ClusterIp),
         Just(SourcePolicy::External),
         Just(SourcePolicy::ExternalLocal),
     ];
+    let balance = (policy, 0..200_000u32, 0..=CLASSES);
     prop_oneof![
-        Just(Route::Drop),
-        (policy, 2u32..32, proptest::option::of(any::<u32>())).prop_map(
-            |(policy, bits, affinity)| Route::Balance {
-                policy,
-                places: 1 << bits,
-                affinity
-            }
-        ),
+        Just(Shape::Drop),
+        balance.prop_map(move |(policy, endpoints, class)| Shape::Balance {
+            node_port,
+            policy,
+            class,
+            size: Size::of(endpoints),
+        }),
     ]
 }
 
-fn any_entry() -> impl Strategy<Value = Entry> {
-    let label = "[a-z/:-]{0,200}".prop_map(|text| Label::new(&text));
-    prop_oneof![
-        (any_destination(), any_route(), label.clone()).prop_map(|(destination, route, label)| {
-            Entry::Route {
-                destination,
-                route,
-                label,
-            }
-        }),
-        (any_destination(), any_route()).prop_map(|(destination, route)| {
-            let route = match route {
-                Route::Balance {
-                    places, affinity, ..
-                } => Route::Balance {
-                    policy: SourcePolicy::ExternalLocal,
-                    places,
-                    affinity,
-                },
-                Route::Drop => Route::Drop,
-            };
-            Entry::ExternalRoute { destination, route }
-        }),
-        (
-            any_destination(),
-            any::<bool>(),
-            0u32..1 << 24,
-            any::<u128>(),
-            any::<u16>()
-        )
-            .prop_map(|(destination, primary, index, bits, port)| Entry::Slot {
-                destination,
-                list: if primary {
-                    List::Primary
-                } else {
-                    List::External
-                },
-                index,
-                endpoint: Endpoint::new(address_like(destination, bits), port),
-            }),
-        (any_destination(), label)
-            .prop_map(|(destination, label)| Entry::NoEndpoints { destination, label }),
-        (any_destination(), any::<u32>()).prop_map(|(destination, timeout_seconds)| {
-            Entry::Remember {
-                destination,
-                timeout_seconds,
-            }
-        }),
-        (any_address(), any_protocol(), any::<u16>()).prop_map(|(address, protocol, port)| {
-            Entry::Guarded {
-                destination: Destination {
-                    host: Host::Address(address),
-                    protocol,
-                    port,
-                },
-            }
-        }),
-        (any_address(), any_protocol(), any::<u16>(), any_network()).prop_map(
-            |(address, protocol, port, (bits, prefix))| {
-                let destination = Destination {
-                    host: Host::Address(address),
-                    protocol,
-                    port,
-                };
-                Entry::AllowedSource {
+/// An element, and the family of its table.
+fn any_element() -> impl Strategy<Value = (Element<'static>, Family)> {
+    let of_destination = (any_destination(), any::<(bool, u128, u16)>())
+        .prop_flat_map(|(destination, (primary, bits, port))| {
+            let list = if primary { List::Primary } else { List::External };
+            let endpoint = Endpoint::new(address_like(destination, bits), port);
+            let number = numbers::place(list, u32::from(port));
+            let node_port = matches!(destination.host, Host::Node(_));
+            let label = ("[a-z/:-]{0,128}", proptest::option::of(1u32..86_400));
+            let shape = (any_shape(node_port), label.clone()).prop_map(
+                move |(shape, (label, wanted_seconds))| Element::Shape {
                     destination,
-                    network: network_of(address_like(destination, bits), prefix),
-                }
-            }
-        ),
-        any_address().prop_map(|address| Entry::Shared(Shared::ClusterIp(address))),
-        any_address().prop_map(|address| Entry::Shared(Shared::NodePortAddress(address))),
-        (any_address(), any::<u8>()).prop_map(|(address, prefix)| {
-            Entry::Shared(Shared::ServiceCidr(network_of(address, prefix)))
-        }),
-        (any_address(), any::<u16>(), any_protocol()).prop_map(|(address, port, protocol)| {
-            Entry::Shared(Shared::Hairpin {
-                protocol,
-                endpoint: Endpoint::new(address, port),
-            })
-        }),
-    ]
+                    list,
+                    shape,
+                    comment: primary.then(|| Comment {
+                        // What does not fit is cut off.
+                        wanted_seconds: wanted_seconds.filter(|_| label.len() < 100),
+                        label: label.into(),
+                    }),
+                },
+            );
+            prop_oneof![
+                shape,
+                Just(Element::Endpoint { destination, number, endpoint }),
+                Just(Element::Id { destination, number, id: bits as u32 }),
+                label.0.prop_map(move |label| Element::NoEndpoints {
+                    destination,
+                    label: label.into(),
+                }),
+            ]
+        });
+    let at_address = (any_address(), any_protocol(), any::<u16>(), any_network()).prop_flat_map(
+        |(address, protocol, port, (bits, prefix))| {
+            let host = Host::Address(address);
+            let destination = Destination { host, protocol, port };
+            let network = network_of(address_like(destination, bits), prefix);
+            let endpoint = Endpoint::new(address, port);
+            prop_oneof![
+                Just(Element::Guarded { destination }),
+                Just(Element::AllowedSource { destination, network }),
+                Just(Element::Shared(Shared::ClusterIp(address))),
+                Just(Element::Shared(Shared::NodePortAddress(address))),
+                Just(Element::Shared(Shared::ServiceCidr(network))),
+                Just(Element::Shared(Shared::Hairpin { protocol, endpoint })),
+            ]
+        },
+    );
+    let verdict = prop_oneof![
+        Just(Verdict::Drop),
+        "[a-z0-9-]{1,20}".prop_map(Verdict::Jump),
+        "[a-z0-9-]{1,20}".prop_map(Verdict::Goto),
+    ];
+    let verdict = (any::<u32>(), verdict).prop_map(|(number, verdict)| Element::Verdict {
+        map: SetId::Draws,
+        number,
+        verdict: verdict.into(),
+    });
+    prop_oneof![of_destination, at_address, verdict].prop_map(|element| {
+        let family = element.family().unwrap_or(Family::V4);
+        (element, family)
+    })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn an_entry_is_read_back_from_its_element(entry in any_entry()) {
-        prop_assert_eq!(read_back(&entry), Some(vec![entry]));
+    fn an_element_is_read_back_as_it_was_written((element, family) in any_element()) {
+        prop_assert_eq!(read_back(&element, family), Some(vec![element]));
     }
 
     #[test]
     fn no_bytes_from_the_kernel_can_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         for element in listed(&bytes).chain([&bytes[..]]) {
-            if let Some(element) = Element::read(element) {
-                for set in crate::backend::nftables::sets::FIXED_SETS {
+            if let Some(listed) = Listed::read(element) {
+                for set in SETS {
                     for family in Family::BOTH {
-                        let _ = (element.entry(set, family), element.interval_bound(family), element.remembered(family));
+                        let _ = (listed.element(set, family), listed.interval_bound(family), listed.number_verdict());
                     }
                 }
             }
@@ -203,18 +191,17 @@ proptest! {
 fn an_endpoint_is_44_bytes_of_ipv4_and_68_of_ipv6() {
     for (address, length) in [("10.0.0.1", 44), ("fd00::1", 68)] {
         let address: IpAddr = address.parse().unwrap();
-        let entry = Entry::Slot {
+        let element = Element::Endpoint {
             destination: Destination {
                 host: Host::Address(address),
                 protocol: Protocol::Tcp,
                 port: 80,
             },
-            list: List::Primary,
-            index: 0,
+            number: numbers::place(List::Primary, 0),
             endpoint: Endpoint::new(address, 80),
         };
         let mut bytes = Vec::new();
-        put_entry(&mut bytes, &entry);
+        put(&mut bytes, &element);
         assert_eq!(bytes.len(), length);
     }
 }
@@ -227,7 +214,7 @@ fn neighbouring_service_ranges_stay_apart() {
             .map(|(text, end)| (text.parse().unwrap(), *end))
             .collect::<Vec<(IpAddr, bool)>>()
     };
-    let entries = service_cidrs(bounds(&[
+    let ranges = service_cidrs(bounds(&[
         ("0.0.0.0", true),
         ("10.1.0.0", false),
         ("10.1.0.0", true),
@@ -236,8 +223,8 @@ fn neighbouring_service_ranges_stay_apart() {
     ]))
     .unwrap();
     let expected = ["10.0.0.0/16", "10.1.0.0/16"]
-        .map(|cidr| Entry::Shared(Shared::ServiceCidr(cidr.parse().unwrap())));
-    assert_eq!(entries, expected);
+        .map(|cidr| Shared::ServiceCidr(cidr.parse().unwrap()));
+    assert_eq!(ranges, expected);
     for odd in [
         &[("10.0.0.0", false), ("10.0.0.5", true)][..],
         &[("10.0.0.0", false), ("10.1.0.0", false)],

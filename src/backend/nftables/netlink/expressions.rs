@@ -11,8 +11,7 @@ use nftnl::nftnl_sys as sys;
 use sys::libc;
 
 use super::ffi::{Expression, Value};
-use crate::backend::nftables::clients::ClientMap;
-use crate::backend::nftables::program::{Load, Rule, Statement};
+use crate::backend::nftables::statement::{Load, Priority, Rule, Statement};
 use crate::backend::nftables::sets::{Field, SetId};
 use crate::model::Family;
 
@@ -45,16 +44,7 @@ const TH_DPORT: (u32, u32) = (2, 2);
 const RANDOM_FULLY: u32 = 1 << 4;
 /// `NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED`, from the same.
 const MAP_ADDRESS_AND_PORT: u32 = 1 | 1 << 1;
-/// `NFT_CT_SRC_IP` and its kin (`nf_tables.h`): addresses with the family in the key.
-const CT_SRC_IP: u32 = 19;
-const CT_DST_IP: u32 = 20;
-const CT_SRC_IP6: u32 = 21;
-const CT_DST_IP6: u32 = 22;
-const CT_PROTO_DST: u32 = libc::NFT_CT_PROTO_DST as u32;
-const IP_CT_DIR_ORIGINAL: u8 = 0;
-/// `NF_CT_STATE_BIT(IP_CT_NEW)`, `IPS_CONFIRMED` and `IPS_DST_NAT`.
-const STATE_NEW: u32 = 8;
-const STATUS_CONFIRMED: u32 = 1 << 3;
+/// `IPS_DST_NAT` (`nf_conntrack_common.h`).
 const STATUS_DNAT: u32 = 1 << 5;
 /// `NFT_FIB_RESULT_ADDRTYPE`, `NFTA_FIB_F_SADDR`, `NFTA_FIB_F_DADDR`, `RTN_LOCAL`.
 const FIB_ADDRTYPE: u32 = 3;
@@ -63,6 +53,13 @@ const FIB_DADDR: u32 = 2;
 const RTN_LOCAL: u32 = 2;
 const LOOKUP_INVERT: u32 = 1;
 const DYNSET_UPDATE: u32 = libc::NFT_DYNSET_OP_UPDATE as u32;
+/// `NFT_DYNSET_OP_DELETE` (`nf_tables.h`).
+const DYNSET_DELETE: u32 = 2;
+const META_PRIORITY: u32 = libc::NFT_META_PRIORITY as u32;
+/// What `jhash` is taken modulo: all that nft lets it be.
+const HASH_MODULUS: u32 = u32::MAX;
+/// `NFT_HASH_JENKINS` (`nf_tables.h`).
+const HASH_JENKINS: u32 = 0;
 const BYTEORDER_HTON: u32 = 1;
 const META_L4PROTO: u32 = libc::NFT_META_L4PROTO as u32;
 const META_MARK: u32 = libc::NFT_META_MARK as u32;
@@ -94,25 +91,15 @@ impl Encoder {
 
     fn statement(&mut self, statement: &Statement) {
         match statement {
-            Statement::StateNew => self.ct_bit(libc::NFT_CT_STATE as u32, STATE_NEW),
             Statement::DestinationTranslated => {
                 self.ct_bit(libc::NFT_CT_STATUS as u32, STATUS_DNAT);
-            }
-            Statement::JustTranslated => {
-                self.ct(libc::NFT_CT_STATUS as u32);
-                self.bitwise(&(STATUS_CONFIRMED | STATUS_DNAT).to_ne_bytes(), &[0; 4]);
-                self.compare(false, &STATUS_DNAT.to_ne_bytes());
-            }
-            Statement::ProtocolIs(protocol) => {
-                self.load(Load::Protocol, Register::FIRST);
-                self.compare(false, &[protocol.number()]);
             }
             Statement::AddressIn {
                 load,
                 network,
                 negate,
             } => self.address_in(*load, *network, *negate),
-            Statement::AddressIsLocal(load) => self.address_is_local(*load),
+            Statement::AddressIsLocal { load, negate } => self.address_is_local(*load, *negate),
             Statement::Interface {
                 name,
                 prefix,
@@ -126,18 +113,28 @@ impl Encoder {
             }
             Statement::Mark(bit) => self.set_mark(!bit, *bit),
             Statement::Unmark(bit) => self.set_mark(u32::MAX, *bit),
-            Statement::VerdictMap { key, map } => {
-                self.load_key(key, false, Register::FIRST);
+            Statement::SetPriority(priority) => self.set_priority(priority),
+            Statement::PriorityIs { mask, value } => {
+                self.masked_priority(*mask);
+                self.compare(false, &value.to_ne_bytes());
+            }
+            Statement::PriorityVerdict { mask, map } => {
+                self.masked_priority(*mask);
                 self.lookup(*map, Some(libc::NFT_REG_VERDICT as u32), false);
             }
             Statement::TranslateTo { key, map } => self.translate_to(key, *map),
-            Statement::Remember { map } => self.remember(*map),
+            Statement::Remember {
+                key,
+                timeout_seconds,
+            } => self.clients(key, DYNSET_UPDATE, *timeout_seconds),
+            Statement::Forget { key } => self.clients(key, DYNSET_DELETE, 0),
             Statement::Masquerade => self.push(
                 c"masq",
                 vec![(sys::NFTNL_EXPR_MASQ_FLAGS, Value::U32(RANDOM_FULLY))],
             ),
             Statement::Reject => self.reject(),
             Statement::Drop => self.verdict(libc::NF_DROP, None),
+            Statement::Return => self.verdict(libc::NFT_RETURN, None),
             Statement::Jump(chain) => self.verdict(libc::NFT_JUMP, Some(chain)),
             Statement::Goto(chain) => self.verdict(libc::NFT_GOTO, Some(chain)),
         }
@@ -194,7 +191,7 @@ impl Encoder {
     }
 
     /// `[ fib daddr type => reg 1 ] [ cmp eq reg 1 0x00000002 ]`
-    fn address_is_local(&mut self, load: Load) {
+    fn address_is_local(&mut self, load: Load, negate: bool) {
         let flags = match load {
             Load::SourceAddress => FIB_SADDR,
             _ => FIB_DADDR,
@@ -210,7 +207,7 @@ impl Encoder {
                 ),
             ],
         );
-        self.compare(false, &RTN_LOCAL.to_ne_bytes());
+        self.compare(negate, &RTN_LOCAL.to_ne_bytes());
     }
 
     /// `[ meta load iifname => reg 1 ] [ cmp eq reg 1 … ]`; a prefix compares fewer bytes.
@@ -235,10 +232,64 @@ impl Encoder {
     fn set_mark(&mut self, mask: u32, xor: u32) {
         self.meta(META_MARK);
         self.bitwise(&mask.to_ne_bytes(), &xor.to_ne_bytes());
+        self.set_meta(META_MARK);
+    }
+
+    /// `[ … => reg 1 ] [ meta set priority with reg 1 ]`
+    fn set_priority(&mut self, priority: &Priority) {
+        match priority {
+            Priority::Map { key, map } => {
+                self.load_key(key, false, Register::FIRST);
+                self.lookup(*map, Some(Register::FIRST.number()), false);
+            }
+            Priority::Random { modulus, offset } => self.push(
+                c"numgen",
+                vec![
+                    (
+                        sys::NFTNL_EXPR_NG_DREG,
+                        Value::U32(Register::FIRST.number()),
+                    ),
+                    (sys::NFTNL_EXPR_NG_MODULUS, Value::U32(*modulus)),
+                    (
+                        sys::NFTNL_EXPR_NG_TYPE,
+                        Value::U32(libc::NFT_NG_RANDOM as u32),
+                    ),
+                    (sys::NFTNL_EXPR_NG_OFFSET, Value::U32(*offset)),
+                ],
+            ),
+            Priority::And(mask) => self.masked_priority(*mask),
+            Priority::Or(bits) => {
+                self.meta(META_PRIORITY);
+                self.bitwise(&(!bits).to_ne_bytes(), &bits.to_ne_bytes());
+            }
+            Priority::Number(number) => self.push(
+                c"immediate",
+                vec![
+                    (
+                        sys::NFTNL_EXPR_IMM_DREG,
+                        Value::U32(Register::FIRST.number()),
+                    ),
+                    (
+                        sys::NFTNL_EXPR_IMM_DATA,
+                        Value::Bytes(number.to_ne_bytes().to_vec()),
+                    ),
+                ],
+            ),
+        }
+        self.set_meta(META_PRIORITY);
+    }
+
+    /// `[ meta load priority => reg 1 ] [ bitwise reg 1 = ( reg 1 & … ) ^ 0x00000000 ]`
+    fn masked_priority(&mut self, mask: u32) {
+        self.meta(META_PRIORITY);
+        self.bitwise(&mask.to_ne_bytes(), &[0; 4]);
+    }
+
+    fn set_meta(&mut self, key: u32) {
         self.push(
             c"meta",
             vec![
-                (sys::NFTNL_EXPR_META_KEY, Value::U32(META_MARK)),
+                (sys::NFTNL_EXPR_META_KEY, Value::U32(key)),
                 (
                     sys::NFTNL_EXPR_META_SREG,
                     Value::U32(Register::FIRST.number()),
@@ -269,40 +320,28 @@ impl Encoder {
         self.push(c"nat", attributes.to_vec());
     }
 
-    /// `[ dynset update reg_key 1 set affinity-10800-3 sreg_data 2 timeout 10800000ms ]`
-    fn remember(&mut self, map: ClientMap) {
-        let key = [
-            Load::OriginalSourceAddress,
-            Load::OriginalDestinationAddress,
-            Load::Protocol,
-            Load::OriginalDestinationPort,
+    /// `[ dynset update reg_key 1 set affinity sreg_data 2 timeout 10800000ms ]`
+    fn clients(&mut self, key: &[Load], operation: u32, timeout_seconds: u32) {
+        let data_at = self.load_key(key, false, Register::FIRST);
+        self.load(Load::Priority, data_at);
+        let milliseconds = u64::from(timeout_seconds) * 1000;
+        let attributes = vec![
+            (
+                sys::NFTNL_EXPR_DYNSET_SREG_KEY,
+                Value::U32(Register::FIRST.number()),
+            ),
+            (
+                sys::NFTNL_EXPR_DYNSET_SREG_DATA,
+                Value::U32(data_at.number()),
+            ),
+            (sys::NFTNL_EXPR_DYNSET_OP, Value::U32(operation)),
+            (sys::NFTNL_EXPR_DYNSET_TIMEOUT, Value::U64(milliseconds)),
+            (
+                sys::NFTNL_EXPR_DYNSET_SET_NAME,
+                Value::Text(SetId::Affinity.name().to_owned()),
+            ),
         ];
-        let data_at = self.load_key(&key, false, Register::FIRST);
-        self.load_key(
-            &[Load::DestinationAddress, Load::DestinationPort],
-            false,
-            data_at,
-        );
-        let milliseconds = u64::from(map.timeout_seconds) * 1000;
-        self.push(
-            c"dynset",
-            vec![
-                (
-                    sys::NFTNL_EXPR_DYNSET_SREG_KEY,
-                    Value::U32(Register::FIRST.number()),
-                ),
-                (
-                    sys::NFTNL_EXPR_DYNSET_SREG_DATA,
-                    Value::U32(data_at.number()),
-                ),
-                (sys::NFTNL_EXPR_DYNSET_OP, Value::U32(DYNSET_UPDATE)),
-                (sys::NFTNL_EXPR_DYNSET_TIMEOUT, Value::U64(milliseconds)),
-                (
-                    sys::NFTNL_EXPR_DYNSET_SET_NAME,
-                    Value::Text(SetId::Affinity(map).name()),
-                ),
-            ],
-        );
+        self.push(c"dynset", attributes);
     }
 
     /// `[ reject type 0 code 3 ]`, and code 4 in IPv6: port unreachable.
@@ -371,13 +410,11 @@ impl Encoder {
     /// How many 4-byte registers a load fills.
     const fn width(&self, load: Load) -> u32 {
         let field = match load {
-            Load::SourceAddress
-            | Load::DestinationAddress
-            | Load::OriginalSourceAddress
-            | Load::OriginalDestinationAddress => Field::Address,
+            Load::SourceAddress | Load::DestinationAddress => Field::Address,
             Load::Protocol => Field::Protocol,
-            Load::DestinationPort | Load::OriginalDestinationPort => Field::Port,
-            Load::Random { .. } => Field::Slot,
+            Load::DestinationPort => Field::Port,
+            Load::Priority => Field::Number,
+            Load::ClientHash { .. } => Field::ClientHash,
         };
         registers(field, self.family)
     }
@@ -408,46 +445,38 @@ impl Encoder {
                     (sys::NFTNL_EXPR_META_DREG, Value::U32(register.number())),
                 ],
             ),
-            Load::OriginalSourceAddress => {
-                let key = match self.family {
-                    Family::V4 => CT_SRC_IP,
-                    Family::V6 => CT_SRC_IP6,
-                };
-                self.ct_original(key, register);
-            }
-            Load::OriginalDestinationAddress => {
-                let key = match self.family {
-                    Family::V4 => CT_DST_IP,
-                    Family::V6 => CT_DST_IP6,
-                };
-                self.ct_original(key, register);
-            }
-            Load::OriginalDestinationPort => self.ct_original(CT_PROTO_DST, register),
-            Load::Random { modulus, offset } => self.push(
-                c"numgen",
+            Load::Priority => self.push(
+                c"meta",
                 vec![
-                    (sys::NFTNL_EXPR_NG_DREG, Value::U32(register.number())),
-                    (sys::NFTNL_EXPR_NG_MODULUS, Value::U32(modulus)),
-                    (
-                        sys::NFTNL_EXPR_NG_TYPE,
-                        Value::U32(libc::NFT_NG_RANDOM as u32),
-                    ),
-                    (sys::NFTNL_EXPR_NG_OFFSET, Value::U32(offset)),
+                    (sys::NFTNL_EXPR_META_KEY, Value::U32(META_PRIORITY)),
+                    (sys::NFTNL_EXPR_META_DREG, Value::U32(register.number())),
                 ],
             ),
+            Load::ClientHash { seed } => self.client_hash(seed, register),
         }
     }
 
-    /// `[ ct load dst_ip => reg 1 , dir original ]`
-    fn ct_original(&mut self, key: u32, register: Register) {
-        self.push(
-            c"ct",
-            vec![
-                (sys::NFTNL_EXPR_CT_KEY, Value::U32(key)),
-                (sys::NFTNL_EXPR_CT_DIR, Value::U8(IP_CT_DIR_ORIGINAL)),
-                (sys::NFTNL_EXPR_CT_DREG, Value::U32(register.number())),
-            ],
-        );
+    /// `[ hash reg 1 = jhash(reg 2, 40, 0x1) % mod 4294967295 ]`, of what is loaded behind it.
+    fn client_hash(&mut self, seed: u32, register: Register) {
+        let client = [
+            Load::SourceAddress,
+            Load::DestinationAddress,
+            Load::Protocol,
+            Load::DestinationPort,
+        ];
+        // Behind both halves, at the next whole 16 bytes.
+        let from = Register(4);
+        let end = self.load_key(&client, false, from);
+        let attributes = [
+            (sys::NFTNL_EXPR_HASH_SREG, from.number()),
+            (sys::NFTNL_EXPR_HASH_DREG, register.number()),
+            (sys::NFTNL_EXPR_HASH_LEN, (end.0 - from.0) * 4),
+            (sys::NFTNL_EXPR_HASH_MODULUS, HASH_MODULUS),
+            (sys::NFTNL_EXPR_HASH_SEED, seed),
+            (sys::NFTNL_EXPR_HASH_TYPE, HASH_JENKINS),
+        ];
+        let attributes = attributes.map(|(attribute, value)| (attribute, Value::U32(value)));
+        self.push(c"hash", attributes.to_vec());
     }
 
     fn payload(&mut self, base: u32, (offset, length): (u32, u32), register: Register) {
@@ -523,7 +552,7 @@ impl Encoder {
                 sys::NFTNL_EXPR_LOOKUP_SREG,
                 Value::U32(Register::FIRST.number()),
             ),
-            (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.name())),
+            (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.name().to_owned())),
         ];
         attributes.extend(to.map(|register| (sys::NFTNL_EXPR_LOOKUP_DREG, Value::U32(register))));
         let flags = if invert { LOOKUP_INVERT } else { 0 };

@@ -7,6 +7,6 @@ pub(crate) mod dump;
 pub(crate) mod elements;
 mod expressions;
 mod ffi;
+mod lookup;
 pub(crate) mod objects;
-mod slots;
 pub(crate) mod uapi;

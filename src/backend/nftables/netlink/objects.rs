@@ -6,8 +6,9 @@ use super::batch::Batch;
 use super::expressions;
 use super::ffi::{self, NewSet};
 use super::uapi::*;
-use crate::backend::nftables::program::{Base, Chain, ChainKind, Hook, TABLE};
-use crate::backend::nftables::sets::{AFFINITY_SIZE, Data, EXTERNAL_OFFSET, Field, SetId};
+use crate::backend::nftables::program::TABLE;
+use crate::backend::nftables::sets::{AFFINITY_SIZE, Data, Field, SetId};
+use crate::backend::nftables::statement::{Base, Chain, Hook};
 use crate::model::Family;
 use crate::netlink::attributes::{put_bytes, put_string};
 use crate::netlink::{NLM_F_REQUEST, close_message, family_number, message_type, put_headers};
@@ -44,16 +45,8 @@ pub(crate) fn put_set(batch: &mut Batch, family: Family, set: SetId) {
 pub(crate) fn put_chain(batch: &mut Batch, family: Family, chain: &Chain) {
     let table = table(family);
     let mut object = ffi::chain(&chain.name, &table);
-    if let Some(Base {
-        kind,
-        hook,
-        priority,
-    }) = chain.base
-    {
-        object.set_type(match kind {
-            ChainKind::Filter => nftnl::ChainType::Filter,
-            ChainKind::Nat => nftnl::ChainType::Nat,
-        });
+    if let Some(Base { hook, priority }) = chain.base {
+        object.set_type(nftnl::ChainType::Nat);
         object.set_hook(hook.into(), priority);
         object.set_policy(nftnl::Policy::Accept);
     }
@@ -65,8 +58,6 @@ impl From<Hook> for nftnl::Hook {
     fn from(hook: Hook) -> Self {
         match hook {
             Hook::Prerouting => Self::PreRouting,
-            Hook::Input => Self::In,
-            Hook::Forward => Self::Forward,
             Hook::Output => Self::Out,
             Hook::Postrouting => Self::PostRouting,
         }
@@ -113,19 +104,6 @@ pub(crate) fn put_delete_chain(batch: &mut Batch, family: Family, name: &str) {
         batch.next_sequence(),
     );
     batch.put_program(&message, format!("deleting chain {name} ({family})"));
-}
-
-/// Appends what deletes a set, which no rule may refer to any more.
-pub(crate) fn put_delete_set(batch: &mut Batch, family: Family, set: SetId) {
-    let name = set.name();
-    let message = named(
-        NFT_MSG_DELSET,
-        family,
-        (NFTA_SET_TABLE, NFTA_SET_NAME),
-        &name,
-        batch.next_sequence(),
-    );
-    batch.put_program(&message, format!("deleting set {name} ({family})"));
 }
 
 /// Appends what deletes a table that is not ours, with everything in it. It must be there.
@@ -207,9 +185,9 @@ fn named(
 
 fn new_set(family: Family, set: SetId, id: u32) -> NewSet {
     let shape = SetShape::of(family, set);
-    let concat = if set.is_interval() && set.key().len() > 1 {
-        set.key()
-            .iter()
+    let key = set.key(family);
+    let concat = if set.is_interval() && key.len() > 1 {
+        key.iter()
             // Each field's bytes; at most 16.
             .map(|field| u8::try_from(field.width(family)).unwrap_or(0))
             .collect()
@@ -219,7 +197,7 @@ fn new_set(family: Family, set: SetId, id: u32) -> NewSet {
     NewSet {
         family: u16::from(family_number(family)),
         table: TABLE,
-        name: set.name(),
+        name: set.name().to_owned(),
         id,
         flags: shape.flags,
         key_type: shape.key_type,
@@ -252,7 +230,7 @@ impl SetShape {
         }
         if set.is_interval() {
             flags |= NFT_SET_INTERVAL;
-            if set.key().len() > 1 {
+            if set.key(family).len() > 1 {
                 flags |= NFT_SET_CONCAT;
             }
         }
@@ -263,6 +241,7 @@ impl SetShape {
             Data::None => None,
             // The length of a verdict is that of a register.
             Data::Verdict => Some((datatype::VERDICT, 16)),
+            Data::Number => Some((datatype::CLASSID, 4)),
             Data::Endpoint => {
                 let fields = [Field::Address, Field::Port];
                 Some((type_number(family, &fields), length(family, &fields)))
@@ -270,8 +249,8 @@ impl SetShape {
         };
         Self {
             flags,
-            key_type: type_number(family, set.key()),
-            key_length: length(family, set.key()),
+            key_type: type_number(family, set.key(family)),
+            key_length: length(family, set.key(family)),
             data,
         }
     }
@@ -286,7 +265,8 @@ fn type_number(family: Family, fields: &[Field]) -> u32 {
                 (Field::Address, Family::V6) => datatype::IPV6_ADDR,
                 (Field::Protocol, _) => datatype::INET_PROTOCOL,
                 (Field::Port, _) => datatype::INET_SERVICE,
-                (Field::Slot, _) => datatype::INTEGER,
+                (Field::Number, _) => datatype::CLASSID,
+                (Field::ClientHash, _) => datatype::INTEGER,
             }
     })
 }
@@ -300,24 +280,33 @@ fn length(family: Family, fields: &[Field]) -> u32 {
 /// What nft keeps in a set to print it as it was written (`src/mnl.c`, `src/netlink.c`).
 fn user_data(family: Family, set: SetId) -> Vec<u8> {
     let mut out = Vec::new();
-    let by_example = set.key().contains(&Field::Slot);
+    // nft has no name for the type of a hash, so a key of hashes is given by example.
+    let by_example = set.key(family).contains(&Field::ClientHash);
     let is_map = set.data() != Data::None;
-    if let [_] = set.key() {
-        put_number(
-            &mut out,
-            udata::SET_KEYBYTEORDER,
-            udata::BYTEORDER_BIG_ENDIAN,
-        );
-        return out;
-    }
-    put_number(&mut out, udata::SET_KEYBYTEORDER, udata::BYTEORDER_INVALID);
+    let byte_order = match set.key(family) {
+        [Field::Number] => udata::BYTEORDER_HOST_ENDIAN,
+        [_] => udata::BYTEORDER_BIG_ENDIAN,
+        _ => udata::BYTEORDER_INVALID,
+    };
+    put_number(&mut out, udata::SET_KEYBYTEORDER, byte_order);
     if is_map {
-        put_number(&mut out, udata::SET_DATABYTEORDER, udata::BYTEORDER_INVALID);
+        let byte_order = match set.data() {
+            Data::Number => udata::BYTEORDER_HOST_ENDIAN,
+            _ => udata::BYTEORDER_INVALID,
+        };
+        put_number(&mut out, udata::SET_DATABYTEORDER, byte_order);
     }
-    let key = concat(family, set.key(), by_example);
-    put(&mut out, udata::SET_KEY_TYPEOF, &key);
+    if set.key(family).len() > 1 {
+        let key = concat(set.key(family), by_example);
+        put(&mut out, udata::SET_KEY_TYPEOF, &key);
+    }
     if set.data() == Data::Endpoint {
-        let data = concat(family, &[Field::Address, Field::Port], by_example);
+        let data = concat(&[Field::Address, Field::Port], by_example);
+        put(&mut out, udata::SET_DATA_TYPEOF, &data);
+    }
+    if by_example && set.data() == Data::Number {
+        let numbers = numbers(&[udata::META_PRIORITY]);
+        let data = expression(udata::EXPR_META, &numbers);
         put(&mut out, udata::SET_DATA_TYPEOF, &data);
     }
     if is_map {
@@ -337,15 +326,25 @@ fn put_number(out: &mut Vec<u8>, kind: u8, value: u32) {
     put(out, kind, &value.to_ne_bytes());
 }
 
-/// A concatenation, given by example or as a mere concatenation of the key's types.
-fn concat(family: Family, fields: &[Field], by_example: bool) -> Vec<u8> {
+/// A concatenation, of hashes given by example or a mere concatenation of the key's types.
+fn concat(fields: &[Field], by_example: bool) -> Vec<u8> {
     let mut parts = Vec::new();
     if by_example {
-        for (index, field) in (0..).zip(fields) {
-            put(&mut parts, index, &example(family, *field));
+        // `numgen random mod 4294967295`: what a hash is, too.
+        let example = numbers(&[udata::NUMGEN_RANDOM, u32::MAX, 0]);
+        for index in (0..).take(fields.len()) {
+            put(&mut parts, index, &expression(udata::EXPR_NUMGEN, &example));
         }
     }
     expression(udata::EXPR_CONCAT, &parts)
+}
+
+fn numbers(numbers: &[u32]) -> Vec<u8> {
+    let mut data = Vec::new();
+    for (index, number) in (0..).zip(numbers) {
+        put_number(&mut data, index, *number);
+    }
+    data
 }
 
 fn expression(kind: u32, data: &[u8]) -> Vec<u8> {
@@ -353,35 +352,6 @@ fn expression(kind: u32, data: &[u8]) -> Vec<u8> {
     put_number(&mut out, udata::TYPEOF_EXPR, kind);
     put(&mut out, udata::TYPEOF_DATA, data);
     out
-}
-
-fn example(family: Family, field: Field) -> Vec<u8> {
-    let numbers = |numbers: &[u32]| {
-        let mut data = Vec::new();
-        for (index, number) in (0..).zip(numbers) {
-            put_number(&mut data, index, *number);
-        }
-        data
-    };
-    match (field, family) {
-        (Field::Address, Family::V4) => expression(
-            udata::EXPR_PAYLOAD,
-            &numbers(&[udata::PROTO_IP, udata::IP_DADDR]),
-        ),
-        (Field::Address, Family::V6) => expression(
-            udata::EXPR_PAYLOAD,
-            &numbers(&[udata::PROTO_IP6, udata::IP6_DADDR]),
-        ),
-        (Field::Protocol, _) => expression(udata::EXPR_META, &numbers(&[udata::META_L4PROTO])),
-        (Field::Port, _) => expression(
-            udata::EXPR_PAYLOAD,
-            &numbers(&[udata::PROTO_TH, udata::TH_DPORT]),
-        ),
-        (Field::Slot, _) => expression(
-            udata::EXPR_NUMGEN,
-            &numbers(&[udata::NUMGEN_RANDOM, EXTERNAL_OFFSET, 0]),
-        ),
-    }
 }
 
 #[cfg(test)]
@@ -396,32 +366,25 @@ mod tests {
         let cases = [
             (
                 Family::V4,
-                SetId::Endpoints,
-                "000400000000010400000000036000040d00000001580014000407000000010c00040c00000001040c\
-                 000000010e00040900000001060004100000000214000407000000010c00040b000000010402000000\
-                 031a0004170000000112000401000000010400000001020400000000043400040d000000012c0014000\
-                 407000000010c00040c00000001040c0000000114000407000000010c00040b0000000104020000000\
-                 60400000000",
+                SetId::ServiceIps,
+                "000400000000010401000000030800040d0000000100060400000000",
+            ),
+            (
+                Family::V4,
+                SetId::Draws,
+                "000401000000010400000000060400000000",
+            ),
+            (
+                Family::V4,
+                SetId::Affinity,
+                "000400000000010401000000030800040d0000000100060400000000",
             ),
             (
                 Family::V6,
-                SetId::NodePortEndpoints,
-                "000400000000010400000000034a00040d0000000142000e0004090000000106000410000000011400\
-                 0407000000010c00040b000000010402000000021a0004170000000112000401000000010400000001\
-                 020400000000043400040d000000012c0014000407000000010c00040d000000010409000000011400\
-                 0407000000010c00040b000000010402000000060400000000",
-            ),
-            (
-                Family::V4,
-                SetId::ServiceIps,
-                "000400000000010400000000030800040d0000000100060400000000",
-            ),
-            (
-                Family::V4,
-                SetId::Affinity(
-                    crate::backend::nftables::clients::ClientMap::from_name("10800-3").unwrap(),
-                ),
-                "000400000000010400000000030800040d0000000100040800040d0000000100060400000000",
+                SetId::Affinity,
+                "000400000000010401000000034000040d0000000138001a00041700000001120004010000000104ff\
+                 ffffff020400000000011a00041700000001120004010000000104ffffffff020400000000040e0004\
+                 090000000106000402000000060400000000",
             ),
             (
                 Family::V6,
@@ -443,8 +406,9 @@ mod tests {
     #[test]
     fn key_types_are_numbered_as_nft_numbers_them() {
         let cases = [
-            (Family::V4, SetId::Endpoints, 0x001c_c344, 16),
-            (Family::V6, SetId::Endpoints, 0x0020_c344, 28),
+            (Family::V4, SetId::Endpoints, 0x001c_c357, 16),
+            (Family::V6, SetId::Endpoints, 0x0020_c357, 28),
+            (Family::V6, SetId::Affinity, 0x0000_0104, 8),
             (Family::V4, SetId::ServiceNodePorts, 0x0000_030d, 8),
             (Family::V6, SetId::AllowedSources, 0x0020_c348, 40),
             (Family::V4, SetId::ClusterIps, 7, 4),

@@ -18,7 +18,10 @@ pub(crate) const NFTA_RULE_TABLE: u16 = 1;
 pub(crate) const NFTA_RULE_CHAIN: u16 = 2;
 pub(crate) const NFTA_RULE_HANDLE: u16 = 3;
 pub(crate) const NFTA_RULE_EXPRESSIONS: u16 = 4;
+pub(crate) const NFTA_EXPR_NAME: u16 = 1;
 pub(crate) const NFTA_EXPR_DATA: u16 = 2;
+pub(crate) const NFTA_CMP_DATA: u16 = 3;
+pub(crate) const NFTA_DYNSET_TIMEOUT: u16 = 6;
 pub(crate) const NFTA_IMMEDIATE_DATA: u16 = 2;
 
 pub(crate) const NFTA_SET_TABLE: u16 = 1;
@@ -37,7 +40,6 @@ pub(crate) const NFTA_LIST_ELEM: u16 = 1;
 pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
 pub(crate) const NFTA_SET_ELEM_FLAGS: u16 = 3;
-pub(crate) const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 pub(crate) const NFTA_SET_ELEM_USERDATA: u16 = 6;
 pub(crate) const NFTA_SET_ELEM_KEY_END: u16 = 10;
 pub(crate) const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
@@ -46,6 +48,7 @@ pub(crate) const NFTA_DATA_VALUE: u16 = 1;
 pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
 pub(crate) const NFTA_VERDICT_CODE: u16 = 1;
 pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
+pub(crate) const NFT_JUMP: i32 = -3;
 pub(crate) const NFT_GOTO: i32 = -4;
 pub(crate) const NF_DROP: i32 = 0;
 
@@ -66,7 +69,6 @@ pub(crate) const NFT_MSG_GETRULE: u16 = 7;
 pub(crate) const NFT_MSG_DELRULE: u16 = 8;
 pub(crate) const NFT_MSG_NEWSET: u16 = 9;
 pub(crate) const NFT_MSG_GETSET: u16 = 10;
-pub(crate) const NFT_MSG_DELSET: u16 = 11;
 pub(crate) const NFT_MSG_NEWSETELEM: u16 = 12;
 pub(crate) const NFT_MSG_GETSETELEM: u16 = 13;
 pub(crate) const NFT_MSG_DELSETELEM: u16 = 14;
@@ -83,20 +85,14 @@ pub(crate) mod udata {
     pub(crate) const TYPEOF_DATA: u8 = 1;
     pub(crate) const ELEM_COMMENT: u8 = 0;
     pub(crate) const BYTEORDER_INVALID: u32 = 0;
+    pub(crate) const BYTEORDER_HOST_ENDIAN: u32 = 1;
     pub(crate) const BYTEORDER_BIG_ENDIAN: u32 = 2;
     /// `enum expr_types`.
-    pub(crate) const EXPR_PAYLOAD: u32 = 7;
     pub(crate) const EXPR_META: u32 = 9;
     pub(crate) const EXPR_CONCAT: u32 = 13;
     pub(crate) const EXPR_NUMGEN: u32 = 23;
-    /// `enum proto_desc_id` and the fields of its descriptions.
-    pub(crate) const PROTO_TH: u32 = 11;
-    pub(crate) const PROTO_IP: u32 = 12;
-    pub(crate) const PROTO_IP6: u32 = 13;
-    pub(crate) const TH_DPORT: u32 = 2;
-    pub(crate) const IP_DADDR: u32 = 12;
-    pub(crate) const IP6_DADDR: u32 = 9;
-    pub(crate) const META_L4PROTO: u32 = 16;
+    /// `NFT_META_PRIORITY`.
+    pub(crate) const META_PRIORITY: u32 = 2;
     pub(crate) const NUMGEN_RANDOM: u32 = 1;
 }
 
@@ -107,6 +103,7 @@ pub(crate) mod datatype {
     pub(crate) const IPV6_ADDR: u32 = 8;
     pub(crate) const INET_PROTOCOL: u32 = 12;
     pub(crate) const INET_SERVICE: u32 = 13;
+    pub(crate) const CLASSID: u32 = 23;
     /// Bits that each part takes in the number of a concatenation (`TYPE_BITS`).
     pub(crate) const CONCAT_BITS: u32 = 6;
     /// `NFT_DATA_VERDICT` in the kernel's header.
