@@ -215,11 +215,8 @@ fn nft_lists_what_it_cannot_load() {
     let host = Host::new();
     once(&host, &manifests);
     let listed = host.ruleset();
-    assert!(listed.contains("update @affinity-600-"));
-    assert!(listed.contains(
-        " { ct original ip6 saddr . ct original ip6 daddr . meta l4proto . \
-         ct original proto-dst timeout 10m : ip6 daddr . tcp dport }"
-    ));
+    assert!(listed.contains("update @affinity { ip saddr . ip daddr . meta l4proto . th dport timeout 10m : meta priority } return"));
+    assert!(listed.contains("timeout 10m : meta priority } return"));
 }
 
 #[test]
@@ -387,16 +384,14 @@ fn e17_one_table_in_each_family_hooks_in_where_kube_proxys_does() {
         assert_eq!(
             hooks,
             [
-                ("forward", "filter", 0),
-                ("input", "filter", 0),
-                ("output", "filter", -110),
-                ("output", "filter", 0),
+                // Source ranges, the choice of an endpoint, refusals.
+                ("output", "nat", -110),
                 ("output", "nat", -100),
-                // Remembers clients before they are masqueraded.
-                ("postrouting", "filter", 99),
+                ("output", "nat", -90),
                 ("postrouting", "nat", 100),
-                ("prerouting", "filter", -110),
+                ("prerouting", "nat", -110),
                 ("prerouting", "nat", -100),
+                ("prerouting", "nat", -90),
             ],
             "{family}"
         );
@@ -405,11 +400,11 @@ fn e17_one_table_in_each_family_hooks_in_where_kube_proxys_does() {
 
 /// What somebody might do to our tables, by mistake or on purpose.
 const TAMPERING: &[&str] = &[
-    "nft delete element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . 1 }'",
-    "nft add element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . 7 : 10.244.1.9 . 8080 }'",
+    "nft delete element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . c000:1 }'",
+    "nft add element ip pointsman endpoints '{ 10.96.0.2 . tcp . 80 . c000:7 : 10.244.1.9 . 8080 }'",
     "nft delete element ip pointsman service-ips '{ 10.96.0.1 . tcp . 80 }'",
-    "nft add element ip pointsman service-ips '{ 10.96.0.99 . tcp . 80 : drop }'",
-    "nft add element ip pointsman service-ips '{ 10.96.0.98 . tcp . 80 : accept }'",
+    "nft add element ip pointsman service-ips '{ 10.96.0.99 . tcp . 80 : 8600:0 }'",
+    "nft add element ip pointsman service-ips '{ 10.96.0.98 . tcp . 80 : 1:7 }'",
     "nft add element ip pointsman no-endpoints-ips '{ 10.96.0.1 . tcp . 80 }'",
     "nft flush set ip pointsman cluster-ips",
     "nft add element ip pointsman service-cidrs '{ 172.16.0.0/12 }'",
@@ -417,7 +412,7 @@ const TAMPERING: &[&str] = &[
     "nft delete element ip pointsman allowed-sources '{ 203.0.113.3 . tcp . 80 . 10.0.0.0/8 }'",
     "nft add element ip6 pointsman hairpin '{ fd00::1 . fd00::2 . tcp . 1 }'",
     "nft add rule ip pointsman services accept",
-    "nft insert rule ip6 pointsman lb-4 drop",
+    "nft insert rule ip6 pointsman lb drop",
     "nft add chain ip pointsman mine",
     "nft add set ip pointsman mine '{ type ipv4_addr; }'",
     "nft delete table ip6 pointsman",
@@ -526,8 +521,8 @@ fn a_change_while_running_survives_interference() {
     let _process = Pointsman::start(&host, &["--manifests", manifests.path()]);
     // What the process believes to be there is not, and what it wants to add is.
     host.sh(
-        "nft delete element ip pointsman endpoints '{ 10.96.0.1 . tcp . 80 . 0 }'
-             nft add element ip pointsman endpoints '{ 10.96.0.77 . tcp . 80 . 0 : 10.9.9.9 . 9 }'",
+        "nft delete element ip pointsman endpoints '{ 10.96.0.1 . tcp . 80 . c000:0 }'
+             nft add element ip pointsman endpoints '{ 10.96.0.77 . tcp . 80 . c000:0 : 10.9.9.9 . 9 }'",
     );
     manifests.write(
         "objects.json",
@@ -602,10 +597,10 @@ fn bad_objects_are_named_and_everything_else_is_programmed() {
     }
     let listed = host.sh("nft list table ip pointsman");
     for text in [
-        "10.96.1.5 . tcp . 80 comment \"default/crowd:http\" : goto cluster-ip-16384",
-        "10.96.1.6 . tcp . 80 comment \"default/good:http\" : goto cluster-ip-4",
+        "10.96.1.5 . tcp . 80 comment \"default/crowd:http\" : 8000:8094",
+        "10.96.1.6 . tcp . 80 comment \"default/good:http\" : 8000:1",
         "10.96.1.4 . tcp . 80 comment \"default/twin:http\"",
-        "10.96.1.5 . tcp . 80 . 9999 : ",
+        "10.96.1.5 . tcp . 80 . c000:270f : ",
         &format!("comment \"{long}/{long}:"),
     ] {
         assert!(listed.contains(text), "{text}");
@@ -786,7 +781,8 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
         remembered: false,
         endpoint: Endpoint::new([11, 0, 0, 9].into(), 8080),
     };
-    let key = |index: u32| format!("ip pointsman endpoints '{{ 10.96.1.0 . tcp . 80 . c000:{index:x}");
+    let key =
+        |index: u32| format!("ip pointsman endpoints '{{ 10.96.1.0 . tcp . 80 . c000:{index:x}");
     host.sh(&format!(
         "nft add element {} : 11.0.0.9 . 8080 }}'",
         key(40_000)

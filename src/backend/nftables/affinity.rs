@@ -269,7 +269,9 @@ impl Affinity {
             staged.classes_of.insert(destination, (how.class, wanted));
         }
         if is != before {
-            staged.edits.push((destination, is.map_or(Edit::End, Edit::Begin)));
+            staged
+                .edits
+                .push((destination, is.map_or(Edit::End, Edit::Begin)));
         }
         let same_policy = is.map(|how| how.policy) == before.map(|how| how.policy);
         let mut remove = |element| staged.remove.push((owner, element));
@@ -334,9 +336,7 @@ impl Affinity {
             let at = staged
                 .edits
                 .iter()
-                .position(|(edited, edit)| {
-                    *edited == destination && matches!(edit, Edit::Come(..))
-                })
+                .position(|(edited, edit)| *edited == destination && matches!(edit, Edit::Come(..)))
                 .unwrap_or(staged.edits.len());
             staged.edits.splice(at..at, edits);
         }

@@ -6,8 +6,8 @@
 //! for so long, come and go with the sizes and timeouts in use, whose number is bounded.
 
 use super::numbers::{
-    BARE_MASK, CLASS_MASK, Class, KIND_MASK, LOCAL_BIT, ROUTE_MASK, SIZE_MASK, Shape,
-    Size, class_bits, id_kind, place,
+    BARE_MASK, CLASS_MASK, Class, KIND_MASK, LOCAL_BIT, ROUTE_MASK, SIZE_MASK, Shape, Size,
+    class_bits, id_kind, place,
 };
 use super::program::{DESTINATION, LocalDetector, NODE_PORT, Program};
 use super::sets::SetId;
@@ -376,11 +376,7 @@ impl Program<'_> {
             Chain::regular(maps.name("recalled"), vec![remember(), translate()]),
             Chain::regular(
                 maps.name("chosen"),
-                vec![
-                    remember(),
-                    vec![read_back, maps.translate()],
-                    translate(),
-                ],
+                vec![remember(), vec![read_back, maps.translate()], translate()],
             ),
         ]
     }

@@ -93,7 +93,11 @@ mod tests {
         let (rounded, sixty) = classes.enter(41);
         assert_eq!(sixty, 60);
         assert_eq!(classes.enter(42), (6, 42), "42 is in use already");
-        assert_eq!(classes.enter(59), (rounded, 60), "one class for all of them");
+        assert_eq!(
+            classes.enter(59),
+            (rounded, 60),
+            "one class for all of them"
+        );
         for seconds in 1..=86_400 {
             let given = classes.enter(seconds).1;
             assert!(given >= seconds, "{seconds}: {given}");

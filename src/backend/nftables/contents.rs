@@ -131,9 +131,7 @@ impl Assembly {
                 return true;
             }
             // Where nobody outside is served, that is part of a route that remembers or not.
-            Shape::Drop
-                if list == List::External && self.pieces.contains_key(&destination) =>
-            {
+            Shape::Drop if list == List::External && self.pieces.contains_key(&destination) => {
                 self.pieces.entry(destination).or_default().external = Some(shape);
                 return true;
             }
@@ -185,9 +183,7 @@ impl Assembly {
                 Entry::Route {
                     destination, route, ..
                 } => (destination, List::Primary, route),
-                Entry::ExternalRoute { destination, route } => {
-                    (destination, List::External, route)
-                }
+                Entry::ExternalRoute { destination, route } => (destination, List::External, route),
                 _ => return None,
             };
             match route {
@@ -285,8 +281,7 @@ impl Pieces {
                 endpoint,
             });
         }
-        let nothing_else =
-            self.ids.len() == 2 * bares.len() && self.endpoints.len() == bares.len();
+        let nothing_else = self.ids.len() == 2 * bares.len() && self.endpoints.len() == bares.len();
         let [primary, external] = counts;
         let mut entries = vec![Entry::Route {
             destination,

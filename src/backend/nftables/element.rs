@@ -118,11 +118,7 @@ impl<'a> Element<'a> {
     /// The element that an entry is. `class` is that of the clients that a route remembers, and
     /// `wanted_seconds` for how long its Service wants that, if the class is another. `None` for
     /// endpoints that clients come back to.
-    pub(crate) fn of(
-        entry: &'a Entry,
-        class: Class,
-        wanted_seconds: Option<u32>,
-    ) -> Option<Self> {
+    pub(crate) fn of(entry: &'a Entry, class: Class, wanted_seconds: Option<u32>) -> Option<Self> {
         Some(match entry {
             Entry::Route {
                 destination,
@@ -259,9 +255,8 @@ impl<'a> Element<'a> {
             }
         }
         use SetId::{
-            AffinityIds, AffinityNodePortIds, Endpoints, ExternalLocalIps,
-            ExternalLocalNodePorts, NoEndpointsIps, NoEndpointsNodePorts, NodePortEndpoints,
-            ServiceIps, ServiceNodePorts,
+            AffinityIds, AffinityNodePortIds, Endpoints, ExternalLocalIps, ExternalLocalNodePorts,
+            NoEndpointsIps, NoEndpointsNodePorts, NodePortEndpoints, ServiceIps, ServiceNodePorts,
         };
         match self {
             Self::Shape {

@@ -171,10 +171,9 @@ impl SetId {
         match self {
             Self::Endpoints | Self::AffinityIds => &[Address, Protocol, Port, Number],
             Self::NodePortEndpoints | Self::AffinityNodePortIds => &[Protocol, Port, Number],
-            Self::ServiceIps
-            | Self::ExternalLocalIps
-            | Self::NoEndpointsIps
-            | Self::GuardedIps => ADDRESS_PORT,
+            Self::ServiceIps | Self::ExternalLocalIps | Self::NoEndpointsIps | Self::GuardedIps => {
+                ADDRESS_PORT
+            }
             Self::ServiceNodePorts | Self::ExternalLocalNodePorts | Self::NoEndpointsNodePorts => {
                 NODE_PORT
             }

@@ -182,10 +182,7 @@ impl Programmed {
             .map(|(size, _)| *size)
             .filter(|size| *size != Size::NONE)
             .collect();
-        let chains: Vec<Size> = drawn(&needed)
-            .difference(&known.draws)
-            .copied()
-            .collect();
+        let chains: Vec<Size> = drawn(&needed).difference(&known.draws).copied().collect();
         let program = Program::new(&self.config, family);
         let mut new: Vec<Chain> = if self.replace {
             program.fixed_chains()
@@ -317,12 +314,7 @@ fn drawn(sizes: &BTreeSet<Size>) -> BTreeSet<Size> {
 }
 
 /// Writes the rules that remember anew.
-fn put_timeouts(
-    batch: &mut Batch,
-    family: Family,
-    timeouts: &BTreeMap<Class, u32>,
-    flush: bool,
-) {
+fn put_timeouts(batch: &mut Batch, family: Family, timeouts: &BTreeMap<Class, u32>, flush: bool) {
     if flush {
         objects::put_flush_chain(batch, family, super::program::TABLE, choice::REMEMBER);
     }

@@ -249,7 +249,11 @@ fn f3_clients_keep_an_endpoint_whose_place_or_timeout_changes_and_lose_one_that_
     expected.remove(&endpoints(Family::V4, &[1])[0]);
     assert_eq!(step(balance(&[2, 3], Some(60))), expected);
     assert_eq!(step(balance(&[2, 3], Some(3_600))), expected);
-    assert_eq!(step(balance(&[1, 2, 3], Some(60))), first, "who is back is known");
+    assert_eq!(
+        step(balance(&[1, 2, 3], Some(60))),
+        first,
+        "who is back is known"
+    );
 }
 
 #[test]
@@ -320,7 +324,10 @@ fn no_timeouts_and_no_sizes_make_more_than_a_bounded_number_of_parts() {
     assert!(parts.timeouts.len() <= 56, "{}", parts.timeouts.len());
     assert!(parts.draws.len() <= 450, "{}", parts.draws.len());
     let (entries, _) = kernel.read(&programmed);
-    assert!(entries == engine.applied_entries(), "each keeps what it wants");
+    assert!(
+        entries == engine.applied_entries(),
+        "each keeps what it wants"
+    );
 }
 
 #[test]

@@ -143,8 +143,7 @@ fn compare(
         if fixed.iter().any(|chain| chain.name == *name) {
             continue;
         }
-        let size =
-            choice::drawn_size(name).ok_or_else(|| format!("chain {name} is not ours"))?;
+        let size = choice::drawn_size(name).ok_or_else(|| format!("chain {name} is not ours"))?;
         same(family, &choice::draw_chain(size), found)?;
         installed.parts.draws.insert(size);
     }
@@ -432,9 +431,8 @@ pub(crate) fn contents(
             }
         }
         let is_ours = if set == SetId::ServiceCidrs {
-            let bounds = list_elements(socket, family, set, |listed| {
-                listed.interval_bound(family)
-            })?;
+            let bounds =
+                list_elements(socket, family, set, |listed| listed.interval_bound(family))?;
             let ranges = bounds.and_then(elements::service_cidrs);
             let ranges: Option<Vec<Element<'_>>> =
                 ranges.map(|ranges| ranges.into_iter().map(Element::Shared).collect());

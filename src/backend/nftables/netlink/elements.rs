@@ -380,10 +380,13 @@ impl<'a> Listed<'a> {
                 }
                 Element::Shape {
                     destination,
-                    list: if primary { List::Primary } else { List::External },
+                    list: if primary {
+                        List::Primary
+                    } else {
+                        List::External
+                    },
                     shape,
-                    comment: primary
-                        .then(|| Comment::from_text(self.comment.unwrap_or_default())),
+                    comment: primary.then(|| Comment::from_text(self.comment.unwrap_or_default())),
                 }
             }
             Data::Verdict => return None,

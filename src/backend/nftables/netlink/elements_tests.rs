@@ -35,12 +35,18 @@ fn read_back(element: &Element<'_>, family: Family) -> Option<Vec<Element<'stati
         let verdicts = listed.iter().map(|listed| {
             let (number, verdict) = listed.number_verdict()?;
             let verdict = verdict.into();
-            Some(Element::Verdict { map: set, number, verdict })
+            Some(Element::Verdict {
+                map: set,
+                number,
+                verdict,
+            })
         });
         return verdicts.collect();
     }
     let elements = listed.iter().map(|listed| listed.element(set, family));
-    elements.map(|element| element.map(Element::into_owned)).collect()
+    elements
+        .map(|element| element.map(Element::into_owned))
+        .collect()
 }
 
 fn any_address() -> impl Strategy<Value = IpAddr> {
@@ -104,9 +110,13 @@ fn any_shape(node_port: bool) -> impl Strategy<Value = Shape> {
 
 /// An element, and the family of its table.
 fn any_element() -> impl Strategy<Value = (Element<'static>, Family)> {
-    let of_destination = (any_destination(), any::<(bool, u128, u16)>())
-        .prop_flat_map(|(destination, (primary, bits, port))| {
-            let list = if primary { List::Primary } else { List::External };
+    let of_destination = (any_destination(), any::<(bool, u128, u16)>()).prop_flat_map(
+        |(destination, (primary, bits, port))| {
+            let list = if primary {
+                List::Primary
+            } else {
+                List::External
+            };
             let endpoint = Endpoint::new(address_like(destination, bits), port);
             let number = numbers::place(list, u32::from(port));
             let node_port = matches!(destination.host, Host::Node(_));
@@ -125,23 +135,39 @@ fn any_element() -> impl Strategy<Value = (Element<'static>, Family)> {
             );
             prop_oneof![
                 shape,
-                Just(Element::Endpoint { destination, number, endpoint }),
-                Just(Element::Id { destination, number, id: bits as u32 }),
+                Just(Element::Endpoint {
+                    destination,
+                    number,
+                    endpoint
+                }),
+                Just(Element::Id {
+                    destination,
+                    number,
+                    id: bits as u32
+                }),
                 label.0.prop_map(move |label| Element::NoEndpoints {
                     destination,
                     label: label.into(),
                 }),
             ]
-        });
+        },
+    );
     let at_address = (any_address(), any_protocol(), any::<u16>(), any_network()).prop_flat_map(
         |(address, protocol, port, (bits, prefix))| {
             let host = Host::Address(address);
-            let destination = Destination { host, protocol, port };
+            let destination = Destination {
+                host,
+                protocol,
+                port,
+            };
             let network = network_of(address_like(destination, bits), prefix);
             let endpoint = Endpoint::new(address, port);
             prop_oneof![
                 Just(Element::Guarded { destination }),
-                Just(Element::AllowedSource { destination, network }),
+                Just(Element::AllowedSource {
+                    destination,
+                    network
+                }),
                 Just(Element::Shared(Shared::ClusterIp(address))),
                 Just(Element::Shared(Shared::NodePortAddress(address))),
                 Just(Element::Shared(Shared::ServiceCidr(network))),
@@ -222,8 +248,8 @@ fn neighbouring_service_ranges_stay_apart() {
         ("10.2.0.0", true),
     ]))
     .unwrap();
-    let expected = ["10.0.0.0/16", "10.1.0.0/16"]
-        .map(|cidr| Shared::ServiceCidr(cidr.parse().unwrap()));
+    let expected =
+        ["10.0.0.0/16", "10.1.0.0/16"].map(|cidr| Shared::ServiceCidr(cidr.parse().unwrap()));
     assert_eq!(ranges, expected);
     for odd in [
         &[("10.0.0.0", false), ("10.0.0.5", true)][..],

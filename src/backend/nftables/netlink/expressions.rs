@@ -11,8 +11,8 @@ use nftnl::nftnl_sys as sys;
 use sys::libc;
 
 use super::ffi::{Expression, Value};
-use crate::backend::nftables::statement::{Load, Priority, Rule, Statement};
 use crate::backend::nftables::sets::{Field, SetId};
+use crate::backend::nftables::statement::{Load, Priority, Rule, Statement};
 use crate::model::Family;
 
 /// A 32-bit register by its number among all of them: 4 bytes each, 16 in all.
@@ -72,6 +72,7 @@ pub(super) fn rule(family: Family, rule: &Rule) -> Vec<Expression> {
     let mut encoder = Encoder {
         family,
         out: Vec::new(),
+        hashed_at: HASHED_FOR_LOOKUP,
     };
     for statement in rule {
         encoder.statement(statement);
@@ -79,9 +80,15 @@ pub(super) fn rule(family: Family, rule: &Rule) -> Vec<Expression> {
     encoder.out
 }
 
+/// For a lookup and for a statement that changes a map.
+const HASHED_FOR_LOOKUP: Register = Register(6);
+const HASHED_FOR_UPDATE: Register = Register(4);
+
 struct Encoder {
     family: Family,
     out: Vec<Expression>,
+    /// Where what is hashed is loaded: behind the key, in the registers that nft 1.0.6 takes.
+    hashed_at: Register,
 }
 
 impl Encoder {
@@ -322,7 +329,9 @@ impl Encoder {
 
     /// `[ dynset update reg_key 1 set affinity sreg_data 2 timeout 10800000ms ]`
     fn clients(&mut self, key: &[Load], operation: u32, timeout_seconds: u32) {
+        self.hashed_at = HASHED_FOR_UPDATE;
         let data_at = self.load_key(key, false, Register::FIRST);
+        self.hashed_at = HASHED_FOR_LOOKUP;
         self.load(Load::Priority, data_at);
         let milliseconds = u64::from(timeout_seconds) * 1000;
         let attributes = vec![
@@ -464,8 +473,7 @@ impl Encoder {
             Load::Protocol,
             Load::DestinationPort,
         ];
-        // Behind both halves, at the next whole 16 bytes.
-        let from = Register(4);
+        let from = self.hashed_at;
         let end = self.load_key(&client, false, from);
         let attributes = [
             (sys::NFTNL_EXPR_HASH_SREG, from.number()),
@@ -552,7 +560,10 @@ impl Encoder {
                 sys::NFTNL_EXPR_LOOKUP_SREG,
                 Value::U32(Register::FIRST.number()),
             ),
-            (sys::NFTNL_EXPR_LOOKUP_SET, Value::Text(set.name().to_owned())),
+            (
+                sys::NFTNL_EXPR_LOOKUP_SET,
+                Value::Text(set.name().to_owned()),
+            ),
         ];
         attributes.extend(to.map(|register| (sys::NFTNL_EXPR_LOOKUP_DREG, Value::U32(register))));
         let flags = if invert { LOOKUP_INVERT } else { 0 };
