@@ -5,6 +5,8 @@
 //! very transaction, however many they are, and nobody has to look for them; one that only changes
 //! its place keeps it. Pure bookkeeping: which ids there are, and which elements a delta is.
 
+use std::collections::BTreeMap;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::classes::Classes;
@@ -73,6 +75,12 @@ pub(super) struct Staged {
 }
 
 impl Staged {
+    /// The timeouts that there have to be rules for, if a delta has to do with them.
+    pub(super) fn timeouts(&self, family: Family) -> Option<BTreeMap<Class, u32>> {
+        let classes = self.classes.as_ref()?;
+        Some(classes.get(family).timeouts())
+    }
+
     /// The class of a destination's route, and the timeout that it wanted if that is another.
     pub(super) fn class_of(&self, destination: &Destination) -> (Class, Option<u32>) {
         self.classes_of
@@ -394,20 +402,6 @@ impl Affinity {
             lists[list as usize].taken.insert(bare);
         }
         self.destinations.insert(destination, how.of(lists));
-    }
-
-    /// Which rules the kernel needs in a family.
-    pub(super) fn timeouts(
-        &self,
-        staged: &Staged,
-        family: Family,
-    ) -> std::collections::BTreeMap<Class, u32> {
-        staged
-            .classes
-            .as_ref()
-            .unwrap_or(&self.classes)
-            .get(family)
-            .timeouts()
     }
 }
 

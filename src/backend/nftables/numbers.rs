@@ -236,7 +236,7 @@ impl Size {
         let endpoints = endpoints.min(MOST_PLACES);
         // 16..=31 sixteenths of a power of two, rounded up.
         let exponent = (endpoints - 1).ilog2() - 4;
-        let mantissa = (endpoints - 1 >> exponent) + 1;
+        let mantissa = ((endpoints - 1) >> exponent) + 1;
         let (exponent, mantissa) = if mantissa == 32 {
             (exponent + 1, 16)
         } else {

@@ -63,8 +63,7 @@ fn line(out: &mut String, depth: usize, text: std::fmt::Arguments<'_>) {
 }
 
 fn render_table(out: &mut String, config: &ProgramConfig, family: Family, delta: &Delta) {
-    let affinity = Affinity::default();
-    let staged = affinity.stage(delta);
+    let staged = Affinity::default().stage(delta);
     let mut elements: BTreeMap<SetId, Vec<String>> = BTreeMap::new();
     let mut sizes = BTreeSet::new();
     let mut put = |element: &Element<'_>| {
@@ -118,7 +117,7 @@ fn render_table(out: &mut String, config: &ProgramConfig, family: Family, delta:
     let chains = Program::new(config, family).fixed_chains().into_iter();
     for mut chain in chains.chain(draws.into_iter().map(choice::draw_chain)) {
         if chain.name == REMEMBER {
-            let timeouts = affinity.timeouts(&staged, family).into_iter();
+            let timeouts = staged.timeouts(family).unwrap_or_default().into_iter();
             let rules =
                 timeouts.map(|(class, seconds)| choice::remember_rule(family, class, seconds));
             chain.rules = rules.collect();

@@ -54,7 +54,8 @@ pub(super) struct Change {
     affinity: Staged,
     sizes: PerFamily<BTreeMap<Size, isize>>,
     elements: PerFamily<[isize; SETS.len()]>,
-    parts: PerFamily<Parts>,
+    /// What comes to the parts, and the timeouts if they are other ones.
+    parts: PerFamily<(Parts, bool)>,
 }
 
 /// A route that a delta takes away and puts in place as the same element: beyond 256 endpoints one
@@ -116,7 +117,7 @@ impl Programmed {
             affinity: self.affinity.stage(delta),
             sizes: PerFamily::default(),
             elements: PerFamily::default(),
-            parts: self.parts.clone(),
+            parts: PerFamily::default(),
         };
         let unchanged = unchanged(delta);
         self.put_removals(&mut batch, delta, &unchanged, &mut change);
@@ -176,6 +177,7 @@ impl Programmed {
             }
         }
         let known = self.parts.get(family);
+        // Nothing new is the rule.
         let needed: BTreeSet<Size> = sizes
             .iter()
             .filter(|(size, by)| **by > 0 && !known.sizes.contains(size))
@@ -215,17 +217,17 @@ impl Programmed {
             choice::draw_elements(*size).for_each(&mut put);
         }
         batch.barrier();
-        let timeouts = self.affinity.timeouts(&change.affinity, family);
-        let adds_rules = timeouts
-            .iter()
-            .any(|(class, seconds)| known.timeouts.get(class) != Some(seconds));
-        let parts = change.parts.get_mut(family);
-        if adds_rules {
-            put_timeouts(batch, family, &timeouts, !self.replace);
-            parts.timeouts = timeouts;
-        }
+        let (parts, new_timeouts) = change.parts.get_mut(family);
         parts.draws.extend(chains);
-        parts.sizes.extend(needed);
+        parts.sizes = needed;
+        if let Some(timeouts) = change.affinity.timeouts(family)
+            && timeouts
+                .iter()
+                .any(|(class, seconds)| known.timeouts.get(class) != Some(seconds))
+        {
+            put_timeouts(batch, family, &timeouts, !self.replace);
+            (parts.timeouts, *new_timeouts) = (timeouts, true);
+        }
     }
 
     /// Takes in that the kernel has taken a transaction. Returns what was rounded.
@@ -243,8 +245,14 @@ impl Programmed {
             for (count, by) in elements.iter_mut().zip(change.elements.get(family)) {
                 *count = count.saturating_add_signed(*by);
             }
+            let (new, new_timeouts) = std::mem::take(change.parts.get_mut(family));
+            let parts = self.parts.get_mut(family);
+            parts.draws.extend(new.draws);
+            parts.sizes.extend(new.sizes);
+            if new_timeouts {
+                parts.timeouts = new.timeouts;
+            }
         }
-        self.parts = change.parts;
         let rounded = std::mem::take(&mut change.affinity.rounded);
         self.affinity.commit(change.affinity);
         self.replace = false;

@@ -1,7 +1,7 @@
 //! What transactions leave in the kernel is what the engine takes to be applied, whatever came
 //! before: batches are taken by a kernel of maps, which is as strict as the real one, and read back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -270,7 +270,7 @@ fn of_two_endpoints_with_one_hash_each_has_an_id_of_its_own() {
     let mut programmed = Programmed::new(ProgramConfig::default());
     want(&mut engine, vec![None, None, Some(forwarding)]);
     sync(&mut engine, &mut programmed, &mut kernel, usize::MAX);
-    let ids: std::collections::BTreeSet<u32> = ids(&kernel).into_values().collect();
+    let ids: BTreeSet<u32> = ids(&kernel).into_values().collect();
     assert_eq!(ids.len(), list.len());
 }
 

@@ -330,8 +330,10 @@ impl Encoder {
     /// `[ dynset update reg_key 1 set affinity sreg_data 2 timeout 10800000ms ]`
     fn clients(&mut self, key: &[Load], operation: u32, timeout_seconds: u32) {
         self.hashed_at = HASHED_FOR_UPDATE;
-        let data_at = self.load_key(key, false, Register::FIRST);
+        self.load_key(key, false, Register::FIRST);
         self.hashed_at = HASHED_FOR_LOOKUP;
+        // The key has at most 16 bytes.
+        let data_at = Register(4);
         self.load(Load::Priority, data_at);
         let milliseconds = u64::from(timeout_seconds) * 1000;
         let attributes = vec![
