@@ -281,6 +281,7 @@ impl Affinity {
                 .edits
                 .push((destination, is.map_or(Edit::End, Edit::Begin)));
         }
+        let comes_at = staged.edits.len();
         let same_policy = is.map(|how| how.policy) == before.map(|how| how.policy);
         let mut remove = |element| staged.remove.push((owner, element));
         let mut leaving: FxHashSet<(List, Endpoint)> = FxHashSet::default();
@@ -341,12 +342,7 @@ impl Affinity {
                 edits.push((destination, Edit::Leave(list, endpoint)));
             }
             // Before those that come, of which some may be the same.
-            let at = staged
-                .edits
-                .iter()
-                .position(|(edited, edit)| *edited == destination && matches!(edit, Edit::Come(..)))
-                .unwrap_or(staged.edits.len());
-            staged.edits.splice(at..at, edits);
+            staged.edits.splice(comes_at..comes_at, edits);
         }
     }
 

@@ -67,16 +67,13 @@ impl Kernel {
     fn read(&self, programmed: &Programmed) -> (Vec<Entry>, Programmed) {
         let mut again = Programmed::new(programmed.config.clone());
         let mut entries = Vec::new();
+        let mut elements: Vec<(Family, Element<'_>)> = self.elements().collect();
+        elements.sort_by_key(|(family, element)| (*family, element.set()));
         for family in Family::BOTH {
             let mut assembly = Assembly::default();
-            for set in SETS {
-                for (_, element) in self
-                    .elements()
-                    .filter(|(its, element)| *its == family && element.set() == set)
-                {
-                    assert!(assembly.take(&element), "{element:?}");
-                    again.found(family, &element);
-                }
+            for (_, element) in elements.iter().filter(|(its, _)| *its == family) {
+                assert!(assembly.take(element), "{element:?}");
+                again.found(family, element);
             }
             let contents = assembly.finish(&programmed.parts.get(family).timeouts);
             assert_eq!(contents.debris, [], "everything belongs to something");
