@@ -9,14 +9,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::ir::{Action, Destination, Endpoints, Forwarding, Host, Label, Shared, SourcePolicy};
+use crate::ir::{Action, Destination, Forwarding, Host, Label, Shared, SourcePolicy};
 use crate::model::{
-    Endpoint, EndpointSlice, Family, Name, Node, ObjectKey, PerFamily, Protocol, Service,
+    EndpointSlice, Endpoints, Family, Name, Node, ObjectKey, PerFamily, Protocol, Service,
     ServicePort, SourceRanges, State,
 };
 use crate::networks;
-use crate::select::{Selection, Uses, select};
+use crate::select::{Selection, ServingSlice, Uses, select};
 
 /// Which of the node's addresses accept `NodePort`s (`nodePortAddresses`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -104,54 +105,164 @@ pub struct HealthCheck {
 /// Compiles one Service.
 #[must_use]
 pub fn compile(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
-    let mut parts = Parts::with_room_for(service);
     let slices: Vec<&EndpointSlice> = state.slices(key).collect();
-    for (family, cluster_ip) in service.cluster_ips.iter() {
-        let Some(cluster_ip) = *cluster_ip else {
+    let mut serving: FxHashMap<(Family, &str, Protocol), Vec<ServingSlice<'_>>> =
+        FxHashMap::default();
+    for slice in &slices {
+        for port in &*slice.ports {
+            let of = (slice.family, &*port.name, port.protocol);
+            serving.entry(of).or_default().push((slice, port.port));
+        }
+    }
+    let select = |family, port: &ServicePort, uses| {
+        let slices = serving.get(&(family, &*port.name, port.protocol));
+        select(slices.into_iter().flatten().copied(), uses, state.node())
+    };
+    let health_check = health_check(service, |family| {
+        local_endpoints(service, &slices, family).len()
+    });
+    compile_selected(key, service, state.node(), select, health_check)
+}
+
+/// Compiles one Service whose endpoints are selected already.
+#[must_use]
+pub fn compile_selected(
+    key: &ObjectKey,
+    service: &Service,
+    node: &Node,
+    mut select: impl FnMut(Family, &ServicePort, Uses) -> Selection,
+    health_check: Option<HealthCheck>,
+) -> Compiled {
+    let mut parts = Parts::with_room_for(service);
+    for (family, port) in served_ports(service) {
+        let Some(cluster_ip) = *service.cluster_ips.get(family) else {
             continue;
         };
-        for (index, port) in service.ports.iter().enumerate() {
-            // Of two ports with one name and protocol the last counts (SEMANTICS B1).
-            let repeated = service.ports[index + 1..]
-                .iter()
-                .any(|other| other.name == port.name && other.protocol == port.protocol);
-            if !repeated {
-                PortCompiler {
-                    key,
-                    service,
-                    family,
-                    port,
-                }
-                .compile(cluster_ip, &slices, state.node(), &mut parts);
-            }
-        }
-        if !service.ports.is_empty() {
-            parts.shared.push(Shared::ClusterIp(cluster_ip));
-        }
+        let compiler = PortCompiler {
+            key,
+            service,
+            family,
+            port,
+        };
+        let selection = select(family, port, uses(service, family, port));
+        compiler.compile(cluster_ip, &selection, node, &mut parts);
+    }
+    if !service.ports.is_empty() {
+        let cluster_ips = service.cluster_ips.iter().filter_map(|(_, ip)| *ip);
+        parts.shared.extend(cluster_ips.map(Shared::ClusterIp));
     }
     parts.shared.sort_unstable();
     parts.shared.dedup();
+    parts
+        .flows
+        .sort_unstable_by_key(|(destination, _)| *destination);
     Compiled {
         created: service.created,
         key: Some(key.clone()),
         destinations: parts.destinations.into(),
         flows: parts.flows.into(),
         shared: parts.shared.into(),
-        health_check: health_check(service, &slices).map(Box::new),
+        health_check: health_check.map(Box::new),
         without_local: parts.without_local,
     }
+}
+
+/// The ports of a Service in each family that it has. Of two ports with one name and protocol the
+/// last counts (SEMANTICS B1).
+pub fn served_ports(service: &Service) -> impl Iterator<Item = (Family, &ServicePort)> {
+    let last: FxHashMap<(&str, Protocol), usize> = service
+        .ports
+        .iter()
+        .enumerate()
+        .map(|(index, port)| ((&*port.name, port.protocol), index))
+        .collect();
+    let ports: Vec<&ServicePort> = service
+        .ports
+        .iter()
+        .enumerate()
+        .filter(|(index, port)| last.get(&(&*port.name, port.protocol)) == Some(index))
+        .map(|(_, port)| port)
+        .collect();
+    Family::BOTH
+        .into_iter()
+        .filter(|family| service.cluster_ips.get(*family).is_some())
+        .flat_map(move |family| ports.clone().into_iter().map(move |port| (family, port)))
+}
+
+/// Which lists a Service port has a use for.
+#[must_use]
+pub fn uses(service: &Service, family: Family, port: &ServicePort) -> Uses {
+    let external = service.externally_accessible(family, port);
+    Uses {
+        cluster: !service.internal_local || external,
+        local: service.internal_local || (service.external_local && external),
+        flows: port.protocol == Protocol::Udp,
+    }
+}
+
+/// The addresses of ready endpoints on this node that serve one of a Service's ports.
+fn local_endpoints(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    family: Family,
+) -> BTreeSet<IpAddr> {
+    slices
+        .iter()
+        .filter(|slice| slice.family == family && serves(service, slice))
+        .flat_map(|slice| slice.endpoints.iter())
+        .filter(|endpoint| endpoint.local && endpoint.ready)
+        .map(|endpoint| endpoint.address)
+        .collect()
+}
+
+/// Whether a slice serves one of a Service's ports.
+#[must_use]
+pub fn serves(service: &Service, slice: &EndpointSlice) -> bool {
+    slice.ports.iter().any(|known| {
+        let same = |port: &ServicePort| port.name == known.name && port.protocol == known.protocol;
+        service.ports.iter().any(same)
+    })
+}
+
+/// A Service's health check, if it has one; `count` is how many endpoints are here in a family.
+pub fn health_check(service: &Service, count: impl Fn(Family) -> usize) -> Option<HealthCheck> {
+    if service.health_check_node_port == 0 {
+        return None;
+    }
+    Some(HealthCheck {
+        port: service.health_check_node_port,
+        local_endpoints: PerFamily::from_fn(|family| {
+            (*service.cluster_ips.get(family)).map(|_| count(family))
+        }),
+    })
 }
 
 /// What a Service is compiled to, under construction.
 #[derive(Default)]
 struct Parts {
     destinations: Vec<(Destination, Forwarding)>,
+    claimed: FxHashSet<Destination>,
     flows: Vec<(Destination, Endpoints)>,
     shared: Vec<Shared>,
     without_local: PerFamily<WithoutLocal>,
 }
 
+/// Up to so many destinations a look at each is faster than a table.
+const FEW_DESTINATIONS: usize = 16;
+
 impl Parts {
+    /// Whether a destination is claimed for the first time.
+    fn claim(&mut self, destination: Destination) -> bool {
+        let known = self.destinations.iter().map(|(known, _)| *known);
+        if self.destinations.len() < FEW_DESTINATIONS {
+            return !known.into_iter().any(|known| known == destination);
+        }
+        if self.claimed.is_empty() {
+            self.claimed = known.collect();
+        }
+        self.claimed.insert(destination)
+    }
+
     /// Room for as much as a Service mostly has: what is compiled stays in memory.
     fn with_room_for(service: &Service) -> Self {
         let families = service.cluster_ips.iter().flat_map(|(_, ip)| ip).count();
@@ -169,35 +280,6 @@ impl Parts {
     }
 }
 
-fn health_check(service: &Service, slices: &[&EndpointSlice]) -> Option<HealthCheck> {
-    if service.health_check_node_port == 0 {
-        return None;
-    }
-    let serves = |slice: &EndpointSlice| {
-        slice.ports.iter().any(|known| {
-            let same =
-                |port: &ServicePort| port.name == known.name && port.protocol == known.protocol;
-            service.ports.iter().any(same)
-        })
-    };
-    let count = |family| {
-        let local: BTreeSet<IpAddr> = slices
-            .iter()
-            .filter(|slice| slice.family == family && serves(slice))
-            .flat_map(|slice| slice.endpoints.iter())
-            .filter(|endpoint| endpoint.local && endpoint.ready)
-            .map(|endpoint| endpoint.address)
-            .collect();
-        local.len()
-    };
-    Some(HealthCheck {
-        port: service.health_check_node_port,
-        local_endpoints: PerFamily::from_fn(|family| {
-            (*service.cluster_ips.get(family)).map(|_| count(family))
-        }),
-    })
-}
-
 /// One Service port in one family: kube-proxy's "service port" (SEMANTICS, terms).
 struct PortCompiler<'a> {
     key: &'a ObjectKey,
@@ -207,13 +289,7 @@ struct PortCompiler<'a> {
 }
 
 impl PortCompiler<'_> {
-    fn compile(
-        &self,
-        cluster_ip: IpAddr,
-        slices: &[&EndpointSlice],
-        node: &Node,
-        parts: &mut Parts,
-    ) {
+    fn compile(&self, cluster_ip: IpAddr, selection: &Selection, node: &Node, parts: &mut Parts) {
         let Self {
             service,
             family,
@@ -221,27 +297,13 @@ impl PortCompiler<'_> {
             ..
         } = *self;
         let external = service.externally_accessible(family, port);
-        let uses = Uses {
-            cluster: !service.internal_local || external,
-            local: service.internal_local || (service.external_local && external),
-            flows: port.protocol == Protocol::Udp,
-        };
-        let selection = select(
-            slices.iter().copied(),
-            family,
-            &port.name,
-            port.protocol,
-            uses,
-            node,
-        );
-        let lists = Lists::from(&selection);
+        let uses = uses(service, family, port);
         if uses.local && selection.has_any && selection.local.is_empty() {
             let without = parts.without_local.get_mut(family);
             without.internal += u32::from(service.internal_local);
             without.external += u32::from(service.external_local && external);
         }
         let label = label(self.key, &port.name);
-        let serving = shared_list(&selection.serving);
 
         let mut claim = |host, action, allowed_sources| {
             let destination = Destination {
@@ -255,11 +317,7 @@ impl PortCompiler<'_> {
             };
             // One Service may list an address twice, or have two ports that differ in name
             // only: the first claim stands.
-            if !parts
-                .destinations
-                .iter()
-                .any(|(claimed, _)| *claimed == destination)
-            {
+            if parts.claim(destination) {
                 let forwarding = Forwarding {
                     label: label.clone(),
                     action,
@@ -267,37 +325,29 @@ impl PortCompiler<'_> {
                 };
                 parts.destinations.push((destination, forwarding));
                 if port.protocol == Protocol::Udp {
-                    parts.flows.push((destination, Arc::clone(&serving)));
+                    parts.flows.push((destination, selection.serving.clone()));
                 }
             }
         };
 
         claim(
             Host::Address(cluster_ip),
-            self.internal_action(&selection, &lists),
+            self.internal_action(selection),
             None,
         );
         for vip in in_family(&service.vips, family) {
             let allowed = self.allowed_sources(node);
-            claim(
-                Host::Address(vip),
-                self.external_action(&selection, &lists),
-                allowed,
-            );
+            claim(Host::Address(vip), self.external_action(selection), allowed);
         }
         for address in in_family(&service.external_ips, family) {
             claim(
                 Host::Address(address),
-                self.external_action(&selection, &lists),
+                self.external_action(selection),
                 None,
             );
         }
         if port.node_port != 0 {
-            claim(
-                Host::Node(family),
-                self.external_action(&selection, &lists),
-                None,
-            );
+            claim(Host::Node(family), self.external_action(selection), None);
         }
         parts.shared.extend(
             selection
@@ -310,25 +360,25 @@ impl PortCompiler<'_> {
         );
     }
 
-    fn internal_action(&self, selection: &Selection, lists: &Lists) -> Action {
+    fn internal_action(&self, selection: &Selection) -> Action {
         let list = if self.service.internal_local {
-            &lists.local
+            &selection.local
         } else {
-            &lists.cluster
+            &selection.cluster
         };
         self.action(selection, SourcePolicy::ClusterIp, list, None)
     }
 
-    fn external_action(&self, selection: &Selection, lists: &Lists) -> Action {
+    fn external_action(&self, selection: &Selection) -> Action {
         if self.service.external_local {
             self.action(
                 selection,
                 SourcePolicy::ExternalLocal,
-                &lists.cluster,
-                Some(&lists.local),
+                &selection.cluster,
+                Some(&selection.local),
             )
         } else {
-            self.action(selection, SourcePolicy::External, &lists.cluster, None)
+            self.action(selection, SourcePolicy::External, &selection.cluster, None)
         }
     }
 
@@ -346,8 +396,8 @@ impl PortCompiler<'_> {
         } else {
             Action::Balance {
                 policy,
-                primary: Arc::clone(primary),
-                external: external.map(Arc::clone),
+                primary: primary.clone(),
+                external: external.cloned(),
                 affinity: self.service.affinity.map(|a| a.timeout_seconds),
             }
         }
@@ -368,30 +418,6 @@ impl PortCompiler<'_> {
         }
         let vips = in_family(&self.service.vips, self.family).map(IpNetwork::from);
         Some(networks::merge(ranges.iter().copied().chain(vips)).into())
-    }
-}
-
-/// The selection's lists, shared by all destinations of a port.
-struct Lists {
-    cluster: Endpoints,
-    local: Endpoints,
-}
-
-impl From<&Selection> for Lists {
-    fn from(selection: &Selection) -> Self {
-        Self {
-            cluster: shared_list(&selection.cluster),
-            local: shared_list(&selection.local),
-        }
-    }
-}
-
-/// A list to share; empty ones take no memory.
-fn shared_list(list: &[Endpoint]) -> Endpoints {
-    if list.is_empty() {
-        Endpoints::default()
-    } else {
-        list.into()
     }
 }
 

@@ -73,7 +73,7 @@ fn cluster(local: &[u8], remote: &[u8], ready: bool) -> State {
 
 /// A compiled Service in short: a line per destination.
 fn lines(compiled: &Compiled) -> Vec<String> {
-    let list = |list: &[Endpoint]| {
+    let list = |list: &Endpoints| {
         let bytes: Vec<String> = list
             .iter()
             .map(|endpoint| endpoint.address.to_string().replace("10.244.0.", ""))

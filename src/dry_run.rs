@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::backend::nftables::{self, ProgramConfig};
 use crate::ir::{Action, Destination, Forwarding, Host, Shared, SourcePolicy};
-use crate::model::{Endpoint, Family};
+use crate::model::{Endpoints, Family};
 use crate::proxy::Desired;
 
 /// The ruleset in nft syntax.
@@ -85,7 +85,7 @@ struct DestinationJson {
 }
 
 fn destination_json(destination: Destination, forwarding: &Forwarding) -> DestinationJson {
-    let texts = |list: &[Endpoint]| list.iter().map(ToString::to_string).collect();
+    let texts = |list: &Endpoints| list.iter().map(ToString::to_string).collect();
     let mut json = DestinationJson {
         address: match destination.host {
             Host::Address(address) => Some(address),
@@ -121,7 +121,7 @@ fn destination_json(destination: Destination, forwarding: &Forwarding) -> Destin
                 SourcePolicy::ExternalLocal => "ExternalLocal",
             });
             json.endpoints = Some(texts(primary));
-            json.external_endpoints = external.as_ref().map(|list| texts(list));
+            json.external_endpoints = external.as_ref().map(texts);
             json.affinity_seconds = *affinity;
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use crate::model::{Endpoint, Family, Protocol, ServiceId};
+use crate::model::{Endpoint, Endpoints, Family, Protocol, ServiceId};
 
 /// The address part of a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,9 +99,6 @@ impl List {
     pub const BOTH: [Self; 2] = [Self::Primary, Self::External];
 }
 
-/// Endpoints of one list: sorted when compiled, in slot order once applied.
-pub type Endpoints = Arc<[Endpoint]>;
-
 /// The longest label, in bytes: what nft accepts as a comment
 /// (`NFTNL_UDATA_COMMENT_MAXLEN` in libnftnl's `udata.h`).
 pub const LABEL_MAX: usize = 128;
@@ -162,19 +159,13 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    /// The endpoints of one list; empty if there is none.
+    /// The endpoints of one list, if there is one.
     #[must_use]
-    pub fn list(&self, list: List) -> &[Endpoint] {
+    pub const fn list(&self, list: List) -> Option<&Endpoints> {
         match (&self.action, list) {
-            (Action::Balance { primary, .. }, List::Primary) => primary,
-            (
-                Action::Balance {
-                    external: Some(external),
-                    ..
-                },
-                List::External,
-            ) => external,
-            _ => &[],
+            (Action::Balance { primary, .. }, List::Primary) => Some(primary),
+            (Action::Balance { external, .. }, List::External) => external.as_ref(),
+            _ => None,
         }
     }
 
@@ -223,7 +214,7 @@ impl Forwarding {
                     affinity: other_affinity,
                 },
             ) => {
-                let count = |list: &Option<Endpoints>| list.as_ref().map(|list| list.len());
+                let count = |list: &Option<Endpoints>| list.as_ref().map(Endpoints::len);
                 policy == other_policy
                     && affinity == other_affinity
                     && primary.len() == other_primary.len()
@@ -285,7 +276,8 @@ impl Forwarding {
         self.for_each_fact(destination, &mut entry);
         let remembered = self.remembers();
         for list in List::BOTH {
-            for (index, endpoint) in (0..).zip(self.list(list)) {
+            let endpoints = self.list(list).into_iter().flat_map(Endpoints::iter);
+            for (index, endpoint) in (0..).zip(endpoints) {
                 entry(Entry::Slot {
                     destination,
                     list,

@@ -15,6 +15,7 @@ pub mod events;
 pub mod health;
 pub mod health_checks;
 pub mod http;
+pub mod incremental;
 pub mod ir;
 pub mod metrics;
 pub mod model;

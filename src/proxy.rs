@@ -4,14 +4,18 @@
 //! Changes go in, transactions come out. When to sync, and what to do about a failure that
 //! lasts, is `run`'s business.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use rustc_hash::FxBuildHasher;
+
 use crate::backend::{Applied, ApplyError, Backend, Refused, Unavailable};
-use crate::compile::{self, HealthCheck, NodePortAddresses, WithoutLocal};
+use crate::compile::{self, Compiled, HealthCheck, NodePortAddresses, WithoutLocal};
 use crate::diff::{Contested, Engine, StaleFlows};
-use crate::model::{Change, Node, ObjectKey, PerFamily, ServiceId, State};
+use crate::incremental::Incremental;
+use crate::ir::Destination;
+use crate::model::{Change, ChangedSlice, Dirty, Node, ObjectKey, PerFamily, ServiceId, State};
 
 /// What a sync did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub struct Desired {
     health_checks: BTreeMap<ServiceId, (ObjectKey, HealthCheck)>,
     without_local: BTreeMap<ServiceId, PerFamily<WithoutLocal>>,
     node_ports: NodePortAddresses,
+    /// Services with many endpoints.
+    many: HashMap<ServiceId, Incremental, FxBuildHasher>,
 }
 
 impl Desired {
@@ -52,6 +58,7 @@ impl Desired {
             health_checks: BTreeMap::new(),
             without_local: BTreeMap::new(),
             node_ports,
+            many: HashMap::default(),
         }
     }
 
@@ -65,14 +72,15 @@ impl Desired {
     /// Compiles what the changes touched; returns which Services that were.
     pub fn compile(&mut self) -> Vec<ServiceId> {
         let dirty = self.state.take_dirty();
-        for id in &dirty {
-            let compiled = if *id == ServiceId::CLUSTER {
+        let mut ids = Vec::with_capacity(dirty.len());
+        for Dirty { id, slices } in dirty {
+            ids.push(id);
+            let compiled = if id == ServiceId::CLUSTER {
                 Some(compile::compile_cluster(&self.state, &self.node_ports))
             } else {
-                self.state
-                    .service(*id)
-                    .map(|(key, service)| compile::compile(key, service, &self.state))
+                self.compile_service(id, slices)
             };
+            let id = &id;
             let health_check = compiled
                 .as_ref()
                 .and_then(|compiled| compiled.health_check.as_deref().copied());
@@ -96,7 +104,42 @@ impl Desired {
                 self.report(&contested);
             }
         }
-        dirty
+        ids
+    }
+
+    fn compile_service(
+        &mut self,
+        id: ServiceId,
+        slices: Option<Vec<ChangedSlice>>,
+    ) -> Option<Compiled> {
+        let Some((key, service)) = self.state.service(id) else {
+            self.many.remove(&id);
+            return None;
+        };
+        if !Incremental::suits(key, &self.state) {
+            let compiled = compile::compile(key, service, &self.state);
+            if self.many.remove(&id).is_some() {
+                let key = key.clone();
+                self.state.track(&key, false);
+            }
+            return Some(compiled);
+        }
+        match (self.many.get_mut(&id), slices) {
+            (Some(known), Some(slices)) => known.change(key, service, &self.state, &slices),
+            _ => {
+                let held =
+                    |destination: Destination, list| self.engine.applied(&destination)?.list(list);
+                let new = Incremental::new(key, service, &self.state, held);
+                self.many.insert(id, new);
+            }
+        }
+        let compiled = self
+            .many
+            .get(&id)
+            .map(|known| known.compile(key, service, self.state.node()));
+        let key = key.clone();
+        self.state.track(&key, true);
+        compiled
     }
 
     fn report(&self, contested: &Contested) {

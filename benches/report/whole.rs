@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pointsman::backend::nftables::{Encoder, Nftables, ProgramConfig, render};
 use pointsman::compile::{NodePortAddresses, compile, compile_cluster};
 use pointsman::diff::Engine;
-use pointsman::model::{Change, Family, Node, ServiceId, State};
+use pointsman::model::{Change, Dirty, Family, Node, ServiceId, State};
 use pointsman::proxy::{Desired, Proxy};
 
 use crate::bare;
@@ -200,7 +200,7 @@ impl Stages {
         let started = Instant::now();
         let compiled: Vec<_> = dirty
             .into_iter()
-            .map(|id| {
+            .map(|Dirty { id, .. }| {
                 let compiled = match state.service(id) {
                     Some((key, service)) => compile(key, service, &state),
                     None => compile_cluster(&state, &NodePortAddresses::Primary),

@@ -10,8 +10,8 @@ use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use super::flow::{self, Flow};
 use crate::diff::StaleFlows;
-use crate::ir::{Destination, Endpoints, Host};
-use crate::model::{Family, PerFamily, Protocol};
+use crate::ir::{Destination, Host};
+use crate::model::{Endpoint, Endpoints, Family, PerFamily, Protocol};
 use crate::netlink::SocketError;
 use crate::netlink::socket::Socket;
 
@@ -101,7 +101,7 @@ pub fn clean(work: &Work) -> Result<PerFamily<Cleaned>, SocketError> {
 
 /// What is looked for in one family.
 struct Wanted<'a> {
-    keep: HashMap<Destination, &'a Endpoints, FxBuildHasher>,
+    keep: HashMap<Destination, FxHashSet<&'a Endpoint>, FxBuildHasher>,
     node_addresses: FxHashSet<IpAddr>,
 }
 
@@ -114,7 +114,7 @@ impl<'a> Wanted<'a> {
         Self {
             // Of two entries for one destination the later one is right.
             keep: of_family
-                .map(|stale| (stale.destination, &stale.keep))
+                .map(|stale| (stale.destination, stale.keep.iter().collect()))
                 .collect(),
             node_addresses: work.node_addresses.iter().copied().collect(),
         }
@@ -136,7 +136,7 @@ impl<'a> Wanted<'a> {
         self.keep
             .get(&to(Host::Address(address)))
             .or_else(node_port)
-            .is_some_and(|keep| keep.binary_search(&flow.answers).is_err())
+            .is_some_and(|keep| !keep.contains(&flow.answers))
     }
 }
 
@@ -272,7 +272,7 @@ mod tests {
             protocol: Protocol::Udp,
             port,
         };
-        let keep: Endpoints = [endpoint("10.244.1.1:53"), endpoint("10.244.1.2:53")].into();
+        let keep: Endpoints = vec![endpoint("10.244.1.1:53"), endpoint("10.244.1.2:53")].into();
         let work = Work {
             destinations: vec![
                 StaleFlows {

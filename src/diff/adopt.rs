@@ -6,10 +6,8 @@ use ipnetwork::IpNetwork;
 use rustc_hash::FxHashMap;
 
 use super::Engine;
-use crate::ir::{
-    Action, Destination, Endpoints, Entry, Forwarding, Label, List, Route, Shared, SourcePolicy,
-};
-use crate::model::Endpoint;
+use crate::ir::{Action, Destination, Entry, Forwarding, Label, List, Route, Shared, SourcePolicy};
+use crate::model::{Endpoint, Endpoints};
 
 /// The entries found at one destination.
 #[derive(Default)]

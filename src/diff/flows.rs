@@ -3,25 +3,27 @@
 //! A UDP client keeps sending to an endpoint that is gone for as long as its conntrack entry
 //! lives, and to nobody at all if it began when there was no endpoint. TCP and SCTP notice.
 
+use rustc_hash::FxHashSet;
+
 use crate::compile::Compiled;
-use crate::ir::{Destination, Endpoints};
+use crate::ir::Destination;
+use crate::model::Endpoints;
 
 /// A UDP destination whose flows have to be looked through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleFlows {
     /// What the clients connected to.
     pub destination: Destination,
-    /// Flows that go here are well, sorted; all others to this destination are stale.
+    /// Flows that go here are well; all others to this destination are stale.
     pub keep: Endpoints,
 }
 
 /// Where flows to a destination of a Service may go.
 pub(super) fn of<'a>(compiled: &'a Compiled, destination: &Destination) -> Option<&'a Endpoints> {
-    compiled
+    let place = compiled
         .flows
-        .iter()
-        .find(|(known, _)| known == destination)
-        .map(|(_, endpoints)| endpoints)
+        .binary_search_by_key(destination, |(known, _)| *known);
+    Some(&compiled.flows.get(place.ok()?)?.1)
 }
 
 /// What a change from one set of endpoints to another leaves stale, if anything.
@@ -34,10 +36,12 @@ pub(super) fn stale(
     // Flows to the endpoints of before stay well if none of them has left. With none before,
     // there may be flows that went nowhere.
     let none_left = before.is_some_and(|before| {
-        !before.is_empty()
-            && before
-                .iter()
-                .all(|endpoint| keep.binary_search(endpoint).is_ok())
+        let (mut gone, mut come) = (FxHashSet::default(), FxHashSet::default());
+        for (_, was, is) in before.differences(&keep) {
+            gone.extend(was);
+            come.extend(is);
+        }
+        !before.is_empty() && gone.is_subset(&come)
     });
     (!none_left).then_some(StaleFlows { destination, keep })
 }

@@ -14,15 +14,12 @@ mod flows;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use crate::compile::Compiled;
-use crate::ir::{
-    Action, Delta, Destination, Endpoints, Entry, Forwarding, List, Operation, Shared,
-};
-use crate::model::{Protocol, ServiceId};
+use crate::ir::{Action, Delta, Destination, Entry, Forwarding, List, Operation, Shared};
+use crate::model::{Endpoint, Endpoints, Protocol, ServiceId};
 
 use claims::{Claims, Rank};
 
@@ -298,7 +295,7 @@ impl Engine {
         let mut stale = Vec::new();
         for (destination, now) in pending.flows {
             let before = match &now {
-                Some(now) => self.flows.insert(destination, Arc::clone(now)),
+                Some(now) => self.flows.insert(destination, now.clone()),
                 None => self.flows.remove(&destination),
             };
             stale.extend(flows::stale(destination, before, now));
@@ -431,24 +428,19 @@ impl SlotMemo {
 
     fn slots(&mut self, wanted: &Endpoints, held: Option<&Endpoints>) -> Endpoints {
         let Some(held) = held else {
-            return Arc::clone(wanted);
+            return wanted.clone();
         };
         if held == wanted {
-            return Arc::clone(wanted);
+            return wanted.clone();
         }
         if let Some((for_wanted, for_held, slots)) = &self.last
-            && Arc::ptr_eq(for_wanted, wanted)
-            && Arc::ptr_eq(for_held, held)
+            && for_wanted.is(wanted)
+            && for_held.is(held)
         {
-            return Arc::clone(slots);
+            return slots.clone();
         }
-        let assigned = slots::assign(held, wanted);
-        let slots: Endpoints = if *assigned == **held {
-            Arc::clone(held)
-        } else {
-            assigned.into()
-        };
-        self.last = Some((Arc::clone(wanted), Arc::clone(held), Arc::clone(&slots)));
+        let slots = slots::assign(held, wanted);
+        self.last = Some((wanted.clone(), held.clone(), slots.clone()));
         slots
     }
 }
@@ -502,26 +494,35 @@ fn difference(
     let remembers = |forwarding: Option<&Forwarding>| forwarding.is_some_and(Forwarding::remembers);
     let (was_remembered, is_remembered) = (remembers(old), remembers(new));
     for list in List::BOTH {
-        let old = old.map_or(&[][..], |forwarding| forwarding.list(list));
-        let new = new.map_or(&[][..], |forwarding| forwarding.list(list));
-        for index in 0..old.len().max(new.len()) {
-            let (before, after) = (old.get(index), new.get(index));
-            if before == after && same_kind {
-                continue;
-            }
-            let slot = |endpoint: &crate::model::Endpoint, remembered| Entry::Slot {
+        let none = Endpoints::default();
+        let of = |forwarding: Option<&Forwarding>| {
+            let list = forwarding.and_then(|forwarding| forwarding.list(list));
+            list.cloned().unwrap_or_else(|| none.clone())
+        };
+        let (old, new) = (of(old), of(new));
+        let mut put = |index, before: Option<Endpoint>, after: Option<Endpoint>| {
+            let slot = |endpoint, remembered| Entry::Slot {
                 destination,
                 list,
                 // A list longer than u32 cannot be held in memory.
                 index: u32::try_from(index).unwrap_or(u32::MAX),
                 remembered,
-                endpoint: *endpoint,
+                endpoint,
             };
             if let Some(endpoint) = before {
                 delta.remove.push(operation(slot(endpoint, was_remembered)));
             }
             if let Some(endpoint) = after {
                 delta.add.push(operation(slot(endpoint, is_remembered)));
+            }
+        };
+        if same_kind {
+            for (index, before, after) in old.differences(&new) {
+                put(index, before, after);
+            }
+        } else {
+            for index in 0..old.len().max(new.len()) {
+                put(index, old.get(index), new.get(index));
             }
         }
     }

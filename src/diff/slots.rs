@@ -3,18 +3,59 @@
 //! A new connection picks a place, so places must be numbered without gaps; an endpoint must
 //! not move when another one comes or goes, or one change would rewrite the whole list.
 
-use crate::model::Endpoint;
+use crate::model::{Endpoint, Endpoints};
+use crate::select::Slots;
+
+/// Up to so many endpoints a search in a sorted list is faster than a table.
+const FEW: usize = 256;
 
 /// Gives every wanted endpoint a slot, moving as few as possible from where they are.
 ///
-/// `held` are the endpoints in slot order; `wanted` is sorted and without duplicates. An
-/// endpoint on both keeps its slot if that slot still exists. Freed slots go to new endpoints
-/// first, then to those whose slot fell off the end. With `n` wanted, the result has `n` slots.
+/// `held` are the endpoints in slot order; `wanted` has no duplicates. An endpoint on both keeps
+/// its slot if that slot still exists. Freed slots go to new endpoints first, then to those whose
+/// slot fell off the end. With `n` wanted, the result has `n` slots.
+///
+/// A long list that differs from what is held in few slots has been made from it, and is right as it
+/// is: that takes time in proportion to the difference.
 #[must_use]
-pub fn assign(held: &[Endpoint], wanted: &[Endpoint]) -> Vec<Endpoint> {
+pub fn assign(held: &Endpoints, wanted: &Endpoints) -> Endpoints {
+    if wanted.len() <= FEW && held.len() <= FEW {
+        return assign_few(held, wanted);
+    }
+    let most = wanted.len() / 4;
+    if held.differences(wanted).nth(most).is_none() {
+        return wanted.clone();
+    }
+    let mut slots = Slots::new(held.clone());
+    let sorted = sorted(wanted);
+    let is_wanted = |endpoint: &&Endpoint| sorted.binary_search(endpoint).is_ok();
+    let gone: Vec<Endpoint> = held
+        .iter()
+        .filter(|endpoint| !is_wanted(endpoint))
+        .copied()
+        .collect();
+    slots.change(&gone, &sorted);
+    if slots.list().len() == wanted.len() {
+        slots.list().clone()
+    } else {
+        // There were duplicates.
+        wanted.clone()
+    }
+}
+
+fn sorted(list: &Endpoints) -> Vec<Endpoint> {
+    let mut sorted: Vec<Endpoint> = list.iter().copied().collect();
+    if !sorted.is_sorted() {
+        sorted.sort_unstable();
+    }
+    sorted
+}
+
+fn assign_few(held: &Endpoints, wanted: &Endpoints) -> Endpoints {
+    let wanted = sorted(wanted);
     let mut placed = vec![false; wanted.len()];
     let mut slots: Vec<Option<Endpoint>> = vec![None; wanted.len()];
-    for (slot, endpoint) in slots.iter_mut().zip(held) {
+    for (slot, endpoint) in slots.iter_mut().zip(held.iter()) {
         if let Ok(index) = wanted.binary_search(endpoint)
             && !placed[index]
         {
@@ -27,10 +68,13 @@ pub fn assign(held: &[Endpoint], wanted: &[Endpoint]) -> Vec<Endpoint> {
         .zip(&placed)
         .filter(|(_, placed)| !**placed)
         .map(|(endpoint, _)| *endpoint);
-    slots
-        .into_iter()
-        .filter_map(|slot| slot.or_else(|| waiting.next()))
-        .collect()
+    let slots = slots.into_iter();
+    let assigned = slots.filter_map(|slot| slot.or_else(|| waiting.next()));
+    let assigned: Endpoints = assigned.collect();
+    if assigned == *held {
+        return held.clone();
+    }
+    assigned
 }
 
 #[cfg(test)]
@@ -38,7 +82,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn endpoints(last_bytes: &[u8]) -> Vec<Endpoint> {
+    fn endpoints(last_bytes: &[u8]) -> Endpoints {
         last_bytes
             .iter()
             .map(|byte| Endpoint::new([10, 0, 0, *byte].into(), 80))
@@ -98,9 +142,8 @@ mod tests {
             wanted in proptest::collection::btree_set(0u8..40, 0..40),
         ) {
             let wanted = endpoints(&wanted.into_iter().collect::<Vec<_>>());
-            let mut assigned = assign(&endpoints(&held), &wanted);
-            assigned.sort_unstable();
-            prop_assert_eq!(assigned, wanted);
+            let assigned = assign(&endpoints(&held), &wanted);
+            prop_assert_eq!(Endpoints::from(sorted(&assigned)), wanted);
         }
 
         #[test]
@@ -112,8 +155,8 @@ mod tests {
             let wanted = endpoints(&wanted.into_iter().collect::<Vec<_>>());
             let assigned = assign(&held, &wanted);
             for (slot, endpoint) in held.iter().enumerate().take(wanted.len()) {
-                if wanted.contains(endpoint) {
-                    prop_assert_eq!(assigned[slot], *endpoint);
+                if wanted.iter().any(|wanted| wanted == endpoint) {
+                    prop_assert_eq!(assigned.get(slot), Some(*endpoint));
                 }
             }
         }

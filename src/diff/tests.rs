@@ -8,8 +8,8 @@ use super::*;
 use crate::compile::{NodePortAddresses, compile, compile_cluster};
 use crate::ir::Label;
 use crate::model::{
-    Affinity, Change, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol,
-    Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State, ZoneHints,
+    Affinity, Change, Dirty, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily,
+    Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State, ZoneHints,
 };
 
 /// An entry's key: two entries with one key cannot both be there.
@@ -131,7 +131,7 @@ impl Cluster {
 
     fn change(&mut self, change: Change) {
         self.state.apply(change);
-        for id in self.state.take_dirty() {
+        for Dirty { id, .. } in self.state.take_dirty() {
             let compiled = if id == ServiceId::CLUSTER {
                 Some(compile_cluster(&self.state, &NodePortAddresses::Primary))
             } else {

@@ -5,6 +5,7 @@
 //! packets, and no I/O.
 
 mod endpoint;
+mod endpoints;
 mod names;
 mod node;
 mod service;
@@ -12,11 +13,12 @@ mod slice_endpoints;
 mod state;
 
 pub use endpoint::{Endpoint, EndpointSlice, Hint, SliceEndpoint, SlicePort, ZoneHints};
+pub use endpoints::Endpoints;
 pub use names::{Interner, Name, ObjectKey};
 pub use node::Node;
 pub use service::{Affinity, Service, ServicePort, SourceRanges};
 pub use slice_endpoints::SliceEndpoints;
-pub use state::{Change, ServiceId, State};
+pub use state::{Change, ChangedSlice, Dirty, ServiceId, State};
 
 use std::net::IpAddr;
 

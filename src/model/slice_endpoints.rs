@@ -109,6 +109,35 @@ impl SliceEndpoints {
         Some(flags.endpoint(address, zones.cloned().flatten()))
     }
 
+    /// What this list says and another one does not, and the other way round: whatever lies between
+    /// the places at which both begin and end alike, without those that are the same in between.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> (Vec<SliceEndpoint>, Vec<SliceEndpoint>) {
+        let (mine, others) = (self.len(), other.len());
+        let shorter = mine.min(others);
+        let is_same = |place: usize, its_place: usize| match (&self.packed, &other.packed) {
+            _ if self.zones.is_some() || other.zones.is_some() => {
+                self.get(place) == other.get(its_place)
+            }
+            (Packed::V4(mine), Packed::V4(others)) => mine.get(place) == others.get(its_place),
+            (Packed::V6(mine), Packed::V6(others)) => mine.get(place) == others.get(its_place),
+            _ => self.get(place) == other.get(its_place),
+        };
+        let begin = (0..shorter)
+            .position(|place| !is_same(place, place))
+            .unwrap_or(shorter);
+        let end = (0..shorter - begin)
+            .position(|back| !is_same(mine - 1 - back, others - 1 - back))
+            .unwrap_or(shorter - begin);
+        let (my_end, its_end) = (mine - end, others - end);
+        let differs = |place: &usize| mine != others || !is_same(*place, *place);
+        let of = |list: &Self, end: usize| -> Vec<SliceEndpoint> {
+            let places = (begin..end).filter(differs);
+            places.filter_map(|place| list.get(place)).collect()
+        };
+        (of(self, my_end), of(other, its_end))
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = SliceEndpoint> {
         (0..self.len()).filter_map(|place| self.get(place))
@@ -176,6 +205,35 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn differences_turn_one_list_into_the_other(
+            first in proptest::collection::vec(any_endpoint(), 0..20),
+            places in proptest::collection::vec((0usize..20, proptest::option::of(any_endpoint())), 0..4),
+        ) {
+            let mut second = first.clone();
+            for (place, endpoint) in places {
+                match endpoint {
+                    Some(endpoint) => second.insert(place.min(second.len()), endpoint),
+                    None if place < second.len() => drop(second.remove(place)),
+                    None => {}
+                }
+            }
+            let (gone, come) =
+                SliceEndpoints::from(first.clone()).differences(&second.clone().into());
+            let mut left = first;
+            for endpoint in gone {
+                let place = left.iter().position(|other| *other == endpoint);
+                prop_assert!(place.is_some());
+                left.remove(place.unwrap_or_default());
+            }
+            left.extend(come);
+            let sorted = |mut list: Vec<SliceEndpoint>| {
+                list.sort_by_key(|endpoint| format!("{endpoint:?}"));
+                list
+            };
+            prop_assert_eq!(sorted(left), sorted(second));
+        }
+
         #[test]
         fn what_is_packed_comes_out_as_it_was(
             list in proptest::collection::vec(any_endpoint(), 0..20),

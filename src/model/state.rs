@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use rustc_hash::{FxBuildHasher, FxHashSet};
+use rustc_hash::FxBuildHasher;
 
 use super::{EndpointSlice, Name, Node, ObjectKey, Service};
 
@@ -33,10 +33,25 @@ pub enum Change {
     InterfaceAddresses(Vec<IpAddr>),
 }
 
+/// A Service that changes have touched, and how.
+#[derive(Debug)]
+pub struct Dirty {
+    /// Which Service.
+    pub id: ServiceId,
+    /// If only some of its slices have changed: their names, and what they were. `None` if more has
+    /// changed, or nobody asked ([`State::track`]).
+    pub slices: Option<Vec<ChangedSlice>>,
+}
+
+/// A slice that has changed: its name, and what it was.
+pub type ChangedSlice = (Name, Option<Box<EndpointSlice>>);
+
 /// Everything known about one Service.
 #[derive(Debug)]
 struct ServiceRecord {
     id: ServiceId,
+    /// Its slices are kept as they were until the change has been taken.
+    tracked: bool,
     service: Option<Box<Service>>,
     /// Its slices, in the order of their names so that compiling does not depend on arrival. They
     /// are of its namespace.
@@ -59,7 +74,8 @@ pub struct State {
     service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
     interface_addresses: BTreeSet<IpAddr>,
     node: Node,
-    dirty: FxHashSet<ServiceId>,
+    /// With what is kept of the slices that have changed, if nothing else has.
+    dirty: HashMap<ServiceId, Option<Vec<ChangedSlice>>, FxBuildHasher>,
     next_id: u32,
     /// How many Services a proxy serves.
     served: usize,
@@ -76,7 +92,7 @@ impl State {
             service_cidrs: BTreeMap::new(),
             interface_addresses: BTreeSet::new(),
             node,
-            dirty: std::iter::once(ServiceId::CLUSTER).collect(),
+            dirty: std::iter::once((ServiceId::CLUSTER, None)).collect(),
             next_id: 1,
             served: 0,
         }
@@ -91,8 +107,39 @@ impl State {
             Change::ServiceCidr(name, ranges) => self.set_service_cidr(name, ranges),
             Change::InterfaceAddresses(addresses) => {
                 self.interface_addresses = addresses.into_iter().collect();
-                self.dirty.insert(ServiceId::CLUSTER);
+                self.touch(ServiceId::CLUSTER);
             }
+        }
+    }
+
+    /// More than slices has changed.
+    fn touch(&mut self, id: ServiceId) {
+        self.dirty.insert(id, None);
+    }
+
+    /// A slice has changed.
+    fn touch_slice(&mut self, id: ServiceId, name: &Name, was: Option<Box<EndpointSlice>>) {
+        let tracked = self
+            .keys
+            .get(&id)
+            .and_then(|key| self.services.get(key))
+            .is_some_and(|record| record.tracked);
+        if !tracked {
+            self.touch(id);
+            return;
+        }
+        let kept = self.dirty.entry(id).or_insert_with(|| Some(Vec::new()));
+        if let Some(kept) = kept
+            && !kept.iter().any(|(known, _)| known == name)
+        {
+            kept.push((Arc::clone(name), was));
+        }
+    }
+
+    /// From now on, [`Self::take_dirty`] says which slices of a Service have changed.
+    pub fn track(&mut self, key: &ObjectKey, tracked: bool) {
+        if let Some(record) = self.services.get_mut(key) {
+            record.tracked = tracked;
         }
     }
 
@@ -107,7 +154,7 @@ impl State {
         let (before, now) = (record.service.is_some(), service.is_some());
         record.service = service;
         let id = record.id;
-        self.dirty.insert(id);
+        self.touch(id);
         self.served = self.served + usize::from(now) - usize::from(before);
         self.forget_if_empty(key);
     }
@@ -122,15 +169,17 @@ impl State {
             match slice {
                 Some(slice) if slice.service == owner => {
                     if *known != slice {
-                        *known = slice;
-                        self.dirty.insert(record.id);
+                        let was = std::mem::replace(known, slice);
+                        let id = record.id;
+                        self.touch_slice(id, &key.name, Some(was));
                     }
                     return;
                 }
                 // A relabelled slice leaves its old Service at once.
                 _ => {
-                    record.slices.remove(place);
-                    self.dirty.insert(record.id);
+                    let (_, was) = record.slices.remove(place);
+                    let id = record.id;
+                    self.touch_slice(id, &key.name, Some(was));
                     self.slices.remove(&key);
                     self.forget_if_empty(&owner);
                 }
@@ -145,7 +194,7 @@ impl State {
             }
             record.slices.insert(place, (Arc::clone(&key.name), slice));
             let id = record.id;
-            self.dirty.insert(id);
+            self.touch_slice(id, &key.name, None);
             self.slices.insert(key, id);
         }
     }
@@ -159,10 +208,10 @@ impl State {
         if node == self.node {
             return;
         }
-        self.dirty.insert(ServiceId::CLUSTER);
+        self.touch(ServiceId::CLUSTER);
         if node.zone != self.node.zone || node.addresses != self.node.addresses {
-            self.dirty
-                .extend(self.services.values().map(|record| record.id));
+            let all = self.services.values().map(|record| (record.id, None));
+            self.dirty.extend(all);
         }
         self.node = node;
     }
@@ -172,7 +221,7 @@ impl State {
             Some(ranges) => self.service_cidrs.insert(name, ranges),
             None => self.service_cidrs.remove(&name),
         };
-        self.dirty.insert(ServiceId::CLUSTER);
+        self.touch(ServiceId::CLUSTER);
     }
 
     fn record(&mut self, key: &ObjectKey) -> &mut ServiceRecord {
@@ -182,6 +231,7 @@ impl State {
             self.keys.insert(id, key.clone());
             ServiceRecord {
                 id,
+                tracked: false,
                 service: None,
                 slices: Vec::new(),
             }
@@ -199,9 +249,10 @@ impl State {
     }
 
     /// The Services touched since the last call, oldest name first.
-    pub fn take_dirty(&mut self) -> Vec<ServiceId> {
-        let mut dirty: Vec<_> = self.dirty.drain().collect();
-        dirty.sort_unstable();
+    pub fn take_dirty(&mut self) -> Vec<Dirty> {
+        let dirty = self.dirty.drain();
+        let mut dirty: Vec<Dirty> = dirty.map(|(id, slices)| Dirty { id, slices }).collect();
+        dirty.sort_unstable_by_key(|dirty| dirty.id);
         dirty
     }
 
@@ -216,6 +267,14 @@ impl State {
     #[must_use]
     pub fn name(&self, id: ServiceId) -> Option<&ObjectKey> {
         self.keys.get(&id)
+    }
+
+    /// A slice of a Service.
+    #[must_use]
+    pub fn slice(&self, key: &ObjectKey, name: &Name) -> Option<&EndpointSlice> {
+        let record = self.services.get(key)?;
+        let (_, slice) = record.slices.get(record.find(name).ok()?)?;
+        Some(slice)
     }
 
     /// The slices of a Service, in the order of their names.

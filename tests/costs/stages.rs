@@ -6,8 +6,8 @@ use pointsman::backend::nftables::{Encoder, ProgramConfig};
 use pointsman::compile::{Compiled, NodePortAddresses, compile, compile_cluster};
 use pointsman::diff::Engine;
 use pointsman::model::{
-    Affinity, Change, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol, Service,
-    ServiceId, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State,
+    Affinity, Change, Dirty, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol,
+    Service, ServiceId, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State,
 };
 
 /// Services, and endpoints of each.
@@ -130,7 +130,7 @@ fn compile_dirty(state: &mut State) -> Vec<(ServiceId, Compiled)> {
     state
         .take_dirty()
         .into_iter()
-        .map(|id| {
+        .map(|Dirty { id, .. }| {
             let compiled = match state.service(id) {
                 Some((key, service)) => compile(key, service, state),
                 None => compile_cluster(state, &NodePortAddresses::Primary),

@@ -472,7 +472,7 @@ fn n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table() {
                     protocol: Protocol::Udp,
                     port: 80,
                 },
-                keep: [].into(),
+                keep: Default::default(),
             })
             .collect(),
         node_addresses: Vec::new(),

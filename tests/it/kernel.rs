@@ -700,9 +700,9 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
     use pointsman::compile::Compiled;
     use pointsman::diff::Engine;
     use pointsman::ir::{
-        Action, Destination, Endpoints, Entry, Forwarding, Host as At, Label, List, SourcePolicy,
+        Action, Destination, Entry, Forwarding, Host as At, Label, List, SourcePolicy,
     };
-    use pointsman::model::{Endpoint, Family, Protocol, ServiceId};
+    use pointsman::model::{Endpoint, Endpoints, Family, Protocol, ServiceId};
 
     if !have_root("many_endpoints_are_read_back_whole_and_what_was_tampered_with_too") {
         return;

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A layer and those that it may use.
-const LAYERS: [(&str, &[&str]); 21] = [
+const LAYERS: [(&str, &[&str]); 22] = [
     ("model", &[]),
     ("netlink", &["model"]),
     ("networks", &["model"]),
     ("ir", &["model"]),
     ("select", &["model"]),
     ("compile", &["model", "networks", "ir", "select"]),
-    ("diff", &["model", "ir", "compile"]),
+    ("incremental", &["model", "ir", "select", "compile"]),
+    ("diff", &["model", "ir", "select", "compile"]),
     ("source", &["model", "networks"]),
     ("backend", &["model", "networks", "ir", "netlink"]),
     ("conntrack", &["model", "ir", "diff", "netlink"]),
@@ -23,7 +24,10 @@ const LAYERS: [(&str, &[&str]); 21] = [
     ("admin", &["http", "health", "metrics"]),
     ("events", &["model"]),
     ("sysctl", &[]),
-    ("proxy", &["model", "ir", "compile", "diff", "backend"]),
+    (
+        "proxy",
+        &["model", "ir", "compile", "incremental", "diff", "backend"],
+    ),
     ("dry_run", &["model", "ir", "backend", "proxy"]),
     (
         "cli",
@@ -50,7 +54,15 @@ const LAYERS: [(&str, &[&str]); 21] = [
 ];
 
 /// Layers that do no I/O, read no clock and start nothing.
-const PURE: [&str; 6] = ["model", "networks", "ir", "select", "compile", "diff"];
+const PURE: [&str; 7] = [
+    "model",
+    "networks",
+    "ir",
+    "select",
+    "compile",
+    "incremental",
+    "diff",
+];
 
 /// What a pure layer must not mention.
 const IMPURE: [&str; 14] = [

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use pointsman::compile::{NodePortAddresses, compile, compile_cluster};
 use pointsman::ir::{Action, Shared};
-use pointsman::model::{Change, Node, ObjectKey, State};
+use pointsman::model::{Change, Dirty, Node, ObjectKey, State};
 use pointsman::source::convert::Converter;
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ impl Cluster {
         let dirty = self.state.take_dirty();
         dirty
             .into_iter()
-            .map(|id| {
+            .map(|Dirty { id, .. }| {
                 let name = self.state.name(id).map(|key| key.name.to_string());
                 name.unwrap_or_else(|| "the cluster".to_owned())
             })
@@ -67,7 +67,7 @@ impl Cluster {
         self.put(&json!({"kind": "Node", "metadata": {"name": NODE, "labels": {"topology.kubernetes.io/zone": "b"}}}));
         self.put(&node());
         let ids = self.state.take_dirty();
-        let found = ids.into_iter().find_map(|id| {
+        let found = ids.into_iter().find_map(|Dirty { id, .. }| {
             let (found, service) = self.state.service(id)?;
             (*found == key).then(|| compile(&key, service, &self.state))
         });

@@ -2,7 +2,6 @@
 //! before: batches are taken by a kernel of maps, which is as strict as the real one, and read back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -12,8 +11,8 @@ use super::super::numbers::BARE_MASK;
 use super::*;
 use crate::compile::Compiled;
 use crate::diff::Engine;
-use crate::ir::{Action, Destination, Endpoints, Forwarding, Host, Label, SourcePolicy};
-use crate::model::{Endpoint, Protocol, ServiceId};
+use crate::ir::{Action, Destination, Forwarding, Host, Label, SourcePolicy};
+use crate::model::{Endpoint, Endpoints, Protocol, ServiceId};
 use crate::netlink::attributes::{Attributes, find, string};
 
 /// Elements by set and key, as attributes.
@@ -243,7 +242,7 @@ fn f3_clients_keep_an_endpoint_whose_place_or_timeout_changes_and_lose_one_that_
     };
     let first = step(balance(&[1, 2, 3], Some(60)));
     let mut expected = first.clone();
-    expected.remove(&endpoints(Family::V4, &[1])[0]);
+    expected.remove(&endpoints(Family::V4, &[1]).get(0).unwrap());
     assert_eq!(step(balance(&[2, 3], Some(60))), expected);
     assert_eq!(step(balance(&[2, 3], Some(3_600))), expected);
     assert_eq!(
@@ -256,7 +255,7 @@ fn f3_clients_keep_an_endpoint_whose_place_or_timeout_changes_and_lose_one_that_
 #[test]
 fn of_two_endpoints_with_one_hash_each_has_an_id_of_its_own() {
     // The hash has 22 bits: among so many addresses some share theirs.
-    let list: Arc<[Endpoint]> = (0u32..20_000)
+    let list: Endpoints = (0u32..20_000)
         .map(|number| Endpoint::new(std::net::Ipv4Addr::from(number).into(), 53))
         .collect();
     let mut forwarding = balance(&[1], Some(60)).unwrap();

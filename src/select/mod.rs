@@ -1,10 +1,18 @@
 //! Which endpoints of a Service port may take connections (SEMANTICS D).
 //!
 //! Pure: from the endpoints, the port's traffic policies and the node's topology to lists.
-//! What the lists are used for is `compile`'s business.
+//! What the lists are used for is `compile`'s business. [`select`] selects all at once, [`Tracked`]
+//! the same by what changes.
 
-use crate::model::{Endpoint, Family, Hint, Name, Protocol, SliceEndpoint};
-use crate::model::{EndpointSlice, Node};
+mod slots;
+mod tracked;
+
+pub use slots::Slots;
+pub use tracked::Tracked;
+
+use crate::model::{
+    Endpoint, EndpointSlice, Endpoints, Family, Hint, Name, Node, Protocol, SliceEndpoint,
+};
 
 /// Which lists a Service port has a use for (SEMANTICS B11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,18 +25,19 @@ pub struct Uses {
     pub flows: bool,
 }
 
-/// The endpoints of one Service port in one family. Lists are sorted and without duplicates.
+/// The endpoints of one Service port in one family. Lists are without duplicates, and sorted when
+/// selected all at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
     /// For traffic that may go anywhere.
-    pub cluster: Vec<Endpoint>,
+    pub cluster: Endpoints,
     /// For traffic that must stay on this node.
-    pub local: Vec<Endpoint>,
+    pub local: Endpoints,
     /// Endpoints of either list that run on this node.
     pub on_this_node: Vec<Endpoint>,
     /// Endpoints anywhere that still serve, whatever else they are: flows that go to them are
     /// left alone. Empty if nobody asks.
-    pub serving: Vec<Endpoint>,
+    pub serving: Endpoints,
     /// Whether an endpoint anywhere could take traffic: with none, connections are refused;
     /// with some but none to use, they are dropped.
     pub has_any: bool,
@@ -37,35 +46,57 @@ pub struct Selection {
 /// An endpoint, and what its slice says about it.
 type Candidate = (Endpoint, SliceEndpoint);
 
-/// The slices' endpoints that belong to a Service port, each address and port once, sorted.
-///
-/// Of duplicates, one that is not terminating wins over one that is, and a ready one over one
-/// that is not (SEMANTICS C6, made independent of the slices' order).
-fn candidates<'a>(
-    slices: impl Iterator<Item = &'a EndpointSlice>,
+/// A slice, and the port on its endpoints that serves a Service port.
+pub type ServingSlice<'a> = (&'a EndpointSlice, u16);
+
+/// A slice with each of its ports that serves a Service port.
+pub fn serving<'a>(
+    slice: &'a EndpointSlice,
     family: Family,
-    port_name: &str,
+    name: &str,
     protocol: Protocol,
-) -> Vec<Candidate> {
+) -> impl Iterator<Item = ServingSlice<'a>> {
+    let of_family = slice.family == family;
+    slice
+        .ports
+        .iter()
+        .filter(move |port| of_family && port.protocol == protocol && *port.name == *name)
+        .map(move |port| (slice, port.port))
+}
+
+/// Which of two slices' words about one endpoint counts: the greater. One that is not terminating
+/// wins over one that is, and a ready one over one that is not (SEMANTICS C6, made independent of
+/// the slices' order).
+fn rank(endpoint: &SliceEndpoint) -> impl Ord + '_ {
+    let hint = match endpoint.node_hint {
+        Hint::None => 0,
+        Hint::Elsewhere => 1,
+        Hint::Here => 2,
+    };
+    (
+        !endpoint.terminating,
+        endpoint.ready,
+        endpoint.serving,
+        endpoint.local,
+        hint,
+        &endpoint.zone_hints,
+    )
+}
+
+/// Whether it takes connections where nobody is ready.
+const fn is_fallback(endpoint: &SliceEndpoint) -> bool {
+    !endpoint.ready && endpoint.serving && endpoint.terminating
+}
+
+/// The slices' endpoints that belong to a Service port, each address and port once, sorted.
+fn candidates<'a>(slices: impl Iterator<Item = ServingSlice<'a>>) -> Vec<Candidate> {
     let mut found: Vec<Candidate> = Vec::new();
-    for slice in slices.filter(|slice| slice.family == family) {
-        let ports = slice
-            .ports
-            .iter()
-            .filter(|port| port.protocol == protocol && &*port.name == port_name);
-        for port in ports {
-            found.reserve_exact(slice.endpoints.len());
-            let endpoints = slice.endpoints.iter();
-            found.extend(
-                endpoints.map(|endpoint| (Endpoint::new(endpoint.address, port.port), endpoint)),
-            );
-        }
+    for (slice, port) in slices {
+        found.reserve_exact(slice.endpoints.len());
+        let endpoints = slice.endpoints.iter();
+        found.extend(endpoints.map(|endpoint| (Endpoint::new(endpoint.address, port), endpoint)));
     }
     if !found.is_sorted_by(|(a, _), (b, _)| a < b) {
-        let rank =
-            |endpoint: &SliceEndpoint| (!endpoint.terminating, endpoint.ready, endpoint.serving);
-        // Of equal ones the last in the slices' order stands first, and is kept.
-        found.reverse();
         found.sort_by(|(a, known_a), (b, known_b)| {
             a.cmp(b).then_with(|| rank(known_b).cmp(&rank(known_a)))
         });
@@ -74,21 +105,17 @@ fn candidates<'a>(
     found
 }
 
-/// Selects the endpoints of one Service port in one family.
+/// Selects the endpoints of one Service port in one family, from the slices of that family that
+/// serve it.
 pub fn select<'a>(
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-    family: Family,
-    port_name: &str,
-    protocol: Protocol,
+    slices: impl Iterator<Item = ServingSlice<'a>>,
     uses: Uses,
     node: &Node,
 ) -> Selection {
-    let candidates = candidates(slices, family, port_name, protocol);
+    let candidates = candidates(slices);
     if candidates.is_empty() {
         return Selection::default();
     }
-    let fallback =
-        |endpoint: &SliceEndpoint| !endpoint.ready && endpoint.serving && endpoint.terminating;
     let mut selection = Selection::default();
 
     if uses.cluster {
@@ -97,40 +124,49 @@ pub fn select<'a>(
             endpoint.ready && topology.admits(endpoint)
         });
         if selection.cluster.is_empty() {
-            selection.cluster = pick(&candidates, fallback);
+            selection.cluster = pick(&candidates, is_fallback);
         }
     }
     if uses.local {
         selection.local = pick(&candidates, |endpoint| endpoint.local && endpoint.ready);
         if selection.local.is_empty() {
-            selection.local = pick(&candidates, |endpoint| endpoint.local && fallback(endpoint));
+            let fallback = |endpoint: &SliceEndpoint| endpoint.local && is_fallback(endpoint);
+            selection.local = pick(&candidates, fallback);
         }
     }
     selection.has_any = candidates
         .iter()
-        .any(|(_, endpoint)| endpoint.ready || fallback(endpoint));
+        .any(|(_, endpoint)| endpoint.ready || is_fallback(endpoint));
     if uses.flows {
         selection.serving = pick(&candidates, |endpoint| endpoint.serving);
     }
-    // Sorted like all that is picked from the candidates.
-    selection.on_this_node = candidates
-        .iter()
-        .filter(|(_, known)| known.local)
-        .map(|(endpoint, _)| *endpoint)
-        .filter(|endpoint| {
-            let on = |list: &[Endpoint]| list.binary_search(endpoint).is_ok();
-            on(&selection.cluster) || on(&selection.local)
-        })
-        .collect();
+    selection.on_this_node = on_this_node(&candidates, [&selection.cluster, &selection.local]);
     selection
 }
 
-fn pick(candidates: &[Candidate], usable: impl Fn(&SliceEndpoint) -> bool) -> Vec<Endpoint> {
+/// The candidates on this node that are on one of some lists, all sorted.
+fn on_this_node(candidates: &[Candidate], lists: [&Endpoints; 2]) -> Vec<Endpoint> {
+    let mut lists = lists.map(|list| list.iter().peekable());
+    candidates
+        .iter()
+        .filter(|(endpoint, known)| {
+            let mut on_a_list = false;
+            for list in &mut lists {
+                while list.next_if(|other| *other < endpoint).is_some() {}
+                on_a_list |= list.peek() == Some(&endpoint);
+            }
+            known.local && on_a_list
+        })
+        .map(|(endpoint, _)| *endpoint)
+        .collect()
+}
+
+fn pick(candidates: &[Candidate], usable: impl Fn(&SliceEndpoint) -> bool) -> Endpoints {
     let usable = candidates.iter().filter(|(_, known)| usable(known));
     let count = usable.clone().count();
     let mut picked = Vec::with_capacity(count);
     picked.extend(usable.map(|(endpoint, _)| *endpoint));
-    picked
+    picked.into()
 }
 
 /// Which ready endpoints the slices' hints leave to this node (SEMANTICS D2).
@@ -184,5 +220,4 @@ fn hinted_to(endpoint: &SliceEndpoint, zone: &Name) -> bool {
 }
 
 #[cfg(test)]
-#[path = "select_tests.rs"]
 mod tests;

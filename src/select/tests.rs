@@ -53,11 +53,12 @@ fn node() -> Node {
 }
 
 fn run(slices: &[EndpointSlice], uses: Uses, node: &Node) -> Selection {
-    select(slices.iter(), Family::V4, "http", Protocol::Tcp, uses, node)
+    let of_port = |slice| serving(slice, Family::V4, "http", Protocol::Tcp);
+    select(slices.iter().flat_map(of_port), uses, node)
 }
 
-fn last_bytes(list: &[Endpoint]) -> Vec<u8> {
-    list.iter()
+fn last_bytes<'a>(list: impl IntoIterator<Item = &'a Endpoint>) -> Vec<u8> {
+    list.into_iter()
         .map(|endpoint| match endpoint.address {
             std::net::IpAddr::V4(address) => address.octets()[3],
             std::net::IpAddr::V6(_) => unreachable!("all are IPv4"),
@@ -287,15 +288,17 @@ fn c7_endpoints_come_in_one_order_whatever_that_of_the_slices() {
 #[test]
 fn c1_a_slice_port_serves_the_service_port_of_its_very_name_protocol_and_family() {
     let slices = [slice(&["1 RS"])];
-    let select = |family, name, protocol| {
-        select(slices.iter(), family, name, protocol, CLUSTER, &node()).has_any
+    let has_any = |family, name, protocol| {
+        let slices = slices.iter();
+        let of_port = slices.flat_map(|slice| serving(slice, family, name, protocol));
+        select(of_port, CLUSTER, &node()).has_any
     };
-    assert!(select(Family::V4, "http", Protocol::Tcp));
-    assert!(!select(Family::V4, "https", Protocol::Tcp));
-    assert!(!select(Family::V4, "HTTP", Protocol::Tcp));
-    assert!(!select(Family::V4, "", Protocol::Tcp));
-    assert!(!select(Family::V4, "http", Protocol::Udp));
-    assert!(!select(Family::V6, "http", Protocol::Tcp));
+    assert!(has_any(Family::V4, "http", Protocol::Tcp));
+    assert!(!has_any(Family::V4, "https", Protocol::Tcp));
+    assert!(!has_any(Family::V4, "HTTP", Protocol::Tcp));
+    assert!(!has_any(Family::V4, "", Protocol::Tcp));
+    assert!(!has_any(Family::V4, "http", Protocol::Udp));
+    assert!(!has_any(Family::V6, "http", Protocol::Tcp));
 }
 
 #[test]
