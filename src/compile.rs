@@ -17,7 +17,7 @@ use crate::model::{
     ServicePort, SourceRanges, State,
 };
 use crate::networks;
-use crate::select::{Selection, ServingSlice, Uses, select};
+use crate::select::{Selection, ServingSlice, Uses, select, serving};
 
 /// Which of the node's addresses accept `NodePort`s (`nodePortAddresses`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -106,22 +106,38 @@ pub struct HealthCheck {
 #[must_use]
 pub fn compile(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
     let slices: Vec<&EndpointSlice> = state.slices(key).collect();
-    let mut serving: FxHashMap<(Family, &str, Protocol), Vec<ServingSlice<'_>>> =
-        FxHashMap::default();
-    for slice in &slices {
-        for port in &*slice.ports {
-            let of = (slice.family, &*port.name, port.protocol);
-            serving.entry(of).or_default().push((slice, port.port));
+    let index = (service.ports.len() > FEW_PORTS).then(|| by_port(&slices));
+    let select = |family, port: &ServicePort, uses| match &index {
+        Some(index) => {
+            let of_port = index.get(&(family, &*port.name, port.protocol));
+            select(of_port.into_iter().flatten().copied(), uses, state.node())
         }
-    }
-    let select = |family, port: &ServicePort, uses| {
-        let slices = serving.get(&(family, &*port.name, port.protocol));
-        select(slices.into_iter().flatten().copied(), uses, state.node())
+        None => {
+            let of_port = |slice| serving(slice, family, &port.name, port.protocol);
+            select(slices.iter().copied().flat_map(of_port), uses, state.node())
+        }
     };
     let health_check = health_check(service, |family| {
         local_endpoints(service, &slices, family).len()
     });
     compile_selected(key, service, state.node(), select, health_check)
+}
+
+/// Up to so many ports a look at each is faster than a table.
+const FEW_PORTS: usize = 8;
+
+/// The slices that serve each port.
+fn by_port<'a>(
+    slices: &[&'a EndpointSlice],
+) -> FxHashMap<(Family, &'a str, Protocol), Vec<ServingSlice<'a>>> {
+    let mut index: FxHashMap<_, Vec<ServingSlice<'_>>> = FxHashMap::default();
+    for slice in slices {
+        for port in &*slice.ports {
+            let of_port = (slice.family, &*port.name, port.protocol);
+            index.entry(of_port).or_default().push((slice, port.port));
+        }
+    }
+    index
 }
 
 /// Compiles one Service whose endpoints are selected already.
@@ -170,23 +186,28 @@ pub fn compile_selected(
 /// The ports of a Service in each family that it has. Of two ports with one name and protocol the
 /// last counts (SEMANTICS B1).
 pub fn served_ports(service: &Service) -> impl Iterator<Item = (Family, &ServicePort)> {
-    let last: FxHashMap<(&str, Protocol), usize> = service
-        .ports
-        .iter()
-        .enumerate()
-        .map(|(index, port)| ((&*port.name, port.protocol), index))
-        .collect();
-    let ports: Vec<&ServicePort> = service
-        .ports
-        .iter()
-        .enumerate()
-        .filter(|(index, port)| last.get(&(&*port.name, port.protocol)) == Some(index))
-        .map(|(_, port)| port)
-        .collect();
+    let last: Option<FxHashMap<(&str, Protocol), usize>> =
+        (service.ports.len() > FEW_PORTS).then(|| {
+            let ports = service.ports.iter().enumerate();
+            ports
+                .map(|(index, port)| ((&*port.name, port.protocol), index))
+                .collect()
+        });
+    let counts = move |index: usize, port: &ServicePort| match &last {
+        Some(last) => last.get(&(&*port.name, port.protocol)) == Some(&index),
+        None => !service.ports[index + 1..]
+            .iter()
+            .any(|other| other.name == port.name && other.protocol == port.protocol),
+    };
     Family::BOTH
         .into_iter()
         .filter(|family| service.cluster_ips.get(*family).is_some())
-        .flat_map(move |family| ports.clone().into_iter().map(move |port| (family, port)))
+        .flat_map(|family| {
+            let ports = service.ports.iter().enumerate();
+            ports.map(move |(index, port)| (family, index, port))
+        })
+        .filter(move |(_, index, port)| counts(*index, port))
+        .map(|(family, _, port)| (family, port))
 }
 
 /// Which lists a Service port has a use for.

@@ -494,12 +494,13 @@ fn difference(
     let remembers = |forwarding: Option<&Forwarding>| forwarding.is_some_and(Forwarding::remembers);
     let (was_remembered, is_remembered) = (remembers(old), remembers(new));
     for list in List::BOTH {
+        let old = old.and_then(|forwarding| forwarding.list(list));
+        let new = new.and_then(|forwarding| forwarding.list(list));
+        if old.is_none() && new.is_none() {
+            continue;
+        }
         let none = Endpoints::default();
-        let of = |forwarding: Option<&Forwarding>| {
-            let list = forwarding.and_then(|forwarding| forwarding.list(list));
-            list.cloned().unwrap_or_else(|| none.clone())
-        };
-        let (old, new) = (of(old), of(new));
+        let (old, new) = (old.unwrap_or(&none), new.unwrap_or(&none));
         let mut put = |index, before: Option<Endpoint>, after: Option<Endpoint>| {
             let slot = |endpoint, remembered| Entry::Slot {
                 destination,
@@ -517,7 +518,7 @@ fn difference(
             }
         };
         if same_kind {
-            for (index, before, after) in old.differences(&new) {
+            for (index, before, after) in old.differences(new) {
                 put(index, before, after);
             }
         } else {

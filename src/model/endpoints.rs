@@ -71,7 +71,7 @@ impl Endpoints {
         }
     }
 
-    /// The endpoints of one chunk. A list of one piece is one chunk, however long.
+    /// The endpoints of one chunk.
     fn chunk(&self, index: usize) -> Option<&[Endpoint]> {
         match &self.0 {
             Pieces::One(list) => (index == 0).then_some(&**list),
@@ -95,23 +95,20 @@ impl Endpoints {
         &'a self,
         other: &'a Self,
     ) -> impl Iterator<Item = (usize, Option<Endpoint>, Option<Endpoint>)> + 'a {
-        let (mine, others) = (self.len(), other.len());
-        let shared = |index: usize| match (&self.0, &other.0) {
-            (Pieces::Many(mine), Pieces::Many(others)) => {
-                match (mine.get(index), others.get(index)) {
-                    (Some(mine), Some(others)) => Arc::ptr_eq(mine, others),
-                    _ => false,
-                }
-            }
-            (Pieces::One(mine), Pieces::One(others)) => Arc::ptr_eq(mine, others),
-            _ => false,
-        };
-        let most = mine.max(others);
-        (0..most.div_ceil(CHUNK))
-            .filter(move |index| !shared(*index))
-            .flat_map(move |index| index * CHUNK..((index + 1) * CHUNK).min(most))
-            .map(|place| (place, self.get(place), other.get(place)))
-            .filter(|(_, mine, others)| mine != others)
+        let most = self.chunk_count().max(other.chunk_count());
+        (0..most)
+            .map(move |index| {
+                let of = |list: &'a Self| list.chunk(index).unwrap_or(&[]);
+                (index, of(self), of(other))
+            })
+            .filter(|(_, mine, others)| !std::ptr::eq(*mine, *others))
+            .flat_map(|(index, mine, others)| {
+                (0..mine.len().max(others.len())).filter_map(move |at| {
+                    let (mine, others) = (mine.get(at), others.get(at));
+                    let place = index * CHUNK + at;
+                    (mine != others).then(|| (place, mine.copied(), others.copied()))
+                })
+            })
     }
 
     /// The same list with other endpoints at some places, and of another length. Every place that
@@ -194,7 +191,17 @@ impl FromIterator<Endpoint> for Endpoints {
 
 impl PartialEq for Endpoints {
     fn eq(&self, other: &Self) -> bool {
-        self.is(other) || (self.len() == other.len() && self.differences(other).next().is_none())
+        match (&self.0, &other.0) {
+            (Pieces::One(mine), Pieces::One(others)) => Arc::ptr_eq(mine, others) || mine == others,
+            (Pieces::Many(mine), Pieces::Many(others)) => {
+                let same = |(mine, others): (&Arc<[Endpoint]>, &Arc<[Endpoint]>)| {
+                    Arc::ptr_eq(mine, others) || mine == others
+                };
+                Arc::ptr_eq(mine, others)
+                    || (mine.len() == others.len() && mine.iter().zip(&**others).all(same))
+            }
+            _ => false,
+        }
     }
 }
 

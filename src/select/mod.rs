@@ -149,13 +149,14 @@ fn on_this_node(candidates: &[Candidate], lists: [&Endpoints; 2]) -> Vec<Endpoin
     let mut lists = lists.map(|list| list.iter().peekable());
     candidates
         .iter()
-        .filter(|(endpoint, known)| {
+        .filter(|(_, known)| known.local)
+        .filter(|(endpoint, _)| {
             let mut on_a_list = false;
             for list in &mut lists {
                 while list.next_if(|other| *other < endpoint).is_some() {}
                 on_a_list |= list.peek() == Some(&endpoint);
             }
-            known.local && on_a_list
+            on_a_list
         })
         .map(|(endpoint, _)| *endpoint)
         .collect()
