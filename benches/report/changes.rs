@@ -6,6 +6,7 @@ use nix::time::{ClockId, clock_gettime};
 use pointsman::model::Change;
 use pointsman::proxy::Synced;
 
+use crate::Plan;
 use crate::cluster::{Reader, Shape, service_gone};
 use crate::harness::Host;
 use crate::output::{Cell, Table, quantiles};
@@ -16,26 +17,86 @@ const DRAINED: u32 = 1000;
 /// Endpoints of the Service that is rolled out.
 const ROLLED: u32 = 1000;
 
-/// An empty table.
-pub fn table() -> Table {
-    Table::new(
-        "Changes",
-        "From the event in hand to the committed transaction, one transaction for each. The ratio is to the kernel's own\n\
-         time for the same bytes; CPU is the process's, system calls included, for each change.",
-        &[
-            "cluster",
-            "change",
-            "times",
-            "operations",
-            "bytes",
-            "median",
-            "p99",
-            "kernel med.",
-            "kernel p99",
-            "ratio",
-            "CPU",
-        ],
-    )
+/// The tables of this part.
+pub struct Tables {
+    /// Each kind of change in each cluster.
+    pub each: Table,
+    /// How its cost grows with the cluster.
+    pub growth: Table,
+    /// One endpoint of Services of different sizes.
+    pub large: Table,
+    /// Medians of each kind, cluster by cluster.
+    medians: Vec<(String, String, Duration)>,
+}
+
+impl Tables {
+    /// Empty ones.
+    pub fn new() -> Self {
+        Self {
+            each: Table::new(
+                "Changes",
+                "From the event in hand to the committed transaction, one transaction for each. The ratio is to the kernel's own\n\
+                 time for the same bytes; CPU is the process's, system calls included, for each change.",
+                &[
+                    "cluster",
+                    "change",
+                    "times",
+                    "operations",
+                    "bytes",
+                    "median",
+                    "p99",
+                    "kernel med.",
+                    "kernel p99",
+                    "ratio",
+                    "CPU",
+                ],
+            ),
+            growth: Table::new(
+                "How changes grow with the cluster",
+                "The medians of the table above, and each cluster's over the first one's.",
+                &["change", "cluster", "median", "over the first"],
+            ),
+            large: Table::new(
+                "One endpoint replaced, by the size of its Service",
+                "\"own\" is the time outside the kernel, and what the ratio is of: to that of the smallest Service.",
+                &[
+                    "endpoints",
+                    "times",
+                    "operations",
+                    "median",
+                    "p99",
+                    "kernel med.",
+                    "own med.",
+                    "ratio",
+                ],
+            ),
+            medians: Vec::new(),
+        }
+    }
+
+    /// Fills the table of growth.
+    pub fn finish(mut self) -> Self {
+        let mut kinds: Vec<String> = Vec::new();
+        for (kind, ..) in &self.medians {
+            if !kinds.contains(kind) {
+                kinds.push(kind.clone());
+            }
+        }
+        for kind in kinds {
+            let of_kind = self.medians.iter().filter(|(other, ..)| *other == kind);
+            let mut first = None;
+            for (_, cluster, median) in of_kind {
+                let first = *first.get_or_insert(median.as_secs_f64());
+                self.growth.row(vec![
+                    kind.clone().into(),
+                    cluster.clone().into(),
+                    (*median).into(),
+                    Cell::Ratio(median.as_secs_f64() / first),
+                ]);
+            }
+        }
+        self
+    }
 }
 
 /// What was seen of one kind of change.
@@ -51,16 +112,19 @@ struct Bench<'a> {
     reader: Reader,
 }
 
-/// Measures changes to a cluster that is loaded; each of the quick ones so many times.
+/// Measures changes to a cluster that is loaded.
 pub fn measure(
     host: &Host,
     shape: Shape,
     cluster: &str,
     proxy: Kernel,
-    times: u32,
-    mut table: Table,
-) -> Table {
+    plan: &Plan,
+    mut table: Tables,
+) -> Tables {
     let cluster = cluster.to_owned();
+    let (times, large) = (plan.changes, plan.large);
+    // In one cluster: it is the Service's size that counts.
+    let measures_large = table.medians.is_empty();
     host.run(move || {
         let mut bench = Bench {
             shape,
@@ -72,6 +136,9 @@ pub fn measure(
         bench.services(times, &mut table);
         bench.drain(&mut table);
         bench.rolling_update(&mut table);
+        if measures_large {
+            bench.large(large, times, &mut table.large);
+        }
         table
     })
 }
@@ -101,7 +168,7 @@ impl Bench<'_> {
         samples
     }
 
-    fn report(&self, what: &str, samples: Samples, table: &mut Table) {
+    fn report(&self, what: &str, samples: Samples, table: &mut Tables) {
         let times = samples.seen.len();
         let most = |of: fn(&Synced) -> usize| {
             let each = samples.seen.iter().map(|(_, synced)| of(synced));
@@ -116,7 +183,9 @@ impl Bench<'_> {
             .unzip();
         let (median, p99) = quantiles(whole);
         let (kernel_median, kernel_p99) = quantiles(kernel);
-        table.row(vec![
+        let kind = (what.to_owned(), self.cluster.to_owned(), median);
+        table.medians.push(kind);
+        table.each.row(vec![
             self.cluster.into(),
             what.into(),
             Cell::Count(times),
@@ -137,7 +206,7 @@ impl Bench<'_> {
         self.reader.read(&text)
     }
 
-    fn endpoints(&mut self, times: u32, table: &mut Table) {
+    fn endpoints(&mut self, times: u32, table: &mut Tables) {
         let all = self.shape.endpoints;
         let steps: [(&str, fn(u32) -> std::ops::Range<u32>); 3] = [
             ("endpoint replaced", |all| 1..all + 1),
@@ -153,29 +222,109 @@ impl Bench<'_> {
         }
     }
 
-    fn services(&mut self, times: u32, table: &mut Table) {
+    fn services(&mut self, times: u32, table: &mut Tables) {
+        let all = self.shape.endpoints;
         let victims: Vec<u32> = (0..times).map(|round| self.victim(round)).collect();
-        let mut read = |affinity| -> Vec<Vec<Change>> {
-            let texts = victims.iter().map(|index| Shape::service(*index, affinity));
+        let mut service = |of: &dyn Fn(u32) -> String| -> Vec<Vec<Change>> {
+            let texts = victims.iter().map(|index| of(*index));
             texts.map(|text| vec![self.reader.read(&text)]).collect()
         };
-        let (shaped, back) = (read(Some(600)), read(None));
+        let shaped = service(&|index| Shape::service(index, Some(600)));
+        let local = service(&|index| {
+            let policy = (
+                r#""internalTrafficPolicy":"Cluster""#,
+                r#""internalTrafficPolicy":"Local""#,
+            );
+            Shape::service(index, None).replace(policy.0, policy.1)
+        });
+        let plain = service(&|index| Shape::service(index, None));
         let gone: Vec<Vec<Change>> = victims
             .iter()
             .map(|index| vec![service_gone(*index)])
             .collect();
+        let mut slices = |endpoints: std::ops::Range<u32>| -> Vec<Vec<Change>> {
+            let slices = victims.iter();
+            slices
+                .map(|index| {
+                    let text = self.shape.slice(*index, 0, endpoints.clone());
+                    vec![self.reader.read(&text)]
+                })
+                .collect()
+        };
+        let (few, more, as_before) = (slices(0..4), slices(0..9), slices(0..all));
         for (what, changes) in [
-            ("Service re-shaped (affinity)", shaped),
-            ("Service shaped back", back.clone()),
+            ("Service re-shaped: affinity on", shaped),
+            ("Service re-shaped: affinity off", plain.clone()),
+            ("Service re-shaped: policy Local", local),
+            ("Service re-shaped: policy Cluster", plain.clone()),
+            ("Service re-shaped: to 4 endpoints", few),
+            ("Service re-shaped: from 4 to 9 endpoints", more),
+            ("Service re-shaped: back to all endpoints", as_before),
             ("Service removed", gone),
-            ("Service added", back),
+            ("Service added", plain),
         ] {
             let samples = self.time(changes);
             self.report(what, samples, table);
         }
     }
 
-    fn drain(&mut self, table: &mut Table) {
+    /// One endpoint replaced in Services of different sizes.
+    fn large(&mut self, sizes: &[u32], times: u32, table: &mut Table) {
+        let mut smallest = None;
+        for (index, endpoints) in (self.shape.services + 1..).zip(sizes) {
+            // Addresses of their own for each.
+            let shape = Shape {
+                services: 1,
+                endpoints: *endpoints,
+            };
+            let mut first = vec![self.reader.read(&Shape::service(index, None))];
+            for (part, endpoints) in shape.parts() {
+                let text = shape.slice_of(index, 20 + index % 10, part, endpoints);
+                first.push(self.reader.read(&text));
+            }
+            self.time([first]);
+            let mut now: Vec<u32> = (0..*endpoints).collect();
+            let steps: Vec<Vec<Change>> = (0..times)
+                .map(|round| {
+                    let place = round.wrapping_mul(7919) % endpoints;
+                    let known = &mut now[place as usize];
+                    *known = (*known + endpoints) % (2 * endpoints);
+                    let mut parts = shape.parts();
+                    let (part, all) = parts
+                        .find(|(_, all)| all.contains(&place))
+                        .expect("a slice");
+                    let all = all.map(|place| now[place as usize]);
+                    let text = shape.slice_of(index, 20 + index % 10, part, all);
+                    vec![self.reader.read(&text)]
+                })
+                .collect();
+            let samples = self.time(steps);
+            let operations = samples.seen.iter().map(|(_, seen)| seen.applied.operations);
+            let operations = operations.max().unwrap_or_default();
+            let (whole, kernel): (Vec<Duration>, Vec<Duration>) = samples
+                .seen
+                .into_iter()
+                .map(|(whole, synced)| (whole, synced.applied.kernel))
+                .unzip();
+            let own = whole.iter().zip(&kernel);
+            let own = own.map(|(whole, kernel)| whole.saturating_sub(*kernel));
+            let (own, _) = quantiles(own.collect());
+            let smallest = *smallest.get_or_insert(own.as_secs_f64());
+            let (median, p99) = quantiles(whole);
+            table.row(vec![
+                Cell::Count(*endpoints as usize),
+                Cell::Count(times as usize),
+                Cell::Count(operations),
+                median.into(),
+                p99.into(),
+                quantiles(kernel).0.into(),
+                own.into(),
+                Cell::Ratio(own.as_secs_f64() / smallest),
+            ]);
+        }
+    }
+
+    fn drain(&mut self, table: &mut Tables) {
         let all = self.shape.endpoints;
         let victims: Vec<u32> = (0..DRAINED.min(self.shape.services)).collect();
         let mut both = Vec::new();
@@ -194,7 +343,7 @@ impl Bench<'_> {
     }
 
     /// A Service of 1,000 endpoints, replaced one by one.
-    fn rolling_update(&mut self, table: &mut Table) {
+    fn rolling_update(&mut self, table: &mut Tables) {
         let index = self.shape.services;
         let shape = Shape {
             services: 1,

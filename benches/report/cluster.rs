@@ -58,9 +58,20 @@ impl Shape {
 
     /// One of a Service's slices, with these endpoints in it.
     pub fn slice(self, service: u32, part: u32, endpoints: impl Iterator<Item = u32>) -> String {
+        self.slice_of(service, service, part, endpoints)
+    }
+
+    /// The same with the addresses that another Service of this shape would have.
+    pub fn slice_of(
+        self,
+        service: u32,
+        addresses_of: u32,
+        part: u32,
+        endpoints: impl Iterator<Item = u32>,
+    ) -> String {
         let endpoints: Vec<String> = endpoints
             .map(|index| {
-                let address = self.endpoint(service, index);
+                let address = self.endpoint(addresses_of, index);
                 format!(
                     r#"{{"addresses":["{address}"],"conditions":{{"ready":true,"serving":true,"terminating":false}},"targetRef":{{"kind":"Pod","namespace":"default","name":"svc-{service}-7d9c5b8f6d-{index:05}","uid":"0b1d2c3e-0000-4000-8000-{index:012}"}},"nodeName":"node-{node}","zone":"zone-{zone}"}}"#,
                     node = index % 1000 + 100,

@@ -6,7 +6,9 @@
 //! see that it works.
 //!
 //! `--json PATH` writes the figures there too. `whole`, `live` and `path` measure that part alone:
-//! whole states and changes, the program beside an API server, the data path.
+//! whole states and changes, the program beside an API server, the data path. `--beside PROGRAM` has
+//! another program measured in the data path too: it is started in the network namespace of a node
+//! with the path of a file of objects, one in a line as JSON, and prints a line once it serves them.
 
 #![allow(
     missing_docs,
@@ -42,9 +44,12 @@ struct Plan {
     whole: &'static [(u32, u32, bool)],
     /// Changes of each kind.
     changes: u32,
+    /// Endpoints of Services in which one is replaced.
+    large: &'static [u32],
     live: &'static [(u32, u32, Effort)],
     traffic: &'static [u32],
-    connections: usize,
+    /// Turns of a hundred connections and round trips each.
+    turns: usize,
 }
 
 const FULL: Plan = Plan {
@@ -59,6 +64,7 @@ const FULL: Plan = Plan {
         (1, 100_000, false),
     ],
     changes: 500,
+    large: &[10, 1_000, 100_000],
     live: &[
         (
             0,
@@ -85,13 +91,14 @@ const FULL: Plan = Plan {
             },
         ),
     ],
-    traffic: &[100, 20_000],
-    connections: 10_000,
+    traffic: &[1_000, 20_000],
+    turns: 100,
 };
 
 const SMALL: Plan = Plan {
     whole: &[(50, 3, true), (1, 300, false)],
     changes: 10,
+    large: &[10, 300],
     live: &[
         (
             0,
@@ -111,7 +118,7 @@ const SMALL: Plan = Plan {
         ),
     ],
     traffic: &[10],
-    connections: 100,
+    turns: 1,
 };
 
 const PARTS: [&str; 3] = ["whole", "live", "path"];
@@ -124,10 +131,14 @@ fn main() {
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
     let plan = if has("--bench") { FULL } else { SMALL };
     let parts: Vec<&str> = PARTS.into_iter().filter(|part| has(part)).collect();
-    let report = run(&plan, if parts.is_empty() { &PARTS } else { &parts });
+    let value_of = |flag: &str| {
+        let at = arguments.iter().position(|argument| argument == flag)?;
+        Some(arguments.get(at + 1).expect("a value").as_str())
+    };
+    let parts = if parts.is_empty() { &PARTS[..] } else { &parts };
+    let report = run(&plan, parts, value_of("--beside"));
     println!("{}", report.text());
-    if let Some(at) = arguments.iter().position(|argument| argument == "--json") {
-        let path = arguments.get(at + 1).expect("a path after --json");
+    if let Some(path) = value_of("--json") {
         std::fs::write(path, report.json()).expect("the file for the figures");
     }
 }
@@ -140,11 +151,11 @@ fn name(shape: Shape) -> String {
     format!("{services} x {endpoints}")
 }
 
-fn run(plan: &Plan, parts: &[&str]) -> Report {
+fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
     let of = |part| parts.contains(&part);
     let mut report = Report::new();
     let mut wholes = whole::Tables::new();
-    let mut changed = changes::table();
+    let mut changed = changes::Tables::new();
     let clusters = plan.whole.iter().filter(|_| of("whole"));
     for (services, endpoints, changes) in clusters {
         let shape = Shape {
@@ -153,9 +164,10 @@ fn run(plan: &Plan, parts: &[&str]) -> Report {
         };
         let (host, proxy) = whole::measure(shape, &name(shape), &mut wholes);
         if *changes {
-            changed = changes::measure(&host, shape, &name(shape), proxy, plan.changes, changed);
+            changed = changes::measure(&host, shape, &name(shape), proxy, plan, changed);
         }
     }
+    let changed = changed.finish();
     let mut lives = live::Tables::new();
     let mut empty = 0;
     let clusters = plan.live.iter().filter(|_| of("live"));
@@ -169,18 +181,21 @@ fn run(plan: &Plan, parts: &[&str]) -> Report {
             empty = resident;
         }
     }
-    let mut path = traffic::table();
-    for services in plan.traffic.iter().filter(|_| of("path")) {
-        traffic::measure(*services, plan.connections, &mut path);
+    let mut paths = traffic::Tables::new();
+    if of("path") {
+        traffic::measure(plan.traffic, plan.turns, another, &mut paths);
     }
     let tables = vec![
         wholes.whole,
         wholes.stages,
-        changed,
+        changed.each,
+        changed.growth,
+        changed.large,
         lives.steady,
         lives.memory,
         wholes.restart,
-        path,
+        paths.connections,
+        paths.flows,
     ];
     report.tables = tables.into_iter().filter(Table::has_rows).collect();
     report

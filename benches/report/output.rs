@@ -249,11 +249,20 @@ impl Report {
 }
 
 /// The time that half of them stay below, and that 99 of 100 do.
-pub fn quantiles(mut times: Vec<Duration>) -> (Duration, Duration) {
+pub fn quantiles(times: Vec<Duration>) -> (Duration, Duration) {
+    below(times, [50, 99]).into()
+}
+
+/// The times between which half of them lie.
+pub fn quartiles(times: Vec<Duration>) -> (Duration, Duration) {
+    below(times, [25, 75]).into()
+}
+
+/// The times that these parts of a hundred stay below.
+fn below(mut times: Vec<Duration>, parts: [usize; 2]) -> [Duration; 2] {
     times.sort_unstable();
-    let at = |part: usize| {
+    parts.map(|part| {
         let index = (times.len() * part / 100).min(times.len().saturating_sub(1));
         times.get(index).copied().unwrap_or_default()
-    };
-    (at(50), at(99))
+    })
 }

@@ -1,7 +1,12 @@
-//! The data path: what a new connection through a Service costs over a direct one.
+//! The data path: what a new connection and an established flow cost through a Service, beside no
+//! tables at all and beside a table that only makes conntrack work.
+//!
+//! Every variant has a node and pods of its own. They take turns, so that all see the same noise.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -11,28 +16,71 @@ use serde_json::{Value, json};
 use crate::cluster::Shape;
 use crate::harness::{NODE, World};
 use crate::objects::{node, service, slice};
-use crate::output::{Cell, Table, quantiles};
+use crate::output::{Cell, Table, quantiles, quartiles};
 use crate::whole::{self, Kernel};
 
-/// Connections to one target before the next has its turn: all see the same noise.
+/// Connections to one target, or round trips, before the next has its turn.
 const TURN: usize = 100;
+/// Datagrams in a turn that are sent without waiting.
+const BLAST: usize = 1_000;
 
-/// An empty table.
-pub fn table() -> Table {
-    Table::new(
-        "Data path",
-        "New TCP connections from a pod to a pod of the same node, one after another, turn by turn with direct ones.",
-        &[
-            "Services",
-            "target",
-            "connections",
-            "a second",
-            "median",
-            "p99",
-            "over direct",
-            "ratio",
-        ],
-    )
+/// The tables of this part.
+pub struct Tables {
+    /// New connections.
+    pub connections: Table,
+    /// Flows that are there already.
+    pub flows: Table,
+}
+
+impl Tables {
+    /// Empty ones.
+    pub fn new() -> Self {
+        Self {
+            connections: Table::new(
+                "New connections",
+                "TCP from a pod to a pod of the same node, one connection after another, turn by turn with all other rows.\n\
+                 \"conntrack only\" is one static rule for each target, without choice or masquerading; \"over direct\" is\n\
+                 to the same pods without a Service in the same node.",
+                &[
+                    "node",
+                    "target",
+                    "times",
+                    "median",
+                    "quartiles",
+                    "p99",
+                    "over direct",
+                ],
+            ),
+            flows: Table::new(
+                "Established flows",
+                "UDP between the same pods over one socket: round trips of a datagram, and datagrams sent without waiting.\n\
+                 The ratio is to \"conntrack only\" and the same target.",
+                &[
+                    "node",
+                    "target",
+                    "round trips",
+                    "median",
+                    "quartiles",
+                    "ratio",
+                    "datagrams a second",
+                    "datagrams' ratio",
+                ],
+            ),
+        }
+    }
+}
+
+/// What stands between the pods.
+enum Between {
+    /// No tables at all.
+    Nothing,
+    /// A static rule for each target.
+    Conntrack,
+    /// pointsman, with so many Services.
+    Pointsman(u32),
+    /// Another program, with so many Services: it is started in the node's network namespace with
+    /// the path of a file of manifests, and prints a line when it has programmed them.
+    Another(String, u32),
 }
 
 const TARGETS: [(&str, &str); 4] = [
@@ -41,66 +89,266 @@ const TARGETS: [(&str, &str); 4] = [
     ("ClusterIP with affinity", "10.96.0.11:80"),
     ("NodePort", "192.0.2.1:30080"),
 ];
+const FLOW_TARGETS: [(&str, &str); 2] = [
+    ("direct", "10.244.1.10:5353"),
+    ("ClusterIP", "10.96.0.12:53"),
+];
 
-/// Measures the data path of a node with so many Services, with so many connections each.
-pub fn measure(services: u32, connections: usize, table: &mut Table) {
-    let world = World::new();
+/// The program behind a node.
+enum Program {
+    None,
+    Pointsman(#[allow(dead_code, reason = "it holds the rules")] Box<Kernel>),
+    Another(Child),
+}
+
+/// A node to measure, and what was seen.
+struct Node {
+    name: String,
+    world: World,
+    program: Program,
+    reaches_services: bool,
+    connections: Vec<Vec<Duration>>,
+    flows: Vec<(Vec<Duration>, Vec<Duration>)>,
+    clients: Vec<UdpSocket>,
+}
+
+/// Measures nodes with so many Services, each beside its baselines; `another` is a program to
+/// measure beside them.
+pub fn measure(services: &[u32], turns: usize, another: Option<&str>, tables: &mut Tables) {
+    let mut between = vec![Between::Nothing, Between::Conntrack];
+    for count in services {
+        between.push(Between::Pointsman(*count));
+        if let Some(command) = another {
+            between.push(Between::Another(command.to_owned(), *count));
+        }
+    }
+    let mut nodes: Vec<Node> = between.into_iter().map(Node::new).collect();
+    // The first turn fills the caches, and the clients' places in the map of the affinity.
+    for node in &mut nodes {
+        node.turn();
+        node.forget();
+    }
+    for _ in 0..turns {
+        for node in &mut nodes {
+            node.turn();
+        }
+    }
+    report(&nodes, tables);
+}
+
+fn report(nodes: &[Node], tables: &mut Tables) {
+    let median = |times: &[Duration]| quantiles(times.to_vec()).0;
+    let spread = |times: &[Duration]| {
+        let (first, third) = quartiles(times.to_vec());
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        Cell::Text(format!("{:.2} to {:.2} µs", micros(first), micros(third)))
+    };
+    for node in nodes {
+        let direct = median(&node.connections[0]);
+        for ((target, _), times) in TARGETS.iter().zip(&node.connections) {
+            if times.is_empty() {
+                continue;
+            }
+            let (half, p99) = quantiles(times.clone());
+            let over = half.as_secs_f64() - direct.as_secs_f64();
+            tables.connections.row(vec![
+                node.name.clone().into(),
+                (*target).into(),
+                Cell::Count(times.len()),
+                precise(half),
+                spread(times),
+                p99.into(),
+                Cell::Text(format!("{:+.2} µs", over * 1e6)),
+            ]);
+        }
+    }
+    let baseline = &nodes[1].flows;
+    for node in nodes {
+        for (index, (target, _)) in FLOW_TARGETS.iter().enumerate() {
+            let (trips, blasts) = &node.flows[index];
+            if trips.is_empty() {
+                continue;
+            }
+            let ratio = |of: &[Duration], to: &[Duration]| {
+                Cell::Ratio(median(of).as_secs_f64() / median(to).as_secs_f64())
+            };
+            tables.flows.row(vec![
+                node.name.clone().into(),
+                (*target).into(),
+                Cell::Count(trips.len()),
+                precise(median(trips)),
+                spread(trips),
+                ratio(trips, &baseline[index].0),
+                Cell::Count((BLAST as f64 / median(blasts).as_secs_f64()) as usize),
+                ratio(&baseline[index].1, blasts),
+            ]);
+        }
+    }
+}
+
+fn precise(time: Duration) -> Cell {
+    Cell::Text(format!("{:.2} µs", time.as_secs_f64() * 1e6))
+}
+
+impl Node {
+    fn new(between: Between) -> Self {
+        let world = World::new();
+        serve(&world);
+        let (name, program) = match between {
+            Between::Nothing => ("no tables".to_owned(), Program::None),
+            Between::Conntrack => {
+                world.node.sh(STATIC);
+                ("conntrack only".to_owned(), Program::None)
+            }
+            Between::Pointsman(services) => {
+                let fill = fill(services);
+                let kernel = world.node.run(move || load(fill));
+                let name = format!("pointsman, {services} Services");
+                (name, Program::Pointsman(Box::new(kernel)))
+            }
+            Between::Another(command, services) => {
+                let child = start(&world, &command, services);
+                let name = format!("the other program, {services} Services");
+                (name, Program::Another(child))
+            }
+        };
+        let reaches_services = name != "no tables";
+        let clients = world.pod.run(|| {
+            FLOW_TARGETS
+                .map(|(_, target)| {
+                    let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
+                    let target: SocketAddr = target.parse().expect("an address and a port");
+                    socket.connect(target).expect("an address");
+                    let patience = Some(Duration::from_secs(5));
+                    socket.set_read_timeout(patience).expect("an option");
+                    socket
+                })
+                .into()
+        });
+        Self {
+            name,
+            world,
+            program,
+            reaches_services,
+            connections: vec![Vec::new(); TARGETS.len()],
+            flows: vec![(Vec::new(), Vec::new()); FLOW_TARGETS.len()],
+            clients,
+        }
+    }
+
+    fn turn(&mut self) {
+        let targets = if self.reaches_services {
+            TARGETS.len()
+        } else {
+            1
+        };
+        for (index, (_, target)) in TARGETS.iter().enumerate().take(targets) {
+            let target: SocketAddr = target.parse().expect("an address and a port");
+            let seen = self.world.pod.run(move || connect(target));
+            self.connections[index].extend(seen);
+        }
+        let targets = if self.reaches_services {
+            FLOW_TARGETS.len()
+        } else {
+            1
+        };
+        for (index, client) in self.clients.iter().enumerate().take(targets) {
+            let client = client.try_clone().expect("a socket");
+            let (trips, blast) = self.world.pod.run(move || flow(&client));
+            self.flows[index].0.extend(trips);
+            self.flows[index].1.push(blast);
+        }
+    }
+
+    fn forget(&mut self) {
+        self.connections.iter_mut().for_each(Vec::clear);
+        for (trips, blasts) in &mut self.flows {
+            trips.clear();
+            blasts.clear();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Program::Another(child) = &mut self.program {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Pods that take connections, and datagrams: they answer those of one byte.
+fn serve(world: &World) {
     world.pods.spawn(|| {
         let listener = TcpListener::bind("0.0.0.0:8080").expect("a port");
         for connection in listener.incoming() {
             drop(connection);
         }
     });
-    let fill = Shape {
-        services,
-        endpoints: 10,
-    };
-    let proxy = world.node.run(move || load(fill));
-    // The first ones fill the caches, and the client's place in the map of the affinity.
-    let run = |times| world.pod.run(move || connect(times));
-    run(TURN);
-    let seen = run(connections);
-    drop(proxy);
-    let (direct, _) = quantiles(seen[0].clone());
-    for ((name, _), times) in TARGETS.into_iter().zip(seen) {
-        let count = times.len();
-        let sum: Duration = times.iter().sum();
-        let (median, p99) = quantiles(times);
-        table.row(vec![
-            Cell::Count(services as usize),
-            name.into(),
-            Cell::Count(count),
-            Cell::Count((count as f64 / sum.as_secs_f64()) as usize),
-            median.into(),
-            p99.into(),
-            median.saturating_sub(direct).into(),
-            Cell::Ratio(median.as_secs_f64() / direct.as_secs_f64()),
-        ]);
+    for last in 10..20 {
+        world.pods.spawn(move || {
+            let socket = UdpSocket::bind(format!("10.244.1.{last}:5353")).expect("a port");
+            let mut buffer = [0; 64];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                if length == 1 {
+                    let _ = socket.send_to(&buffer[..1], from);
+                }
+            }
+        });
     }
 }
 
-fn load(fill: Shape) -> Kernel {
+/// What only makes conntrack work, and leads to the pods.
+const STATIC: &str = "nft -f - <<'E'
+table ip baseline {
+    chain prerouting {
+        type nat hook prerouting priority dstnat;
+        ip daddr 10.96.0.10 tcp dport 80 dnat to 10.244.1.10:8080
+        ip daddr 10.96.0.11 tcp dport 80 dnat to 10.244.1.10:8080
+        ip daddr 192.0.2.1 tcp dport 30080 dnat to 10.244.1.10:8080
+        ip daddr 10.96.0.12 udp dport 53 dnat to 10.244.1.10:5353
+    }
+}
+E";
+
+const fn fill(services: u32) -> Shape {
+    Shape {
+        services,
+        endpoints: 10,
+    }
+}
+
+/// The objects that the targets are.
+fn objects() -> [Value; 7] {
     let pods: Vec<String> = (10..20).map(|last| format!("10.244.1.{last}")).collect();
     let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
     // The program of the benchmark is IPv4's alone.
     let mut this_node = node();
     this_node["status"]["addresses"] = json!([{"type": "InternalIP", "address": "192.0.2.1"}]);
-    let objects: [Value; 5] = [
+    let mut names = slice("names", "UDP", &pods);
+    names["ports"][0]["port"] = json!(5353);
+    [
         this_node,
         service("plain", &["10.96.0.10"]).node_port(30080).0,
         slice("plain", "TCP", &pods),
         service("sticky", &["10.96.0.11"]).affinity(600).0,
         slice("sticky", "TCP", &pods),
-    ];
+        service("names", &["10.96.0.12"])
+            .set("/spec/ports/0/protocol", json!("UDP"))
+            .set("/spec/ports/0/port", json!(53))
+            .0,
+        names,
+    ]
+}
+
+fn load(fill: Shape) -> Kernel {
     let mut converter = Converter::new(NODE);
-    let [node, plain, plain_slice, sticky, sticky_slice] = objects;
-    let changes = [
-        converter.node(&from(node)),
-        converter.service(&from(plain)),
-        converter.endpoint_slice(&from(plain_slice)),
-        converter.service(&from(sticky)),
-        converter.endpoint_slice(&from(sticky_slice)),
-    ];
+    let changes = objects().map(|object| match object["kind"].as_str() {
+        Some("Node") => converter.node(&from(object)),
+        Some("Service") => converter.service(&from(object)),
+        _ => converter.endpoint_slice(&from(object)),
+    });
     let mut proxy = whole::start();
     proxy.take(changes.into_iter().flatten());
     proxy.take(fill.changes().0);
@@ -112,27 +360,59 @@ fn from<T: serde::de::DeserializeOwned>(object: Value) -> T {
     serde_json::from_value(object).expect("an object")
 }
 
-/// Connects to each target so many times. Returns how long each connection took.
-fn connect(times: usize) -> Vec<Vec<Duration>> {
-    let targets: Vec<SocketAddr> = TARGETS
-        .iter()
-        .map(|(_, target)| target.parse().expect("an address and a port"))
-        .collect();
-    let mut seen = vec![Vec::with_capacity(times); targets.len()];
-    for _ in 0..times / TURN {
-        for (target, seen) in targets.iter().zip(&mut seen) {
-            for _ in 0..TURN {
-                let started = Instant::now();
-                let stream = TcpStream::connect(target).expect("a connection");
-                seen.push(started.elapsed());
-                // A reset leaves no socket waiting, so that ports do not run out.
-                let at_once = nix::libc::linger {
-                    l_onoff: 1,
-                    l_linger: 0,
-                };
-                setsockopt(&stream.as_fd(), sockopt::Linger, &at_once).expect("an option");
-            }
-        }
+/// Starts another program on the node, and waits until it is ready.
+fn start(world: &World, command: &str, services: u32) -> Child {
+    let file = std::env::temp_dir().join(format!("objects-{services}.jsonl"));
+    let all = objects().into_iter().map(|object| object.to_string());
+    let lines: Vec<String> = all.chain(fill(services).objects()).collect();
+    std::fs::write(&file, lines.join("\n")).expect("a file for the objects");
+    let command = command.to_owned();
+    world.node.run(move || {
+        let mut child = Command::new(command)
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the other program");
+        let output = child.stdout.take().expect("a pipe");
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line).expect("a line");
+        assert!(!line.is_empty(), "the other program has ended");
+        child
+    })
+}
+
+/// Connects so many times. Returns how long each connection took.
+fn connect(target: SocketAddr) -> Vec<Duration> {
+    let once = |_| {
+        let started = Instant::now();
+        let stream = TcpStream::connect(target).expect("a connection");
+        let took = started.elapsed();
+        // A reset leaves no socket waiting, so that ports do not run out.
+        let at_once = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        setsockopt(&stream.as_fd(), sockopt::Linger, &at_once).expect("an option");
+        took
+    };
+    (0..TURN).map(once).collect()
+}
+
+/// Round trips, and how long it takes to send many datagrams: the way to the other pod's socket is
+/// gone before a call returns.
+fn flow(client: &UdpSocket) -> (Vec<Duration>, Duration) {
+    let mut buffer = [0; 64];
+    let trips = (0..TURN).map(|_| {
+        let started = Instant::now();
+        client.send(&[1]).expect("a datagram");
+        client.recv(&mut buffer).expect("an answer");
+        started.elapsed()
+    });
+    let trips = trips.collect();
+    let started = Instant::now();
+    for _ in 0..BLAST {
+        client.send(&[1, 2]).expect("a datagram");
     }
-    seen
+    (trips, started.elapsed())
 }
