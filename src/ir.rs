@@ -398,6 +398,17 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// How many operations it may be to a backend.
+    #[must_use]
+    pub const fn weight(&self) -> usize {
+        match self {
+            Self::Slot {
+                remembered: true, ..
+            } => REMEMBERED_WEIGHT,
+            _ => 1,
+        }
+    }
+
     /// The family whose tables the entry belongs to.
     #[must_use]
     pub const fn family(&self) -> Family {
@@ -412,6 +423,9 @@ impl Entry {
         }
     }
 }
+
+/// How many operations an endpoint that clients come back to may be to a backend.
+pub const REMEMBERED_WEIGHT: usize = 3;
 
 /// One operation of a [`Delta`]: an entry, and the Service to name if it is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -444,5 +458,20 @@ impl Delta {
     #[must_use]
     pub fn len(&self) -> usize {
         self.remove.len() + self.add.len()
+    }
+
+    /// How many operations it may be to a backend.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.weight_from((0, 0))
+    }
+
+    /// The same without so many removals and additions, the first ones.
+    #[must_use]
+    pub fn weight_from(&self, (removals, additions): (usize, usize)) -> usize {
+        let removals = self.remove.get(removals..).unwrap_or(&[]);
+        let additions = self.add.get(additions..).unwrap_or(&[]);
+        let operations = removals.iter().chain(additions);
+        operations.map(|operation| operation.entry.weight()).sum()
     }
 }

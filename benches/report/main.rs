@@ -91,7 +91,7 @@ const FULL: Plan = Plan {
             },
         ),
     ],
-    traffic: &[1_000, 20_000],
+    traffic: &[1_000, 5_000],
     turns: 100,
 };
 

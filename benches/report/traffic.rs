@@ -1,7 +1,8 @@
 //! The data path: what a new connection and an established flow cost through a Service, beside no
 //! tables at all and beside a table that only makes conntrack work.
 //!
-//! Every variant has a node and pods of its own. They take turns, so that all see the same noise.
+//! Every variant has a node and pods of its own. They take turns, so that all see the same noise, and
+//! both ends stay on one processor.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,7 +10,9 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 use pointsman::source::convert::Converter;
 use serde_json::{Value, json};
 
@@ -278,9 +281,18 @@ impl Drop for Node {
     }
 }
 
+/// Keeps a thread on one processor, the same for all: where the scheduler puts the two ends of a flow
+/// matters more than anything that stands between them.
+fn pin() {
+    let mut processors = CpuSet::new();
+    processors.set(0).expect("a processor");
+    sched_setaffinity(Pid::from_raw(0), &processors).expect("a processor to stay on");
+}
+
 /// Pods that take connections, and datagrams: they answer those of one byte.
 fn serve(world: &World) {
     world.pods.spawn(|| {
+        pin();
         let listener = TcpListener::bind("0.0.0.0:8080").expect("a port");
         for connection in listener.incoming() {
             drop(connection);
@@ -288,6 +300,7 @@ fn serve(world: &World) {
     });
     for last in 10..20 {
         world.pods.spawn(move || {
+            pin();
             let socket = UdpSocket::bind(format!("10.244.1.{last}:5353")).expect("a port");
             let mut buffer = [0; 64];
             while let Ok((length, from)) = socket.recv_from(&mut buffer) {
@@ -384,6 +397,7 @@ fn start(world: &World, command: &str, services: u32) -> Child {
 
 /// Connects so many times. Returns how long each connection took.
 fn connect(target: SocketAddr) -> Vec<Duration> {
+    pin();
     let once = |_| {
         let started = Instant::now();
         let stream = TcpStream::connect(target).expect("a connection");
@@ -402,6 +416,7 @@ fn connect(target: SocketAddr) -> Vec<Duration> {
 /// Round trips, and how long it takes to send many datagrams: the way to the other pod's socket is
 /// gone before a call returns.
 fn flow(client: &UdpSocket) -> (Vec<Duration>, Duration) {
+    pin();
     let mut buffer = [0; 64];
     let trips = (0..TURN).map(|_| {
         let started = Instant::now();

@@ -12,6 +12,7 @@ mod adopt;
 mod claims;
 mod flows;
 mod slots;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -74,7 +75,19 @@ pub struct Pending {
     shared_looked_at: Vec<Shared>,
 }
 
+/// What a destination may take in one transaction whatever else is said.
+pub const UNDIVIDED: usize = 1 << 9;
+
 impl Pending {
+    /// Takes back what was put in for the destination that was looked at last.
+    fn take_back(&mut self, (removals, additions): (usize, usize)) {
+        self.delta.remove.truncate(removals);
+        self.delta.add.truncate(additions);
+        if let Some(destination) = self.looked_at.pop() {
+            self.flows.retain(|(known, _)| *known != destination);
+        }
+    }
+
     /// The operations.
     #[must_use]
     pub const fn delta(&self) -> &Delta {
@@ -202,11 +215,12 @@ impl Engine {
         self.pending_up_to(usize::MAX)
     }
 
-    /// A part of that difference: it ends with the first destination at which it has so many
-    /// operations. What is left comes with the next call after a commit.
+    /// A part of that difference, of so many operations at most. What is left comes with the next
+    /// call after a commit.
     ///
-    /// A destination is never divided. Facts that admit traffic come first and those that refuse
-    /// it last, so that no part refuses what the whole would serve.
+    /// A destination is divided only if it takes more than that alone, and more than
+    /// [`UNDIVIDED`]; what a part makes of it serves. Facts that admit traffic come first and those
+    /// that refuse it last, so that no part refuses what the whole would serve.
     #[must_use]
     pub fn pending_up_to(&self, operations: usize) -> Pending {
         let mut pending = Pending::default();
@@ -216,10 +230,12 @@ impl Engine {
             self.pending_shared(*shared, &mut pending);
         }
         let mut memo = SlotMemo::default();
+        let mut weight = pending.delta.weight();
         for destination in &self.dirty {
-            if pending.delta.len() >= operations {
+            if weight >= operations {
                 return pending;
             }
+            let before = (pending.delta.remove.len(), pending.delta.add.len());
             pending.looked_at.push(*destination);
             let strays = self.strays.get(destination).into_iter().flatten();
             pending.delta.remove.extend(strays.map(|entry| Operation {
@@ -248,16 +264,34 @@ impl Engine {
                     &mut pending.delta,
                 );
             }
+            let of_this = pending.delta.weight_from(before);
+            // What is there of no use, and may be in the way, goes all at once.
+            let divisible = !self.strays.contains_key(destination);
+            if divisible && weight + of_this > operations && (weight > 0 || of_this > UNDIVIDED) {
+                pending.take_back(before);
+                if weight > 0 {
+                    return pending;
+                }
+                let most = operations.max(UNDIVIDED);
+                let step = steps::toward(applied, next.as_ref(), most);
+                let delta = &mut pending.delta;
+                difference(*destination, applied, step.as_ref(), owner, delta);
+                pending.destinations.push((*destination, step));
+                return pending;
+            }
+            weight += of_this;
             // What was adopted and is as wanted gives way to the wanted, to be in memory once.
             pending.destinations.push((*destination, next));
         }
         for shared in &self.dirty_refusing {
             // Ranges follow the addresses, and stay together: a new one may overlap an old one.
             let divisible = matches!(shared, Shared::ClusterIp(_));
-            if divisible && pending.delta.len() >= operations {
+            if divisible && weight >= operations {
                 return pending;
             }
+            let before = pending.delta.len();
             self.pending_shared(*shared, &mut pending);
+            weight += pending.delta.len() - before;
         }
         for shared in self.dirty_admitting.iter().filter(|s| !is_stated(s)) {
             self.pending_shared(*shared, &mut pending);

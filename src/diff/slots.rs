@@ -3,6 +3,8 @@
 //! A new connection picks a place, so places must be numbered without gaps; an endpoint must
 //! not move when another one comes or goes, or one change would rewrite the whole list.
 
+use rustc_hash::FxHashSet;
+
 use crate::model::{Endpoint, Endpoints};
 use crate::select::Slots;
 
@@ -15,15 +17,15 @@ const FEW: usize = 256;
 /// its slot if that slot still exists. Freed slots go to new endpoints first, then to those whose
 /// slot fell off the end. With `n` wanted, the result has `n` slots.
 ///
-/// A long list that differs from what is held in few slots has been made from it, and is right as it
-/// is: that takes time in proportion to the difference.
+/// A long list that differs from what is held in few slots, and moves nobody but from behind its
+/// end, has been made from it and is right as it is: that takes time in proportion to the
+/// difference.
 #[must_use]
 pub fn assign(held: &Endpoints, wanted: &Endpoints) -> Endpoints {
     if wanted.len() <= FEW && held.len() <= FEW {
         return assign_few(held, wanted);
     }
-    let most = wanted.len() / 4;
-    if held.differences(wanted).nth(most).is_none() {
+    if is_made_from(held, wanted) {
         return wanted.clone();
     }
     let mut slots = Slots::new(held.clone());
@@ -41,6 +43,19 @@ pub fn assign(held: &Endpoints, wanted: &Endpoints) -> Endpoints {
         // There were duplicates.
         wanted.clone()
     }
+}
+
+fn is_made_from(held: &Endpoints, wanted: &Endpoints) -> bool {
+    let most = wanted.len() / 4;
+    let (mut from, mut to) = (FxHashSet::default(), Vec::new());
+    for (place, was, is) in held.differences(wanted) {
+        if to.len() > most {
+            return false;
+        }
+        from.extend(was.filter(|_| place < wanted.len()));
+        to.extend(is);
+    }
+    !to.iter().any(|endpoint| from.contains(endpoint))
 }
 
 fn sorted(list: &Endpoints) -> Vec<Endpoint> {

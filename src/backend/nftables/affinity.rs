@@ -15,10 +15,10 @@ use super::numbers::{self, Class};
 use crate::ir::{Delta, Destination, Entry, List, Operation, Route, SourcePolicy};
 use crate::model::{Endpoint, Family, PerFamily, ServiceId};
 
-/// The ids of one list, without their class.
+/// The ids of one list, without their class, and in how many places each endpoint is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Ids {
-    of: FxHashMap<Endpoint, u32>,
+    of: FxHashMap<Endpoint, (u32, u32)>,
     taken: FxHashSet<u32>,
 }
 
@@ -96,8 +96,8 @@ enum Edit {
     Begin(How),
     /// It does not remember any more.
     End,
-    /// An endpoint has come.
-    Come(List, Endpoint, u32),
+    /// An endpoint has this id, and is in so many places.
+    Set(List, Endpoint, u32, u32),
     /// An endpoint has left.
     Leave(List, Endpoint),
 }
@@ -281,68 +281,79 @@ impl Affinity {
                 .edits
                 .push((destination, is.map_or(Edit::End, Edit::Begin)));
         }
-        let comes_at = staged.edits.len();
+        let stays =
+            is.map(|how| (how.class, how.policy)) == before.map(|how| (how.class, how.policy));
         let same_policy = is.map(|how| how.policy) == before.map(|how| how.policy);
-        let mut remove = |element| staged.remove.push((owner, element));
-        let mut leaving: FxHashSet<(List, Endpoint)> = FxHashSet::default();
+        let known = |list: List, endpoint: &Endpoint| {
+            was.and_then(|was| was.lists[list as usize].of.get(endpoint).copied())
+        };
+        // In how many places each endpoint is from now on.
+        let mut places: BTreeMap<(List, Endpoint), u32> = BTreeMap::new();
+        let count = |list, endpoint| known(list, &endpoint).map_or(0, |(_, places)| places);
         for (list, index, endpoint) in &touched.removed {
-            remove(id_element(destination, numbers::place(*list, *index), 0));
-            leaving.insert((*list, *endpoint));
+            let place = numbers::place(*list, *index);
+            staged
+                .remove
+                .push((owner, id_element(destination, place, 0)));
+            let places = places.entry((*list, *endpoint));
+            let places = places.or_insert_with(|| count(*list, *endpoint));
+            *places = places.saturating_sub(1);
+        }
+        for (list, _, endpoint) in &touched.added {
+            let places = places.entry((*list, *endpoint));
+            *places.or_insert_with(|| count(*list, *endpoint)) += 1;
         }
         // Ids of this very change.
+        let mut bares: FxHashMap<(List, Endpoint), u32> = FxHashMap::default();
         let mut fresh: FxHashSet<u32> = FxHashSet::default();
-        if let Some(How { class, policy, .. }) = is {
-            for (list, index, endpoint) in &touched.added {
-                let ids = was.map(|was| &was.lists[*list as usize]);
-                let known = ids.and_then(|ids| ids.of.get(endpoint)).copied();
-                let kept = known.filter(|_| same_policy);
-                let bare = kept.unwrap_or_else(|| {
-                    let mut bare = numbers::bare_id(*list, policy, *endpoint);
-                    while fresh.contains(&bare) || ids.is_some_and(|ids| ids.taken.contains(&bare))
-                    {
+        for ((list, endpoint), places) in places {
+            let before = known(list, &endpoint);
+            if let (Some((bare, _)), Some(was)) = (before, was)
+                && (places == 0 || !stays)
+            {
+                let id = numbers::full_id(bare, was.class);
+                let remove = &mut staged.remove;
+                remove.push((owner, id_element(destination, bare, 0)));
+                remove.push((owner, endpoint_element(destination, id, endpoint)));
+            }
+            let Some(How { class, policy, .. }) = is.filter(|_| places > 0) else {
+                staged
+                    .edits
+                    .push((destination, Edit::Leave(list, endpoint)));
+                continue;
+            };
+            let taken = was.map(|was| &was.lists[list as usize].taken);
+            let is_taken = |bare: &u32| {
+                fresh.contains(bare) || taken.is_some_and(|taken| taken.contains(bare))
+            };
+            let bare = match before {
+                Some((bare, _)) if same_policy => bare,
+                _ => {
+                    let mut bare = numbers::bare_id(list, policy, endpoint);
+                    while is_taken(&bare) {
                         bare = numbers::next_id(bare);
                     }
                     bare
-                });
-                fresh.insert(bare);
+                }
+            };
+            fresh.insert(bare);
+            bares.insert((list, endpoint), bare);
+            if before.is_none() || !stays {
                 let id = numbers::full_id(bare, class);
-                let place = numbers::place(*list, *index);
-                staged.add.push((owner, id_element(destination, place, id)));
-                let stays = kept.is_some() && before.map(|how| how.class) == Some(class);
-                if !stays {
-                    staged.add.push((owner, id_element(destination, bare, id)));
-                    let element = endpoint_element(destination, id, *endpoint);
-                    staged.add.push((owner, element));
-                }
-                if kept.is_some() && stays {
-                    leaving.remove(&(*list, *endpoint));
-                }
-                if kept.is_none() || !stays {
-                    let edit = Edit::Come(*list, *endpoint, bare);
-                    staged.edits.push((destination, edit));
-                }
+                let add = &mut staged.add;
+                add.push((owner, id_element(destination, bare, id)));
+                add.push((owner, endpoint_element(destination, id, endpoint)));
             }
+            let edit = Edit::Set(list, endpoint, bare, places);
+            staged.edits.push((destination, edit));
         }
-        // Those that stay under another id go under the old one.
-        if let Some(was) = was {
-            let mut leaving: Vec<(List, Endpoint)> = leaving.into_iter().collect();
-            leaving.sort_unstable();
-            let mut edits = Vec::new();
-            for (list, endpoint) in leaving {
-                let Some(bare) = was.lists[list as usize].of.get(&endpoint) else {
-                    continue;
-                };
-                let id = numbers::full_id(*bare, was.class);
-                staged
-                    .remove
-                    .push((owner, id_element(destination, *bare, 0)));
-                staged
-                    .remove
-                    .push((owner, endpoint_element(destination, id, endpoint)));
-                edits.push((destination, Edit::Leave(list, endpoint)));
+        let class = is.map_or(0, |how| how.class);
+        for (list, index, endpoint) in &touched.added {
+            if let Some(bare) = bares.get(&(*list, *endpoint)) {
+                let place = numbers::place(*list, *index);
+                let id = numbers::full_id(*bare, class);
+                staged.add.push((owner, id_element(destination, place, id)));
             }
-            // Before those that come, of which some may be the same.
-            staged.edits.splice(comes_at..comes_at, edits);
         }
     }
 
@@ -364,17 +375,21 @@ impl Affinity {
                 Edit::End => {
                     self.destinations.remove(&destination);
                 }
-                Edit::Come(list, endpoint, bare) => {
+                Edit::Set(list, endpoint, bare, places) => {
                     if let Some(known) = self.destinations.get_mut(&destination) {
                         let ids = &mut known.lists[list as usize];
-                        ids.of.insert(endpoint, bare);
+                        if let Some((old, _)) = ids.of.insert(endpoint, (bare, places))
+                            && old != bare
+                        {
+                            ids.taken.remove(&old);
+                        }
                         ids.taken.insert(bare);
                     }
                 }
                 Edit::Leave(list, endpoint) => {
                     if let Some(known) = self.destinations.get_mut(&destination) {
                         let ids = &mut known.lists[list as usize];
-                        if let Some(bare) = ids.of.remove(&endpoint) {
+                        if let Some((bare, _)) = ids.of.remove(&endpoint) {
                             ids.taken.remove(&bare);
                         }
                     }
@@ -394,8 +409,9 @@ impl Affinity {
         classes.found(how.class, how.seconds);
         let mut lists: [Ids; 2] = Default::default();
         for (list, endpoint, bare) in ids {
-            lists[list as usize].of.insert(endpoint, bare);
-            lists[list as usize].taken.insert(bare);
+            let ids = &mut lists[list as usize];
+            ids.of.entry(endpoint).or_insert((bare, 0)).1 += 1;
+            ids.taken.insert(bare);
         }
         self.destinations.insert(destination, how.of(lists));
     }

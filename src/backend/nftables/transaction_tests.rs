@@ -205,6 +205,81 @@ proptest! {
     }
 }
 
+/// A forwarding with a long list, from one number on.
+fn any_long() -> impl Strategy<Value = Option<Forwarding>> {
+    let list = || (0u32..400, 1u32..1_500, any::<bool>());
+    let policy = prop_oneof![
+        Just(SourcePolicy::External),
+        Just(SourcePolicy::ExternalLocal)
+    ];
+    let affinity = proptest::option::of(prop_oneof![Just(60u32), Just(600)]);
+    let make = |(first, count, odd): (u32, u32, bool)| -> Endpoints {
+        let step = if odd { 2 } else { 1 };
+        (first..first + count)
+            .step_by(step)
+            .map(|number| Endpoint::new(std::net::Ipv4Addr::from(number).into(), 53))
+            .collect()
+    };
+    let forwarding = (policy, list(), list(), affinity).prop_map(
+        move |(policy, primary, external, affinity)| Forwarding {
+            label: Label::new("a/b"),
+            action: Action::Balance {
+                policy,
+                primary: make(primary),
+                external: (policy == SourcePolicy::ExternalLocal).then(|| make(external)),
+                affinity,
+            },
+            allowed_sources: None,
+        },
+    );
+    proptest::option::weighted(0.85, forwarding)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn no_transaction_has_more_operations_than_it_should_and_every_one_leaves_what_serves(
+        wanted in proptest::collection::vec(any_long(), 1..4),
+    ) {
+        const MOST: usize = 600;
+        let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
+        let mut programmed = Programmed::new(ProgramConfig::default());
+        programmed.replace = false;
+        for wanted in wanted {
+            want(&mut engine, vec![None, None, wanted.clone()]);
+            let mut serves = wanted.is_some() && engine.applied(&destination(2)).is_some();
+            let mut steps = 0;
+            while !engine.is_settled() {
+                let pending = engine.pending_up_to(MOST);
+                let (batch, change) = programmed.encode(pending.delta());
+                let operations = kernel.take(batch.bytes());
+                // And the parts of the program that are newly used.
+                prop_assert!(operations <= MOST + 8, "{operations}");
+                programmed.applied(change);
+                engine.commit(pending);
+                let (entries, _) = kernel.read(&programmed);
+                prop_assert_eq!(&entries, &engine.applied_entries());
+                serves = serves && engine.applied(&destination(2)).is_some();
+                steps += 1;
+                prop_assert!(steps < 500, "it comes to an end");
+            }
+            let applied = engine.applied(&destination(2));
+            prop_assert_eq!(applied.is_some(), wanted.is_some());
+            if let (Some(applied), Some(wanted)) = (applied, &wanted) {
+                let sorted = |list: Option<&Endpoints>| {
+                    let mut list: Vec<Endpoint> = list.into_iter().flatten().copied().collect();
+                    list.sort_unstable();
+                    list
+                };
+                for list in List::BOTH {
+                    prop_assert_eq!(sorted(applied.list(list)), sorted(wanted.list(list)));
+                }
+            }
+        }
+    }
+}
+
 /// The id that clients of each endpoint are remembered by.
 fn ids(kernel: &Kernel) -> BTreeMap<Endpoint, u32> {
     kernel
