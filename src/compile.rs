@@ -13,8 +13,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::ir::{Action, Destination, Forwarding, Host, Label, Shared, SourcePolicy};
 use crate::model::{
-    EndpointSlice, Endpoints, Family, Name, Node, ObjectKey, PerFamily, Protocol, Service,
-    ServicePort, SourceRanges, State,
+    EndpointSlice, Endpoints, Family, KnownService, Name, Node, ObjectKey, PerFamily, Protocol,
+    Service, ServicePort, SourceRanges, State,
 };
 use crate::networks;
 use crate::select::{Selection, ServingSlice, Uses, select, serving};
@@ -102,25 +102,36 @@ pub struct HealthCheck {
     pub local_endpoints: PerFamily<Option<usize>>,
 }
 
-/// Compiles one Service.
+/// Compiles one Service, with its slices in the order of their names.
 #[must_use]
-pub fn compile(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
-    let slices: Vec<&EndpointSlice> = state.slices(key).collect();
-    let index = (service.ports.len() > FEW_PORTS).then(|| by_port(&slices));
+pub fn compile(
+    key: &ObjectKey,
+    service: &Service,
+    slices: &[&EndpointSlice],
+    node: &Node,
+) -> Compiled {
+    let index = (service.ports.len() > FEW_PORTS).then(|| by_port(slices));
     let select = |family, port: &ServicePort, uses| match &index {
         Some(index) => {
             let of_port = index.get(&(family, &*port.name, port.protocol));
-            select(of_port.into_iter().flatten().copied(), uses, state.node())
+            select(of_port.into_iter().flatten().copied(), uses, node)
         }
         None => {
             let of_port = |slice| serving(slice, family, &port.name, port.protocol);
-            select(slices.iter().copied().flat_map(of_port), uses, state.node())
+            select(slices.iter().copied().flat_map(of_port), uses, node)
         }
     };
     let health_check = health_check(service, |family| {
-        local_endpoints(service, &slices, family).len()
+        local_endpoints(service, slices, family).len()
     });
-    compile_selected(key, service, state.node(), select, health_check)
+    compile_selected(key, service, node, select, health_check)
+}
+
+/// Compiles one Service as it is known.
+#[must_use]
+pub fn compile_known(known: KnownService<'_>, node: &Node) -> Compiled {
+    let slices: Vec<&EndpointSlice> = known.slices().collect();
+    compile(known.key, known.service, &slices, node)
 }
 
 /// Up to so many ports a look at each is faster than a table.

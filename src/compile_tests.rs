@@ -71,6 +71,12 @@ fn cluster(local: &[u8], remote: &[u8], ready: bool) -> State {
     state
 }
 
+/// Compiles a Service with the slices that a cluster has for it.
+fn compile(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
+    let slices: Vec<&EndpointSlice> = state.slices(key).collect();
+    super::compile(key, service, &slices, state.node())
+}
+
 /// A compiled Service in short: a line per destination.
 fn lines(compiled: &Compiled) -> Vec<String> {
     let list = |list: &Endpoints| {

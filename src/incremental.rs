@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 use crate::compile::{self, Compiled};
 use crate::ir::{Destination, Host, List};
 use crate::model::{
-    ChangedSlice, EndpointSlice, Endpoints, Family, Name, Node, ObjectKey, PerFamily, Protocol,
-    Service, ServicePort, State,
+    ChangedSlice, EndpointSlice, Endpoints, Family, KnownService, Name, Node, PerFamily, Protocol,
+    Service, ServicePort,
 };
 use crate::select::{ServingSlice, Tracked, serving};
 
@@ -34,26 +34,25 @@ pub struct Incremental {
 impl Incremental {
     /// Whether a Service has so many endpoints that it is worth it.
     #[must_use]
-    pub fn suits(key: &ObjectKey, state: &State) -> bool {
-        let endpoints: usize = state.slices(key).map(|slice| slice.endpoints.len()).sum();
-        endpoints > MANY
+    pub const fn suits(known: KnownService<'_>) -> bool {
+        known.endpoints() > MANY
     }
 
     /// The endpoints as they are. Those that `held` says are on a list keep their places there.
     #[must_use]
     pub fn new<'h>(
-        key: &ObjectKey,
-        service: &Service,
-        state: &State,
+        known: KnownService<'_>,
+        node: &Node,
         held: impl Fn(Destination, List) -> Option<&'h Endpoints>,
     ) -> Self {
-        let slices: Vec<&EndpointSlice> = state.slices(key).collect();
+        let service = known.service;
+        let slices: Vec<&EndpointSlice> = known.slices().collect();
         let ports = compile::served_ports(service).map(|(family, port)| {
             let of_port = (family, port.name.clone(), port.protocol);
             let serving = slices.iter().flat_map(|slice| of_port_in(slice, &of_port));
             let held = held_lists(service, family, port, &held);
             let uses = compile::uses(service, family, port);
-            let tracked = Tracked::new(serving, uses, state.node(), held);
+            let tracked = Tracked::new(serving, uses, node, held);
             (of_port, tracked)
         });
         let mut incremental = Self {
@@ -66,16 +65,10 @@ impl Incremental {
         incremental
     }
 
-    /// Takes in what some slices were, now that they are what `state` has.
-    pub fn change(
-        &mut self,
-        key: &ObjectKey,
-        service: &Service,
-        state: &State,
-        changes: &[ChangedSlice],
-    ) {
+    /// Takes in what some slices were, now that they are what is known.
+    pub fn change(&mut self, known: KnownService<'_>, changes: &[ChangedSlice]) {
         for (name, was) in changes {
-            let (was, is) = (was.as_deref(), state.slice(key, name));
+            let (was, is) = (was.as_deref(), known.slice(name));
             for (port, tracked) in &mut self.ports {
                 // One each, unless a slice lists a port twice.
                 let mut before = was.into_iter().flat_map(|slice| of_port_in(slice, port));
@@ -87,13 +80,14 @@ impl Incremental {
                     }
                 }
             }
-            self.count_here(service, was, is);
+            self.count_here(known.service, was, is);
         }
     }
 
     /// The Service, compiled.
     #[must_use]
-    pub fn compile(&self, key: &ObjectKey, service: &Service, node: &Node) -> Compiled {
+    pub fn compile(&self, known: KnownService<'_>, node: &Node) -> Compiled {
+        let KnownService { key, service, .. } = known;
         let select = |family, port: &ServicePort, _| {
             let tracked = self.ports.get(&(family, port.name.clone(), port.protocol));
             tracked.map(Tracked::selection).unwrap_or_default()

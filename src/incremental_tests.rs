@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::compile::compile;
+use crate::compile::compile_known;
 use crate::ir::{Action, Forwarding};
 use crate::model::{
-    Change, Dirty, Endpoint, Hint, ServiceId, SliceEndpoint, SlicePort, SourceRanges, ZoneHints,
+    Change, Dirty, Endpoint, Hint, ObjectKey, ServiceId, SliceEndpoint, SlicePort, SourceRanges,
+    State, ZoneHints,
 };
 
 const ME: &str = "node-1";
@@ -158,7 +159,7 @@ proptest! {
         let node = Node { zone: Some("here".into()), ..Node::named(ME) };
         let mut state = State::new(node);
         state.apply(Change::Service(key(), Some(Box::new(service))));
-        state.track(&key(), true);
+        state.track(ServiceId(1), true);
         let mut known: Option<Incremental> = None;
         for changes in steps {
             for change in changes {
@@ -174,15 +175,15 @@ proptest! {
                 if id == ServiceId::CLUSTER {
                     continue;
                 }
-                let (key, service) = state.service(id).unwrap();
+                let service = state.service(id).unwrap();
                 match (&mut known, slices) {
-                    (Some(known), Some(slices)) => known.change(key, service, &state, &slices),
-                    _ => known = Some(Incremental::new(key, service, &state, |_, _| None)),
+                    (Some(known), Some(slices)) => known.change(service, &slices),
+                    _ => known = Some(Incremental::new(service, state.node(), |_, _| None)),
                 }
             }
-            let service = state.service(ServiceId(1)).unwrap().1;
-            let found = known.as_ref().unwrap().compile(&key(), service, state.node());
-            let expected = compile(&key(), service, &state);
+            let service = state.service(ServiceId(1)).unwrap();
+            let found = known.as_ref().unwrap().compile(service, state.node());
+            let expected = compile_known(service, state.node());
             prop_assert_eq!(sorted(found), sorted(expected));
         }
     }
@@ -255,21 +256,22 @@ fn part_of(part: u32, other: Option<u32>) -> Change {
 #[test]
 fn one_endpoint_of_many_takes_its_place_and_moves_nobody() {
     let mut state = many(5_000);
-    let (key, service) = state.service(ServiceId(1)).unwrap();
-    let (key, service) = (key.clone(), service.clone());
-    state.track(&key, true);
+    state.track(ServiceId(1), true);
     state.take_dirty();
-    let mut known = Incremental::new(&key, &service, &state, |_, _| None);
+    let service = state.service(ServiceId(1)).unwrap();
+    let mut known = Incremental::new(service, state.node(), |_, _| None);
     let list = |compiled: &Compiled| {
         let list = compiled.destinations[0].1.list(List::Primary);
         list.unwrap().clone()
     };
-    let before = list(&known.compile(&key, &service, state.node()));
+    let before = list(&known.compile(service, state.node()));
     state.apply(part_of(7, Some(3)));
-    for Dirty { slices, .. } in state.take_dirty() {
-        known.change(&key, &service, &state, &slices.unwrap());
+    let dirty = state.take_dirty();
+    let service = state.service(ServiceId(1)).unwrap();
+    for Dirty { slices, .. } in dirty {
+        known.change(service, &slices.unwrap());
     }
-    let after = list(&known.compile(&key, &service, state.node()));
+    let after = list(&known.compile(service, state.node()));
     let differences: Vec<usize> = before
         .differences(&after)
         .map(|(place, ..)| place)
@@ -280,20 +282,16 @@ fn one_endpoint_of_many_takes_its_place_and_moves_nobody() {
 #[test]
 fn endpoints_keep_the_places_that_are_held_of_them() {
     let state = many(1_000);
-    let (key, service) = state.service(ServiceId(1)).unwrap();
-    let first = Incremental::new(key, service, &state, |_, _| None);
-    let first = first.compile(key, service, state.node());
+    let service = state.service(ServiceId(1)).unwrap();
+    let first = Incremental::new(service, state.node(), |_, _| None);
+    let first = first.compile(service, state.node());
     let list = first.destinations[0].1.list(List::Primary).unwrap();
-    let held: Endpoints = list
-        .iter()
-        .copied()
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-        .collect();
-    let again = Incremental::new(key, service, &state, |_, list| {
+    let mut held: Vec<Endpoint> = list.iter().copied().collect();
+    held.reverse();
+    let held = Endpoints::from(held);
+    let again = Incremental::new(service, state.node(), |_, list| {
         matches!(list, List::Primary).then_some(&held)
     });
-    let again = again.compile(key, service, state.node());
+    let again = again.compile(service, state.node());
     assert_eq!(again.destinations[0].1.list(List::Primary), Some(&held));
 }

@@ -4,6 +4,7 @@
 //! Changes go in, transactions come out. When to sync, and what to do about a failure that
 //! lasts, is `run`'s business.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -112,34 +113,34 @@ impl Desired {
         id: ServiceId,
         slices: Option<Vec<ChangedSlice>>,
     ) -> Option<Compiled> {
-        let Some((key, service)) = self.state.service(id) else {
+        let Some(known) = self.state.service(id) else {
             self.many.remove(&id);
             return None;
         };
-        if !Incremental::suits(key, &self.state) {
-            let compiled = compile::compile(key, service, &self.state);
+        let node = self.state.node();
+        if !Incremental::suits(known) {
+            let compiled = compile::compile_known(known, node);
             if self.many.remove(&id).is_some() {
-                let key = key.clone();
-                self.state.track(&key, false);
+                self.state.track(id, false);
             }
             return Some(compiled);
         }
-        match (self.many.get_mut(&id), slices) {
-            (Some(known), Some(slices)) => known.change(key, service, &self.state, &slices),
-            _ => {
+        let incremental = match (self.many.entry(id), slices) {
+            (Entry::Occupied(entry), Some(slices)) => {
+                let incremental = entry.into_mut();
+                incremental.change(known, &slices);
+                incremental
+            }
+            (entry, _) => {
                 let held =
                     |destination: Destination, list| self.engine.applied(&destination)?.list(list);
-                let new = Incremental::new(key, service, &self.state, held);
-                self.many.insert(id, new);
+                let new = Incremental::new(known, node, held);
+                entry.insert_entry(new).into_mut()
             }
-        }
-        let compiled = self
-            .many
-            .get(&id)
-            .map(|known| known.compile(key, service, self.state.node()));
-        let key = key.clone();
-        self.state.track(&key, true);
-        compiled
+        };
+        let compiled = incremental.compile(known, node);
+        self.state.track(id, true);
+        Some(compiled)
     }
 
     fn report(&self, contested: &Contested) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pointsman::backend::nftables::{Encoder, Nftables, ProgramConfig, render};
-use pointsman::compile::{NodePortAddresses, compile, compile_cluster};
+use pointsman::compile::{NodePortAddresses, compile_cluster, compile_known};
 use pointsman::diff::Engine;
 use pointsman::model::{Change, Dirty, Family, Node, ServiceId, State};
 use pointsman::proxy::{Desired, Proxy};
@@ -202,7 +202,7 @@ impl Stages {
             .into_iter()
             .map(|Dirty { id, .. }| {
                 let compiled = match state.service(id) {
-                    Some((key, service)) => compile(key, service, &state),
+                    Some(known) => compile_known(known, state.node()),
                     None => compile_cluster(&state, &NodePortAddresses::Primary),
                 };
                 (id, compiled)

@@ -255,7 +255,11 @@ impl Engine {
             let owner = claim.map_or(ServiceId::CLUSTER, |claim| claim.owner);
             let applied = self.applied.get(destination);
             let next = wanted.map(|wanted| memo.place(wanted, applied));
-            if applied != next.as_ref() {
+            // What is there of no use, and may be in the way, goes all at once.
+            let divisible = !self.strays.contains_key(destination);
+            let most = operations.max(UNDIVIDED);
+            let is_long = divisible && steps::at_least(applied, next.as_ref()) > most;
+            if !is_long && applied != next.as_ref() {
                 difference(
                     *destination,
                     applied,
@@ -265,14 +269,12 @@ impl Engine {
                 );
             }
             let of_this = pending.delta.weight_from(before);
-            // What is there of no use, and may be in the way, goes all at once.
-            let divisible = !self.strays.contains_key(destination);
-            if divisible && weight + of_this > operations && (weight > 0 || of_this > UNDIVIDED) {
+            let too_much = weight + of_this > operations && (weight > 0 || of_this > UNDIVIDED);
+            if is_long || (divisible && too_much) {
                 pending.take_back(before);
                 if weight > 0 {
                     return pending;
                 }
-                let most = operations.max(UNDIVIDED);
                 let step = steps::toward(applied, next.as_ref(), most);
                 let delta = &mut pending.delta;
                 difference(*destination, applied, step.as_ref(), owner, delta);

@@ -49,13 +49,16 @@ fn is_made_from(held: &Endpoints, wanted: &Endpoints) -> bool {
     let most = wanted.len() / 4;
     let (mut from, mut to) = (FxHashSet::default(), Vec::new());
     for (place, was, is) in held.differences(wanted) {
-        if to.len() > most {
-            return false;
+        // What is behind the other's end only comes or goes.
+        if let Some(was) = was.filter(|_| place < wanted.len()) {
+            from.insert(was);
+            if from.len() > most {
+                return false;
+            }
         }
-        from.extend(was.filter(|_| place < wanted.len()));
         to.extend(is);
     }
-    !to.iter().any(|endpoint| from.contains(endpoint))
+    from.is_empty() || !to.iter().any(|endpoint| from.contains(endpoint))
 }
 
 fn sorted(list: &Endpoints) -> Vec<Endpoint> {

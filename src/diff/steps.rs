@@ -14,8 +14,7 @@ pub(super) fn toward(
     wanted: Option<&Forwarding>,
     operations: usize,
 ) -> Option<Forwarding> {
-    // There may be two lists; a changed endpoint is a removal and an addition.
-    let places = (operations / (4 * REMEMBERED_WEIGHT)).max(1);
+    let places = places_in([applied, wanted], operations);
     match (applied, wanted) {
         (None, None) => None,
         (None, Some(wanted)) => Some(cut(wanted, places)),
@@ -30,6 +29,36 @@ pub(super) fn toward(
             wanted.map(|wanted| cut(wanted, places))
         }
     }
+}
+
+/// At least so many operations it takes from one to the other, by the lengths of their lists.
+pub(super) fn at_least(applied: Option<&Forwarding>, wanted: Option<&Forwarding>) -> usize {
+    let length = |forwarding: Option<&Forwarding>| forwarding.map_or(0, longest);
+    let weight = |forwarding: Option<&Forwarding>| forwarding.map_or(1, weight);
+    length(applied).abs_diff(length(wanted)) * weight(applied).min(weight(wanted))
+}
+
+/// How many operations an endpoint is to a backend.
+const fn weight(forwarding: &Forwarding) -> usize {
+    if forwarding.remembers() {
+        REMEMBERED_WEIGHT
+    } else {
+        1
+    }
+}
+
+/// How many places of each list may change in so many operations.
+fn places_in(both: [Option<&Forwarding>; 2], operations: usize) -> usize {
+    let lists = |forwarding: &Forwarding| match forwarding.action {
+        Action::Balance {
+            external: Some(_), ..
+        } => 2,
+        _ => 1,
+    };
+    let weight = |forwarding: &Forwarding| lists(forwarding) * weight(forwarding);
+    let most = both.into_iter().flatten().map(weight).max();
+    // A changed endpoint is a removal and an addition, and there are other facts than endpoints.
+    (operations.saturating_sub(8) / (2 * most.unwrap_or(1))).max(1)
 }
 
 /// Whether only endpoints and sources differ.

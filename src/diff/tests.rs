@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::compile::{NodePortAddresses, compile, compile_cluster};
+use crate::compile::{NodePortAddresses, compile_cluster, compile_known};
 use crate::ir::Label;
 use crate::model::{
     Affinity, Change, Dirty, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily,
@@ -137,7 +137,7 @@ impl Cluster {
             } else {
                 self.state
                     .service(id)
-                    .map(|(key, service)| compile(key, service, &self.state))
+                    .map(|known| compile_known(known, self.state.node()))
             };
             self.engine.update(id, compiled);
         }
@@ -154,8 +154,8 @@ impl Cluster {
     fn compiled_from_nothing(&self) -> Vec<Entry> {
         let mut engine = Engine::default();
         for id in (0..10_000).map(ServiceId) {
-            if let Some((key, service)) = self.state.service(id) {
-                engine.update(id, Some(compile(key, service, &self.state)));
+            if let Some(known) = self.state.service(id) {
+                engine.update(id, Some(compile_known(known, self.state.node())));
             }
         }
         engine.update(
@@ -582,7 +582,7 @@ fn n_e11_services_of_one_age_are_ordered_by_namespace_and_name() {
     let mut engine = Engine::default();
     let compiled = |name: &str| {
         let service = contested_service(7);
-        compile(
+        compile_in(
             &ObjectKey::new("default", name),
             &service,
             &State::new(Node::default()),
@@ -602,7 +602,7 @@ fn n_e11_a_contest_is_reported_once_and_not_at_every_update() {
     let mut engine = Engine::default();
     let state = State::new(Node::default());
     let compiled = |name: &str, created| {
-        compile(
+        compile_in(
             &ObjectKey::new("default", name),
             &contested_service(created),
             &state,
@@ -613,4 +613,10 @@ fn n_e11_a_contest_is_reported_once_and_not_at_every_update() {
     let mut changed = compiled("b", 2);
     changed.destinations[0].1.action = Action::Drop;
     assert_eq!(engine.update(ServiceId(2), Some(changed)), []);
+}
+
+/// Compiles a Service with the slices that a cluster has for it.
+fn compile_in(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
+    let slices: Vec<_> = state.slices(key).collect();
+    crate::compile::compile(key, service, &slices, state.node())
 }

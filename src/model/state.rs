@@ -49,26 +49,62 @@ pub type ChangedSlice = (Name, Option<Box<EndpointSlice>>);
 /// Everything known about one Service.
 #[derive(Debug)]
 struct ServiceRecord {
-    id: ServiceId,
+    key: ObjectKey,
     /// Its slices are kept as they were until the change has been taken.
     tracked: bool,
     service: Option<Box<Service>>,
     /// Its slices, in the order of their names so that compiling does not depend on arrival. They
     /// are of its namespace.
     slices: Vec<(Name, Box<EndpointSlice>)>,
+    /// Endpoints in all of them.
+    endpoints: usize,
 }
 
 impl ServiceRecord {
     fn find(&self, slice: &Name) -> Result<usize, usize> {
         self.slices.binary_search_by(|(name, _)| name.cmp(slice))
     }
+
+    const fn is_empty(&self) -> bool {
+        self.service.is_none() && self.slices.is_empty()
+    }
+}
+
+/// A Service that a proxy serves, and what there is of it.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownService<'a> {
+    /// Its name.
+    pub key: &'a ObjectKey,
+    /// Itself.
+    pub service: &'a Service,
+    record: &'a ServiceRecord,
+}
+
+impl<'a> KnownService<'a> {
+    /// Its slices, in the order of their names.
+    pub fn slices(self) -> impl Iterator<Item = &'a EndpointSlice> {
+        self.record.slices.iter().map(|(_, slice)| &**slice)
+    }
+
+    /// One of its slices.
+    #[must_use]
+    pub fn slice(self, name: &Name) -> Option<&'a EndpointSlice> {
+        let place = self.record.find(name).ok()?;
+        self.record.slices.get(place).map(|(_, slice)| &**slice)
+    }
+
+    /// How many endpoints its slices have.
+    #[must_use]
+    pub const fn endpoints(self) -> usize {
+        self.record.endpoints
+    }
 }
 
 /// The cluster's objects as last seen.
 #[derive(Debug)]
 pub struct State {
-    services: HashMap<ObjectKey, ServiceRecord, FxBuildHasher>,
-    keys: HashMap<ServiceId, ObjectKey, FxBuildHasher>,
+    ids: HashMap<ObjectKey, ServiceId, FxBuildHasher>,
+    services: HashMap<ServiceId, ServiceRecord, FxBuildHasher>,
     /// Which Service each slice belongs to.
     slices: HashMap<ObjectKey, ServiceId, FxBuildHasher>,
     service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
@@ -86,8 +122,8 @@ impl State {
     #[must_use]
     pub fn new(node: Node) -> Self {
         Self {
+            ids: HashMap::default(),
             services: HashMap::default(),
-            keys: HashMap::default(),
             slices: HashMap::default(),
             service_cidrs: BTreeMap::new(),
             interface_addresses: BTreeSet::new(),
@@ -119,12 +155,7 @@ impl State {
 
     /// A slice has changed.
     fn touch_slice(&mut self, id: ServiceId, name: &Name, was: Option<Box<EndpointSlice>>) {
-        let tracked = self
-            .keys
-            .get(&id)
-            .and_then(|key| self.services.get(key))
-            .is_some_and(|record| record.tracked);
-        if !tracked {
+        if !self.services.get(&id).is_some_and(|record| record.tracked) {
             self.touch(id);
             return;
         }
@@ -136,41 +167,40 @@ impl State {
         }
     }
 
-    /// From now on, [`Self::take_dirty`] says which slices of a Service have changed.
-    pub fn track(&mut self, key: &ObjectKey, tracked: bool) {
-        if let Some(record) = self.services.get_mut(key) {
+    /// From now on, [`Self::take_dirty`] says which slices of a Service have changed, or no longer.
+    pub fn track(&mut self, id: ServiceId, tracked: bool) {
+        if let Some(record) = self.services.get_mut(&id) {
             record.tracked = tracked;
         }
     }
 
     fn set_service(&mut self, key: &ObjectKey, service: Option<Box<Service>>) {
-        if service.is_none() && !self.services.contains_key(key) {
+        if service.is_none() && !self.ids.contains_key(key) {
             return;
         }
-        let record = self.record(key);
+        let (id, record) = self.record(key);
         if record.service == service {
             return;
         }
         let (before, now) = (record.service.is_some(), service.is_some());
         record.service = service;
-        let id = record.id;
         self.touch(id);
         self.served = self.served + usize::from(now) - usize::from(before);
-        self.forget_if_empty(key);
+        self.forget_if_empty(id);
     }
 
     fn set_slice(&mut self, key: ObjectKey, slice: Option<Box<EndpointSlice>>) {
-        let owner = self.slices.get(&key).and_then(|id| self.keys.get(id));
-        if let Some(owner) = owner.cloned()
-            && let Some(record) = self.services.get_mut(&owner)
+        if let Some(id) = self.slices.get(&key).copied()
+            && let Some(record) = self.services.get_mut(&id)
             && let Ok(place) = record.find(&key.name)
         {
             let known = &mut record.slices[place].1;
+            let count = known.endpoints.len();
             match slice {
-                Some(slice) if slice.service == owner => {
+                Some(slice) if slice.service == record.key => {
                     if *known != slice {
+                        record.endpoints = record.endpoints + slice.endpoints.len() - count;
                         let was = std::mem::replace(known, slice);
-                        let id = record.id;
                         self.touch_slice(id, &key.name, Some(was));
                     }
                     return;
@@ -178,22 +208,22 @@ impl State {
                 // A relabelled slice leaves its old Service at once.
                 _ => {
                     let (_, was) = record.slices.remove(place);
-                    let id = record.id;
+                    record.endpoints -= count;
                     self.touch_slice(id, &key.name, Some(was));
                     self.slices.remove(&key);
-                    self.forget_if_empty(&owner);
+                    self.forget_if_empty(id);
                 }
             }
         }
         if let Some(slice) = slice {
-            let record = self.record(&slice.service);
+            let (id, record) = self.record(&slice.service);
             let place = record.find(&key.name).unwrap_or_else(|place| place);
             // Most Services have one slice and will never have another.
             if record.slices.is_empty() {
                 record.slices.reserve_exact(1);
             }
+            record.endpoints += slice.endpoints.len();
             record.slices.insert(place, (Arc::clone(&key.name), slice));
-            let id = record.id;
             self.touch_slice(id, &key.name, None);
             self.slices.insert(key, id);
         }
@@ -210,7 +240,7 @@ impl State {
         }
         self.touch(ServiceId::CLUSTER);
         if node.zone != self.node.zone || node.addresses != self.node.addresses {
-            let all = self.services.values().map(|record| (record.id, None));
+            let all = self.services.keys().map(|id| (*id, None));
             self.dirty.extend(all);
         }
         self.node = node;
@@ -224,27 +254,28 @@ impl State {
         self.touch(ServiceId::CLUSTER);
     }
 
-    fn record(&mut self, key: &ObjectKey) -> &mut ServiceRecord {
-        self.services.entry(key.clone()).or_insert_with(|| {
-            let id = ServiceId(self.next_id);
-            self.next_id = self.next_id.wrapping_add(1).max(1);
-            self.keys.insert(id, key.clone());
-            ServiceRecord {
-                id,
-                tracked: false,
-                service: None,
-                slices: Vec::new(),
-            }
-        })
+    fn record(&mut self, key: &ObjectKey) -> (ServiceId, &mut ServiceRecord) {
+        let next_id = &mut self.next_id;
+        let id = *self.ids.entry(key.clone()).or_insert_with(|| {
+            let id = ServiceId(*next_id);
+            *next_id = next_id.wrapping_add(1).max(1);
+            id
+        });
+        let record = self.services.entry(id).or_insert_with(|| ServiceRecord {
+            key: key.clone(),
+            tracked: false,
+            service: None,
+            slices: Vec::new(),
+            endpoints: 0,
+        });
+        (id, record)
     }
 
-    fn forget_if_empty(&mut self, key: &ObjectKey) {
-        if let Some(record) = self.services.get(key)
-            && record.service.is_none()
-            && record.slices.is_empty()
+    fn forget_if_empty(&mut self, id: ServiceId) {
+        if self.services.get(&id).is_some_and(ServiceRecord::is_empty)
+            && let Some(record) = self.services.remove(&id)
         {
-            self.keys.remove(&record.id);
-            self.services.remove(key);
+            self.ids.remove(&record.key);
         }
     }
 
@@ -256,34 +287,28 @@ impl State {
         dirty
     }
 
-    /// A Service and its name, if it still exists.
+    /// A Service, if it still exists.
     #[must_use]
-    pub fn service(&self, id: ServiceId) -> Option<(&ObjectKey, &Service)> {
-        let key = self.keys.get(&id)?;
-        Some((key, self.services.get(key)?.service.as_deref()?))
+    pub fn service(&self, id: ServiceId) -> Option<KnownService<'_>> {
+        let record = self.services.get(&id)?;
+        Some(KnownService {
+            key: &record.key,
+            service: record.service.as_deref()?,
+            record,
+        })
     }
 
     /// The name of a Service that has, or had, this id.
     #[must_use]
     pub fn name(&self, id: ServiceId) -> Option<&ObjectKey> {
-        self.keys.get(&id)
+        self.services.get(&id).map(|record| &record.key)
     }
 
-    /// A slice of a Service.
-    #[must_use]
-    pub fn slice(&self, key: &ObjectKey, name: &Name) -> Option<&EndpointSlice> {
-        let record = self.services.get(key)?;
-        let (_, slice) = record.slices.get(record.find(name).ok()?)?;
-        Some(slice)
-    }
-
-    /// The slices of a Service, in the order of their names.
+    /// The slices of a Service, served or not, in the order of their names.
     pub fn slices(&self, key: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
-        self.services
-            .get(key)
-            .into_iter()
-            .flat_map(|record| record.slices.iter())
-            .map(|(_, slice)| &**slice)
+        let record = self.ids.get(key).and_then(|id| self.services.get(id));
+        let slices = record.into_iter().flat_map(|record| record.slices.iter());
+        slices.map(|(_, slice)| &**slice)
     }
 
     /// This node.

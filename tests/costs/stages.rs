@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use pointsman::backend::nftables::{Encoder, ProgramConfig};
-use pointsman::compile::{Compiled, NodePortAddresses, compile, compile_cluster};
+use pointsman::compile::{Compiled, NodePortAddresses, compile_cluster, compile_known};
 use pointsman::diff::Engine;
 use pointsman::model::{
     Affinity, Change, Dirty, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol,
@@ -132,7 +132,7 @@ fn compile_dirty(state: &mut State) -> Vec<(ServiceId, Compiled)> {
         .into_iter()
         .map(|Dirty { id, .. }| {
             let compiled = match state.service(id) {
-                Some((key, service)) => compile(key, service, state),
+                Some(known) => compile_known(known, state.node()),
                 None => compile_cluster(state, &NodePortAddresses::Primary),
             };
             (id, compiled)

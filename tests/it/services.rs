@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use pointsman::compile::{NodePortAddresses, compile, compile_cluster};
+use pointsman::compile::{NodePortAddresses, compile_cluster, compile_known};
 use pointsman::ir::{Action, Shared};
 use pointsman::model::{Change, Dirty, Node, ObjectKey, State};
 use pointsman::source::convert::Converter;
@@ -68,8 +68,8 @@ impl Cluster {
         self.put(&node());
         let ids = self.state.take_dirty();
         let found = ids.into_iter().find_map(|Dirty { id, .. }| {
-            let (found, service) = self.state.service(id)?;
-            (*found == key).then(|| compile(&key, service, &self.state))
+            let known = self.state.service(id)?;
+            (*known.key == key).then(|| compile_known(known, self.state.node()))
         });
         let destinations = found.into_iter().flat_map(|compiled| compiled.destinations);
         destinations
