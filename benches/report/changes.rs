@@ -58,9 +58,11 @@ impl Tables {
             ),
             large: Table::new(
                 "One endpoint replaced, by the size of its Service",
-                "\"own\" is the time outside the kernel, and what the ratio is of: to that of the smallest Service.",
+                "Rows with as many endpoints in all find as little of them in the CPU's caches. \"own\" is the time outside\n\
+                 the kernel, and what the ratio is of: to that of the first row.",
                 &[
-                    "endpoints",
+                    "Services",
+                    "endpoints of each",
                     "times",
                     "operations",
                     "median",
@@ -268,37 +270,44 @@ impl Bench<'_> {
         }
     }
 
-    /// One endpoint replaced in Services of different sizes.
-    fn large(&mut self, sizes: &[u32], times: u32, table: &mut Table) {
-        let mut smallest = None;
-        for (index, endpoints) in (self.shape.services + 1..).zip(sizes) {
-            // Addresses of their own for each.
-            let shape = Shape {
-                services: 1,
-                endpoints: *endpoints,
-            };
-            let mut first = vec![self.reader.read(&Shape::service(index, None))];
-            for (part, endpoints) in shape.parts() {
-                let text = shape.slice_of(index, 20 + index % 10, part, endpoints);
-                first.push(self.reader.read(&text));
+    /// One endpoint replaced in Services of different sizes, somewhere among all endpoints of the row.
+    fn large(&mut self, shapes: &[Shape], times: u32, table: &mut Table) {
+        let mut baseline = None;
+        let mut first = self.shape.services;
+        for shape in shapes {
+            first += 1;
+            let mut load = Vec::new();
+            for service in 0..shape.services {
+                load.push(self.reader.read(&Shape::service(first + service, None)));
+                for (part, endpoints) in shape.parts() {
+                    let text = shape.slice_of(first + service, service, part, endpoints);
+                    load.push(self.reader.read(&text));
+                }
             }
-            self.time([first]);
-            let mut now: Vec<u32> = (0..*endpoints).collect();
+            self.time([load]);
+            let all = shape.all_endpoints();
+            // Which endpoint is at each place: each has as many again in reserve.
+            let mut now: Vec<u32> = (0..all).map(|place| place % shape.endpoints).collect();
             let steps: Vec<Vec<Change>> = (0..times)
                 .map(|round| {
-                    let place = round.wrapping_mul(7919) % endpoints;
-                    let known = &mut now[place as usize];
-                    *known = (*known + endpoints) % (2 * endpoints);
+                    let place = round.wrapping_mul(7919) % all;
+                    let (service, place) = (place / shape.endpoints, place % shape.endpoints);
+                    let from = (service * shape.endpoints) as usize;
+                    let known = &mut now[from + place as usize];
+                    *known = (*known + shape.endpoints) % (2 * shape.endpoints);
                     let mut parts = shape.parts();
                     let (part, all) = parts
                         .find(|(_, all)| all.contains(&place))
                         .expect("a slice");
-                    let all = all.map(|place| now[place as usize]);
-                    let text = shape.slice_of(index, 20 + index % 10, part, all);
+                    let all = all.map(|place| now[from + place as usize]);
+                    let text = shape.slice_of(first + service, service, part, all);
                     vec![self.reader.read(&text)]
                 })
                 .collect();
             let samples = self.time(steps);
+            let gone = (0..shape.services).map(|service| service_gone(first + service));
+            self.time([gone.collect()]);
+            first += shape.services;
             let operations = samples.seen.iter().map(|(_, seen)| seen.applied.operations);
             let operations = operations.max().unwrap_or_default();
             let (whole, kernel): (Vec<Duration>, Vec<Duration>) = samples
@@ -309,17 +318,18 @@ impl Bench<'_> {
             let own = whole.iter().zip(&kernel);
             let own = own.map(|(whole, kernel)| whole.saturating_sub(*kernel));
             let (own, _) = quantiles(own.collect());
-            let smallest = *smallest.get_or_insert(own.as_secs_f64());
+            let baseline = *baseline.get_or_insert(own.as_secs_f64());
             let (median, p99) = quantiles(whole);
             table.row(vec![
-                Cell::Count(*endpoints as usize),
+                Cell::Count(shape.services as usize),
+                Cell::Count(shape.endpoints as usize),
                 Cell::Count(times as usize),
                 Cell::Count(operations),
                 median.into(),
                 p99.into(),
                 quantiles(kernel).0.into(),
                 own.into(),
-                Cell::Ratio(own.as_secs_f64() / smallest),
+                Cell::Ratio(own.as_secs_f64() / baseline),
             ]);
         }
     }

@@ -44,8 +44,8 @@ struct Plan {
     whole: &'static [(u32, u32, bool)],
     /// Changes of each kind.
     changes: u32,
-    /// Endpoints of Services in which one is replaced.
-    large: &'static [u32],
+    /// Services in which one endpoint is replaced.
+    large: &'static [Shape],
     live: &'static [(u32, u32, Effort)],
     traffic: &'static [u32],
     /// Turns of a hundred connections and round trips each.
@@ -64,7 +64,12 @@ const FULL: Plan = Plan {
         (1, 100_000, false),
     ],
     changes: 500,
-    large: &[10, 1_000, 100_000],
+    large: &[
+        shape(10_000, 10),
+        shape(100, 1_000),
+        shape(1, 100_000),
+        shape(1, 10),
+    ],
     live: &[
         (
             0,
@@ -98,7 +103,7 @@ const FULL: Plan = Plan {
 const SMALL: Plan = Plan {
     whole: &[(50, 3, true), (1, 300, false)],
     changes: 10,
-    large: &[10, 300],
+    large: &[shape(30, 10), shape(1, 300)],
     live: &[
         (
             0,
@@ -120,6 +125,13 @@ const SMALL: Plan = Plan {
     traffic: &[10],
     turns: 1,
 };
+
+const fn shape(services: u32, endpoints: u32) -> Shape {
+    Shape {
+        services,
+        endpoints,
+    }
+}
 
 const PARTS: [&str; 3] = ["whole", "live", "path"];
 

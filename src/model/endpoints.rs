@@ -11,9 +11,9 @@ use std::sync::Arc;
 use super::Endpoint;
 
 /// Endpoints in a leaf of a long list; shorter lists are one piece.
-const LEAF: usize = 128;
+const LEAF: usize = 64;
 /// Pieces in a branch.
-const FAN: usize = 32;
+const FAN: usize = 8;
 
 /// A list of endpoints. Cloning shares it.
 #[derive(Clone, Default)]
@@ -151,8 +151,18 @@ impl Tree {
             let (mine, rest) = changes.split_at(count);
             changes = rest;
             match known.get(index) {
-                // A full piece stays full, and the last one may get longer only by changes.
-                Some(piece) if mine.is_empty() && piece.len() == size => piece.clone(),
+                // A full piece stays full, and only the last one is looked at to know whether it is:
+                // the others may be far away in memory.
+                Some(piece)
+                    if mine.is_empty()
+                        && (if index + 1 < known.len() {
+                            each
+                        } else {
+                            piece.len()
+                        }) == size =>
+                {
+                    piece.clone()
+                }
                 piece => Self::with(piece, height - 1, first, mine, size),
             }
         });

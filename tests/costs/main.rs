@@ -1,6 +1,8 @@
 //! What compiling, comparing and encoding cost, held against committed figures: allocations, and
 //! instructions as callgrind counts them. Time is noisy; these are not.
 //!
+//! One endpoint of a Service costs no more than twice as much in a Service of any size.
+//!
 //! A change that costs more than the figures allow fails here; one that costs much less does too,
 //! so that the figures stay tight. `UPDATE_COSTS=1 cargo test --test costs` writes new ones, and
 //! the commit says why. The instructions are those of the test build: what counts is the change.
@@ -15,6 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+mod large;
 mod stages;
 
 use stages::Stage;
@@ -40,12 +43,12 @@ fn allocations() -> Figures {
     figures
 }
 
-/// The instructions of the program up to a stage.
-fn instructions_until(stage: Stage) -> u64 {
+/// The instructions of this program with these arguments.
+fn instructions_of(arguments: &[&str]) -> u64 {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(std::env::current_exe().expect("the path of this executable"))
-        .args([WALK, stage.name()])
+        .args(arguments)
         .output()
         .expect("valgrind, which `make setup` installs");
     let text = String::from_utf8_lossy(&output.stderr);
@@ -58,11 +61,12 @@ fn instructions_until(stage: Stage) -> u64 {
 }
 
 fn instructions() -> Figures {
-    let mut before = instructions_until(Stage::Input);
+    let until = |stage: Stage| instructions_of(&[WALK, stage.name()]);
+    let mut before = until(Stage::Input);
     let stages = Stage::ALL.into_iter().skip(1);
     stages
         .map(|stage| {
-            let now = instructions_until(stage);
+            let now = until(stage);
             let mine = now.saturating_sub(before);
             before = now;
             (format!("{} instructions", stage.name()), mine)
@@ -70,16 +74,37 @@ fn instructions() -> Figures {
         .collect()
 }
 
+/// The instructions for one endpoint, by the size of its Service.
+fn instructions_by_size() -> Vec<(u32, u64)> {
+    let of =
+        |size: u32, times: u32| instructions_of(&[LARGE, &size.to_string(), &times.to_string()]);
+    let each = |size| (of(size, large::REPLACED) - of(size, 0)) / u64::from(large::REPLACED);
+    large::SIZES
+        .into_iter()
+        .map(|size| (size, each(size)))
+        .collect()
+}
+
 /// The argument that makes this program go through the stages, and nothing else.
 const WALK: &str = "--walk";
+/// The argument that makes it change a large Service.
+const LARGE: &str = "--large";
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.any(|argument| argument == WALK) {
-        let name = arguments.next().expect("a stage");
-        let stage = Stage::ALL.into_iter().find(|stage| stage.name() == name);
-        stages::walk(stage.expect("one of the stages"), |_| ());
-        return;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [WALK, name] => {
+            let stage = Stage::ALL.into_iter().find(|stage| stage.name() == name);
+            stages::walk(stage.expect("one of the stages"), |_| ());
+            return;
+        }
+        [LARGE, endpoints, times] => {
+            let number = |text: &str| text.parse().expect("a number");
+            large::replace(number(endpoints), number(times));
+            return;
+        }
+        _ => {}
     }
     println!("compiling, comparing and encoding cost what they did");
     check();
@@ -89,6 +114,15 @@ fn main() {
 fn check() {
     let mut found = allocations();
     found.append(&mut instructions());
+    let by_size = instructions_by_size();
+    let smallest = by_size[0].1;
+    for (size, each) in by_size {
+        assert!(
+            each <= 2 * smallest,
+            "an endpoint of a Service of {size} takes {each} instructions, of a small one {smallest}"
+        );
+        found.insert(format!("one of {size} endpoints instructions"), each);
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/costs.json");
     if std::env::var_os("UPDATE_COSTS").is_some() {
         let text = serde_json::to_string_pretty(&found).expect("JSON") + "\n";
