@@ -56,6 +56,14 @@ pub enum SocketError {
     /// A request was refused.
     #[error("the kernel refuses to list its nftables objects: {0}")]
     Dump(Errno),
+    /// The ruleset was never quiet for as long as listing it takes.
+    #[error(
+        "nftables changed under each of {tries} listings: find the program that writes it all the time (nft monitor)"
+    )]
+    Restless {
+        /// How often it was listed.
+        tries: u32,
+    },
     /// The kernel does not answer.
     #[error("no answer from the kernel within {0:?}")]
     TimedOut(Duration),
@@ -77,6 +85,8 @@ pub(crate) struct Refusal {
 /// How long a dump may stall before it counts as failed. A dump is answered at once; this only
 /// keeps a broken kernel from hanging the sync loop.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For how long a listing that is disturbed is begun again.
+pub(crate) const RESTLESS: Duration = Duration::from_secs(10);
 /// More than the largest piece that the kernel hands out at once (`NLMSG_GOODSIZE`, 32 KiB).
 const RECEIVE_CHUNK: usize = 64 * 1024;
 /// Room for the errors of a batch: one for each of its messages, at most.
@@ -153,40 +163,65 @@ impl Socket {
     }
 
     /// Asks for a listing and calls `each` with every message of it. If the ruleset changes
-    /// underneath, it starts over with a fresh `start()`.
+    /// underneath, it starts over with a fresh `start()`, until there has been no quiet moment for
+    /// too long.
     pub(crate) fn dump<S>(
         &mut self,
         request: &[u8],
         start: impl Fn() -> S,
         mut each: impl FnMut(&mut S, &Message<'_>),
     ) -> Result<S, SocketError> {
-        'again: loop {
-            self.drain()?;
-            let mut state = start();
-            self.inner
-                .0
-                .send(request)
-                .map_err(|error| SocketError::Send {
-                    bytes: request.len(),
-                    error,
-                })?;
-            let mut interrupted = false;
-            loop {
-                let length = self.wait()?;
-                for message in messages(bytes(&self.buffer, length)) {
-                    interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                    match message.kind {
-                        NLMSG_DONE if interrupted => continue 'again,
-                        NLMSG_DONE => return Ok(state),
-                        NLMSG_ERROR => match message.refusal() {
-                            Some(refusal) if refusal.errno == Errno::EPERM => {
-                                return Err(SocketError::NotPermitted);
-                            }
-                            Some(refusal) => return Err(SocketError::Dump(refusal.errno)),
-                            None => return Ok(state),
-                        },
-                        _ => each(&mut state, &message),
-                    }
+        let began = Instant::now();
+        let mut tries: u32 = 0;
+        loop {
+            let (state, disturbed) = self.dump_once(request, start(), &mut each)?;
+            if !disturbed {
+                return Ok(state);
+            }
+            tries += 1;
+            if began.elapsed() >= RESTLESS {
+                return Err(SocketError::Restless { tries });
+            }
+            if tries.is_power_of_two() {
+                tracing::debug!(
+                    tries,
+                    "the ruleset changed while it was listed: listing it again"
+                );
+            }
+        }
+    }
+
+    /// Asks for a listing once, and calls `each` with every message of it. Also returns whether
+    /// the ruleset, anybody's, changed underneath.
+    pub(crate) fn dump_once<S>(
+        &mut self,
+        request: &[u8],
+        mut state: S,
+        mut each: impl FnMut(&mut S, &Message<'_>),
+    ) -> Result<(S, bool), SocketError> {
+        self.drain()?;
+        self.inner
+            .0
+            .send(request)
+            .map_err(|error| SocketError::Send {
+                bytes: request.len(),
+                error,
+            })?;
+        let mut disturbed = false;
+        loop {
+            let length = self.wait()?;
+            for message in messages(bytes(&self.buffer, length)) {
+                disturbed |= message.flags & NLM_F_DUMP_INTR != 0;
+                match message.kind {
+                    NLMSG_DONE => return Ok((state, disturbed)),
+                    NLMSG_ERROR => match message.refusal() {
+                        Some(refusal) if refusal.errno == Errno::EPERM => {
+                            return Err(SocketError::NotPermitted);
+                        }
+                        Some(refusal) => return Err(SocketError::Dump(refusal.errno)),
+                        None => return Ok((state, disturbed)),
+                    },
+                    _ => each(&mut state, &message),
                 }
             }
         }

@@ -164,7 +164,7 @@ impl Running {
         })
         .context("cannot start the conntrack thread")?;
         let (tables, health_checks) = watch::channel(Table::default());
-        let interference = events.clone();
+        let (interference, looking_again) = (events.clone(), events.clone());
         let owned = config.clone();
         let outlets = Outlets {
             cleaner,
@@ -178,8 +178,16 @@ impl Running {
                     // The loop that has ended needs to know nothing.
                     let _ = interference.send(Event::Interference);
                 };
-                if let Err(error) = nftables::watch(port, changed) {
-                    tracing::warn!(%error, "changes of our tables by others are not noticed");
+                let disturbed = proxy.backend().was_disturbed();
+                match nftables::watch(port, changed) {
+                    // Nobody watched when they were read.
+                    Ok(()) if disturbed => {
+                        let _ = looking_again.send(Event::ReadAgain);
+                    }
+                    Ok(()) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "changes of our tables by others are not noticed");
+                    }
                 }
             })),
         };

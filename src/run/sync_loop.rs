@@ -30,6 +30,8 @@ pub(super) enum Event {
     Changes(Changes),
     /// Somebody else has changed our tables.
     Interference,
+    /// Somebody else may have changed our tables while nobody watched.
+    ReadAgain,
     /// Finish what is under way, and end.
     Stop,
 }
@@ -70,7 +72,9 @@ pub(super) struct SyncLoop {
     started: Timestamp,
     families: usize,
     last_repair: Option<Instant>,
-    /// When to read the kernel again, if that could not be done at once.
+    /// Somebody else has changed our tables since they were last read.
+    interfered: bool,
+    /// When to read the kernel again.
     repair_due: Option<Instant>,
     /// When to take away what is unused.
     tidy_due: Option<Instant>,
@@ -96,6 +100,7 @@ impl SyncLoop {
             started,
             families: super::families().len(),
             last_repair: None,
+            interfered: false,
             repair_due: None,
             tidy_due: None,
             last_end: None,
@@ -114,13 +119,13 @@ impl SyncLoop {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
-            let mut interfered = false;
             match event {
                 Ok(event) => {
                     for event in std::iter::once(event).chain(inbox.try_iter()) {
                         match event {
                             Event::Changes(changes) => self.take(changes),
-                            Event::Interference => interfered = true,
+                            Event::Interference => self.interference(),
+                            Event::ReadAgain => self.repair_due = Some(Instant::now()),
                             Event::Stop => return,
                         }
                     }
@@ -130,7 +135,7 @@ impl SyncLoop {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if interfered || is_due(self.repair_due) {
+            if is_due(self.repair_due) {
                 self.repair();
                 sync_due = Some(Instant::now());
             }
@@ -220,6 +225,11 @@ impl SyncLoop {
         (at > Instant::now()).then_some(at)
     }
 
+    fn interference(&mut self) {
+        self.interfered = true;
+        self.repair_due = Some(Instant::now());
+    }
+
     /// Reads what is really there, after somebody else has changed it, or notes to do so: two that
     /// undo each other's work all the time must not keep the node busy.
     fn repair(&mut self) {
@@ -232,8 +242,10 @@ impl SyncLoop {
         }
         self.repair_due = None;
         self.last_repair = Some(Instant::now());
-        tracing::warn!("somebody else has changed our tables: reading them again");
-        self.outlets.metrics.interference.inc();
+        if std::mem::take(&mut self.interfered) {
+            tracing::warn!("somebody else has changed our tables: reading them again");
+            self.outlets.metrics.interference.inc();
+        }
         if let Err(error) = self.proxy.read_again() {
             tracing::error!(%error, "cannot read our tables; trying again");
             self.repair_due = Some(Instant::now() + QUIET);

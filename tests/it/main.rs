@@ -20,4 +20,5 @@ mod layers;
 mod objects;
 mod packets;
 mod policies;
+mod restless;
 mod services;

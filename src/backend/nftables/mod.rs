@@ -29,7 +29,7 @@ use crate::netlink::socket::{Refusal, Socket, SocketError};
 use contents::Contents;
 use element::Element;
 use netlink::batch::{Batch, FinishedBatch, Subject};
-use netlink::dump::{self, Found};
+use netlink::dump::{self, Found, Lister};
 use netlink::objects;
 use program::Program;
 use sets::SETS;
@@ -52,6 +52,8 @@ pub struct Nftables {
     programmed: Programmed,
     /// There was a table of ours when it was last looked for, whatever was in it.
     existed: bool,
+    /// Somebody changed the ruleset, not necessarily our part of it, while it was last read.
+    disturbed: bool,
     /// A transaction failed since the kernel was last read: it may hold what we do not know of.
     refused: bool,
     socket: Socket,
@@ -89,6 +91,7 @@ impl Nftables {
         Ok(Self {
             programmed: Programmed::new(config),
             existed: true,
+            disturbed: false,
             refused: false,
             socket,
         })
@@ -139,6 +142,13 @@ impl Nftables {
         Ok(chains)
     }
 
+    /// Whether somebody changed the ruleset while it was last read. That may have been our part of
+    /// it: who does not [`watch()`] has to read it again.
+    #[must_use]
+    pub const fn was_disturbed(&self) -> bool {
+        self.disturbed
+    }
+
     /// The port number of our netlink socket, for [`watch()`].
     #[must_use]
     pub fn port(&self) -> u32 {
@@ -187,13 +197,20 @@ struct Reading {
     existed: bool,
     /// There is something else than our program.
     replace: bool,
+    /// Somebody has changed the ruleset meanwhile, not necessarily our part of it.
+    disturbed: bool,
 }
 
 impl Reading {
     fn read(&mut self, backend: &mut Nftables, family: Family) -> Result<(), SocketError> {
         let thorough = backend.refused;
         let program = Program::new(&backend.programmed.config, family);
-        let installed = match dump::program(&mut backend.socket, family, &program)? {
+        let mut lister = Lister {
+            socket: &mut backend.socket,
+            family,
+            disturbed: false,
+        };
+        let installed = match dump::program(&mut lister, &program)? {
             Found::Ours(installed) => installed,
             Found::Nothing => {
                 self.replace = true;
@@ -209,8 +226,9 @@ impl Reading {
         self.existed = true;
         let programmed = &mut self.programmed;
         let each = |element: &Element<'_>| programmed.found(family, element);
-        let socket = &mut backend.socket;
-        let Some(assembly) = dump::contents(socket, family, &installed, thorough, each)? else {
+        let assembly = dump::contents(&mut lister, &installed, thorough, each)?;
+        self.disturbed |= lister.disturbed;
+        let Some(assembly) = assembly else {
             tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
             self.replace = true;
             return Ok(());
@@ -242,13 +260,20 @@ impl Backend for Nftables {
             entries: Vec::new(),
             existed: false,
             replace: false,
+            disturbed: false,
         };
         for family in self.programmed.config.families.clone() {
             found.read(self, family)?;
         }
         // From here on nothing can fail: what we know is as old as before, or new as a whole.
         self.existed = found.existed;
+        self.disturbed = found.disturbed;
         self.refused = false;
+        if found.disturbed {
+            tracing::info!(
+                "another program changed nftables while our tables were read; nft monitor shows who"
+            );
+        }
         let before = std::mem::replace(&mut self.programmed, found.programmed);
         self.programmed.isolate = before.isolate;
         self.programmed.leftovers = before.leftovers;

@@ -1,6 +1,7 @@
 //! Reading back what the kernel holds: is it our program, and which entries are in it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use super::elements::{self, Listed};
 use super::lookup;
@@ -16,8 +17,52 @@ use crate::backend::nftables::statement::{Base, Chain, Hook};
 use crate::backend::nftables::transaction::Parts;
 use crate::model::Family;
 use crate::netlink::attributes::{Attributes, find, put_string, string};
-use crate::netlink::socket::{Message, Socket, SocketError, number};
-use crate::netlink::{dump_request, message_type};
+use crate::netlink::socket::{Message, RESTLESS, Socket, SocketError, number};
+use crate::netlink::{
+    NLM_F_ACK, NLM_F_REQUEST, close_message, dump_request, family_number, message_type, put_headers,
+};
+
+/// Lists what one family's table holds.
+///
+/// The kernel narrows these listings down to our table. A listing that was disturbed by a change of
+/// another table is whole all the same, and one of ours is [`super::super::watch`]'s business: so
+/// nothing is listed twice, however often others write.
+pub(crate) struct Lister<'a> {
+    pub(crate) socket: &'a mut Socket,
+    pub(crate) family: Family,
+    /// Something, ours or not, has changed during a listing.
+    pub(crate) disturbed: bool,
+}
+
+impl Lister<'_> {
+    /// The objects of a kind in our table. Where the kernel does not narrow a listing down, the
+    /// caller has to.
+    fn list<S>(
+        &mut self,
+        kind: u16,
+        narrow: &[u8],
+        state: S,
+        each: impl FnMut(&mut S, &Message<'_>),
+    ) -> Result<S, SocketError> {
+        let request = dump_request(
+            message_type(NFNL_SUBSYS_NFTABLES, kind),
+            self.family,
+            narrow,
+        );
+        let (state, disturbed) = self.socket.dump_once(&request, state, each)?;
+        self.disturbed |= disturbed;
+        Ok(state)
+    }
+}
+
+/// The attribute that narrows a listing of rules, sets or elements down to our table: it has this
+/// number in all of them.
+fn in_our_table() -> Vec<u8> {
+    const { assert!(NFTA_RULE_TABLE == NFTA_SET_TABLE && NFTA_SET_TABLE == NFTA_SET_ELEM_LIST_TABLE) };
+    let mut narrow = Vec::new();
+    put_string(&mut narrow, NFTA_RULE_TABLE, TABLE);
+    narrow
+}
 
 /// What the kernel holds of one family's table.
 #[derive(Debug)]
@@ -50,28 +95,40 @@ struct ListedChain {
 
 /// Compares one family's table with the program.
 pub(crate) fn program(
-    socket: &mut Socket,
-    family: Family,
+    lister: &mut Lister<'_>,
     program: &Program<'_>,
 ) -> Result<Found, SocketError> {
-    let mut chains = list_chains(socket, family)?;
-    let sets = list_sets(socket, family)?;
-    if chains.is_empty() && sets.is_empty() {
-        return Ok(if table_exists(socket, family)? {
-            Found::Another("the table is empty".to_owned())
-        } else {
-            Found::Nothing
-        });
-    }
-    list_rules(socket, family, &mut chains)?;
+    let family = lister.family;
+    let began = Instant::now();
+    let mut tries = 0;
+    let (mut chains, sets) = loop {
+        let Some(objects) = objects_in(lister.socket, family, TABLE)? else {
+            return Ok(Found::Nothing);
+        };
+        if objects == 0 {
+            return Ok(Found::Another("the table is empty".to_owned()));
+        }
+        let sets = list_sets(lister)?;
+        let disturbed = std::mem::take(&mut lister.disturbed);
+        let chains = list_chains(lister)?;
+        // Chains are listed with everybody's: if those change, ours may be missing.
+        if !lister.disturbed || chains.len() + sets.len() == objects as usize {
+            lister.disturbed |= disturbed;
+            break (chains, sets);
+        }
+        tries += 1;
+        if began.elapsed() >= RESTLESS {
+            return Err(SocketError::Restless { tries });
+        }
+    };
+    list_rules(lister, &mut chains)?;
     let mut installed = match compare(family, program, &chains, &sets) {
         Ok(installed) => installed,
         Err(why) => return Ok(Found::Another(why)),
     };
     let mut verdicts = BTreeMap::new();
     for map in SETS.into_iter().filter(|set| set.is_of_the_program()) {
-        let Some(found) = list_elements(socket, family, map, |listed| listed.number_verdict())?
-        else {
+        let Some(found) = list_elements(lister, map, |listed| listed.number_verdict())? else {
             return Ok(Found::Another(format!("map {} is not ours", map.name())));
         };
         let found = found.into_iter();
@@ -192,18 +249,31 @@ pub(crate) fn named_table_exists(
     family: Family,
     table: &str,
 ) -> Result<bool, SocketError> {
-    let request = dump_request(
+    Ok(objects_in(socket, family, table)?.is_some())
+}
+
+/// How many chains, sets and other objects a table has, if it exists.
+fn objects_in(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<Option<u32>, SocketError> {
+    let mut request = Vec::new();
+    put_headers(
+        &mut request,
         message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE),
-        family,
-        &[],
+        NLM_F_REQUEST | NLM_F_ACK,
+        0,
+        family_number(family),
+        0,
     );
-    socket.dump(
-        &request,
-        || false,
-        |found, message| {
-            *found |= find(message.attributes(), NFTA_TABLE_NAME).and_then(string) == Some(table);
-        },
-    )
+    put_string(&mut request, NFTA_TABLE_NAME, table);
+    close_message(&mut request, 0);
+    let mut objects = None;
+    socket.ask(&request, 1, |message| {
+        objects = number(message.attributes(), NFTA_TABLE_USE);
+    })?;
+    Ok(objects)
 }
 
 /// The names of the chains of any table; none if there is no such table.
@@ -277,16 +347,9 @@ pub(crate) fn jumps(
     })
 }
 
-fn list_chains(
-    socket: &mut Socket,
-    family: Family,
-) -> Result<BTreeMap<String, ListedChain>, SocketError> {
-    let request = dump_request(
-        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN),
-        family,
-        &[],
-    );
-    socket.dump(&request, BTreeMap::new, |chains, message| {
+fn list_chains(lister: &mut Lister<'_>) -> Result<BTreeMap<String, ListedChain>, SocketError> {
+    let chains = BTreeMap::new();
+    lister.list(NFT_MSG_GETCHAIN, &[], chains, |chains, message| {
         let attributes = message.attributes();
         if !is_our_table(attributes, NFTA_CHAIN_TABLE) {
             return;
@@ -314,18 +377,11 @@ fn list_chains(
 }
 
 fn list_rules(
-    socket: &mut Socket,
-    family: Family,
+    lister: &mut Lister<'_>,
     chains: &mut BTreeMap<String, ListedChain>,
 ) -> Result<(), SocketError> {
-    let mut narrow = Vec::new();
-    put_string(&mut narrow, NFTA_RULE_TABLE, TABLE);
-    let request = dump_request(
-        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE),
-        family,
-        &narrow,
-    );
-    let rules = socket.dump(&request, Vec::new, |rules, message: &Message<'_>| {
+    let (narrow, rules) = (in_our_table(), Vec::new());
+    let rules = lister.list(NFT_MSG_GETRULE, &narrow, rules, |rules, message| {
         let attributes = message.attributes();
         if let Some(chain) = find(attributes, NFTA_RULE_CHAIN).and_then(string)
             && is_our_table(attributes, NFTA_RULE_TABLE)
@@ -361,17 +417,10 @@ fn timeout(rule: &[u8]) -> Option<(Class, u32)> {
 }
 
 fn list_sets(
-    socket: &mut Socket,
-    family: Family,
+    lister: &mut Lister<'_>,
 ) -> Result<BTreeMap<String, (SetShape, Option<u32>)>, SocketError> {
-    let mut narrow = Vec::new();
-    put_string(&mut narrow, NFTA_SET_TABLE, TABLE);
-    let request = dump_request(
-        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETSET),
-        family,
-        &narrow,
-    );
-    let sets = socket.dump(&request, BTreeMap::new, |sets, message| {
+    let (narrow, sets) = (in_our_table(), BTreeMap::new());
+    let sets = lister.list(NFT_MSG_GETSET, &narrow, sets, |sets, message| {
         let attributes = message.attributes();
         if !is_our_table(attributes, NFTA_SET_TABLE) {
             return;
@@ -403,12 +452,12 @@ fn list_sets(
 /// does not count elements that is not known, and it is dumped if `thorough`, however long that
 /// takes.
 pub(crate) fn contents(
-    socket: &mut Socket,
-    family: Family,
+    lister: &mut Lister<'_>,
     installed: &Installed,
     thorough: bool,
     mut each: impl FnMut(&Element<'_>),
 ) -> Result<Option<Assembly>, SocketError> {
+    let family = lister.family;
     let mut assembly = Assembly::default();
     // Routes and ids tell which endpoints there have to be, so they come first.
     for set in SETS {
@@ -417,7 +466,7 @@ pub(crate) fn contents(
         }
         let counted = installed.counts.get(&set).copied();
         if counted.is_some() || !thorough {
-            match lookup::read(socket, family, set, &assembly, counted)? {
+            match lookup::read(lister.socket, family, set, &assembly, counted)? {
                 None => {}
                 Some(found) => {
                     for element in &found {
@@ -431,8 +480,7 @@ pub(crate) fn contents(
             }
         }
         let is_ours = if set == SetId::ServiceCidrs {
-            let bounds =
-                list_elements(socket, family, set, |listed| listed.interval_bound(family))?;
+            let bounds = list_elements(lister, set, |listed| listed.interval_bound(family))?;
             let ranges = bounds.and_then(elements::service_cidrs);
             let ranges: Option<Vec<Element<'_>>> =
                 ranges.map(|ranges| ranges.into_iter().map(Element::Shared).collect());
@@ -443,8 +491,7 @@ pub(crate) fn contents(
                 })
             })
         } else {
-            // A listing may begin anew, and what was taken in with it.
-            let found = list_elements(socket, family, set, |listed| {
+            let found = list_elements(lister, set, |listed| {
                 listed.element(set, family).map(Element::into_owned)
             })?;
             found.is_some_and(|found| {
@@ -463,33 +510,20 @@ pub(crate) fn contents(
 
 /// Reads one set's elements; `None` if one of them cannot be read.
 fn list_elements<T>(
-    socket: &mut Socket,
-    family: Family,
+    lister: &mut Lister<'_>,
     set: SetId,
     read: impl Fn(&Listed<'_>) -> Option<T>,
 ) -> Result<Option<Vec<T>>, SocketError> {
-    socket.dump(
-        &element_request(family, set),
-        || Some(Vec::new()),
-        |found, message| {
-            for attributes in elements::listed(message.attributes()) {
-                let Some(list) = found else { return };
-                match Listed::read(attributes).and_then(|listed| read(&listed)) {
-                    Some(entry) => list.push(entry),
-                    None => *found = None,
-                }
-            }
-        },
-    )
-}
-
-fn element_request(family: Family, set: SetId) -> Vec<u8> {
-    let mut narrow = Vec::new();
-    put_string(&mut narrow, NFTA_SET_ELEM_LIST_TABLE, TABLE);
+    let mut narrow = in_our_table();
     put_string(&mut narrow, NFTA_SET_ELEM_LIST_SET, set.name());
-    dump_request(
-        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETSETELEM),
-        family,
-        &narrow,
-    )
+    let found = Some(Vec::new());
+    lister.list(NFT_MSG_GETSETELEM, &narrow, found, |found, message| {
+        for attributes in elements::listed(message.attributes()) {
+            let Some(list) = found else { return };
+            match Listed::read(attributes).and_then(|listed| read(&listed)) {
+                Some(entry) => list.push(entry),
+                None => *found = None,
+            }
+        }
+    })
 }

@@ -5,6 +5,7 @@
 #![allow(missing_docs, reason = "the names are the kernel's")]
 
 pub(crate) const NFTA_TABLE_NAME: u16 = 1;
+pub(crate) const NFTA_TABLE_USE: u16 = 3;
 
 pub(crate) const NFTA_CHAIN_TABLE: u16 = 1;
 pub(crate) const NFTA_CHAIN_NAME: u16 = 3;
