@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use crate::harness::{CLUSTER_CIDR, Host, NODE, Pointsman, eventually, have_root, pointsman};
 use crate::objects::{Manifests, endpoint, service, slice, slice_of};
 
-/// Services of every shape that has elements of its own. nft 1.0.6 aborts while it loads the
-/// text of IPv6 affinity (it lists it well), so that is left out where text is loaded.
-fn every_shape(ipv6_affinity: bool) -> Vec<Value> {
+/// Services of every shape that has elements of its own.
+fn every_shape() -> Vec<Value> {
     let dual = |last: u8| [format!("10.96.0.{last}"), format!("fd00:96::{last}")];
     let named = |name: &str, last: u8| {
         let [v4, v6] = dual(last);
@@ -70,13 +69,8 @@ fn every_shape(ipv6_affinity: bool) -> Vec<Value> {
         slice("outside-only", "TCP", &["10.244.2.2"]),
         slice("outside-only", "TCP", &["fd00:244:0:2::2"]),
     ];
-    let sticky = if ipv6_affinity {
-        named("sticky", 8)
-    } else {
-        service("sticky", &["10.96.0.8"])
-    };
     objects.extend([
-        sticky
+        named("sticky", 8)
             .affinity(600)
             .vips(&["203.0.113.8"])
             .set("/spec/ports/0/nodePort", json!(30008))
@@ -167,7 +161,7 @@ fn netlink_and_text_make_the_same_ruleset() {
     if !have_root("netlink_and_text_make_the_same_ruleset") {
         return;
     }
-    let manifests = Manifests::new(every_shape(false));
+    let manifests = Manifests::new(every_shape());
     for flags in [
         &[][..],
         &["--masquerade-all"],
@@ -207,11 +201,11 @@ fn netlink_and_text_make_the_same_ruleset() {
 }
 
 #[test]
-fn nft_lists_what_it_cannot_load() {
-    if !have_root("nft_lists_what_it_cannot_load") {
+fn nft_lists_the_rules_that_remember_readably() {
+    if !have_root("nft_lists_the_rules_that_remember_readably") {
         return;
     }
-    let manifests = Manifests::new(every_shape(true));
+    let manifests = Manifests::new(every_shape());
     let host = Host::new();
     once(&host, &manifests);
     let listed = host.ruleset();
@@ -224,7 +218,7 @@ fn a_restart_with_nothing_changed_sends_nothing() {
     if !have_root("a_restart_with_nothing_changed_sends_nothing") {
         return;
     }
-    let manifests = Manifests::new(every_shape(true));
+    let manifests = Manifests::new(every_shape());
     let host = Host::new();
     once(&host, &manifests);
     let before = host.sh("nft -a list ruleset");
@@ -259,7 +253,7 @@ fn a_ruleset_loaded_as_text_is_adopted_as_ours() {
     if !have_root("a_ruleset_loaded_as_text_is_adopted_as_ours") {
         return;
     }
-    let manifests = Manifests::new(every_shape(false));
+    let manifests = Manifests::new(every_shape());
     let host = Host::new();
     nft_load(&host, &dry_run(&manifests, &[]));
     let before = host.sh("nft -a list ruleset");
@@ -272,7 +266,7 @@ fn whatever_was_tampered_with_is_put_right_by_the_next_start() {
     if !have_root("whatever_was_tampered_with_is_put_right_by_the_next_start") {
         return;
     }
-    let manifests = Manifests::new(every_shape(true));
+    let manifests = Manifests::new(every_shape());
     let host = Host::new();
     once(&host, &manifests);
     let wanted = blocks(&host.ruleset());
@@ -288,7 +282,7 @@ fn n_g6_whatever_is_tampered_with_while_it_runs_is_put_right_by_itself() {
     if !have_root("n_g6_whatever_is_tampered_with_while_it_runs_is_put_right_by_itself") {
         return;
     }
-    let manifests = Manifests::new(every_shape(true));
+    let manifests = Manifests::new(every_shape());
     let host = Host::new();
     let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
     let wanted = blocks(&host.ruleset());
@@ -319,7 +313,7 @@ fn n_g6_a_repair_that_has_to_wait_is_not_forgotten_when_a_change_comes_first() {
     if !have_root("n_g6_a_repair_that_has_to_wait") {
         return;
     }
-    let manifests = Manifests::new(every_shape(true));
+    let manifests = Manifests::new(every_shape());
     let host = Host::new();
     let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
     eventually("the watch has begun", || {
@@ -353,7 +347,7 @@ fn e17_one_table_in_each_family_hooks_in_where_kube_proxys_does() {
         return;
     }
     let host = Host::new();
-    once(&host, &Manifests::new(every_shape(true)));
+    once(&host, &Manifests::new(every_shape()));
     let list = |what: &str| -> Vec<Value> {
         let listed = host.sh(&format!("nft -j list {what} 2>/dev/null"));
         let listed: Value = serde_json::from_str(&listed).unwrap();
@@ -430,7 +424,7 @@ fn cleanup_removes_what_is_ours_and_nothing_else() {
     let before = host.ruleset();
     let (code, _, log) = pointsman(&host, &["--cleanup"]);
     assert_eq!(code, Some(0), "with nothing to remove: {log}");
-    once(&host, &Manifests::new(every_shape(true)));
+    once(&host, &Manifests::new(every_shape()));
     assert_ne!(host.ruleset(), before);
     let (code, _, log) = pointsman(&host, &["--cleanup"]);
     assert_eq!(code, Some(0), "{log}");
@@ -479,7 +473,7 @@ fn a_running_process_follows_the_files_and_takes_away_what_nobody_uses() {
     if !have_root("a_running_process_follows_the_files_and_takes_away_what_nobody_uses") {
         return;
     }
-    let manifests = Manifests::new(every_shape(true));
+    let manifests = Manifests::new(every_shape());
     let host = Host::new();
     let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
     manifests.write(
@@ -516,7 +510,7 @@ fn a_change_while_running_survives_interference() {
     if !have_root("a_change_while_running_survives_interference") {
         return;
     }
-    let manifests = Manifests::new(every_shape(true));
+    let manifests = Manifests::new(every_shape());
     let host = Host::new();
     let _process = Pointsman::start(&host, &["--manifests", manifests.path()]);
     // What the process believes to be there is not, and what it wants to add is.
@@ -613,7 +607,7 @@ fn without_privileges_it_says_so_and_changes_nothing() {
     if !have_root("without_privileges_it_says_so_and_changes_nothing") {
         return;
     }
-    let manifests = Manifests::new(every_shape(true));
+    let manifests = Manifests::new(every_shape());
     let host = Host::new();
     let command = format!(
         "setpriv --bounding-set -all --inh-caps -all --ambient-caps -all {} --manifests {} --hostname-override {NODE} --conntrack-max-per-core 0 --once",
