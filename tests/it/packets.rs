@@ -21,6 +21,7 @@ mod affinity;
 mod nat;
 mod recovery;
 mod rolling;
+mod upgrade;
 
 /// The addresses of one family. Those that end in a separator want a number.
 struct Net {
