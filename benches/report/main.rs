@@ -5,8 +5,8 @@
 //! Without cargo's `--bench`, as under `cargo test`, everything is done once on small clusters, to
 //! see that it works.
 //!
-//! `--json PATH` writes the figures there too. `whole`, `live` and `path` measure that part alone:
-//! whole states and changes, the program beside an API server, the data path. `--beside PROGRAM` has
+//! `--json PATH` writes the figures there too. `whole`, `attacks`, `live` and `path` measure that part
+//! alone: whole states and changes, what hostile Services do, the program beside an API server, the data path. `--beside PROGRAM` has
 //! another program measured in the data path too: it is started in the network namespace of a node
 //! with the path of a file of objects, one in a line as JSON, and prints a line once it serves them.
 
@@ -21,11 +21,14 @@
 #[path = "../../tests/it/api_server/mod.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod api_server;
+mod attacks;
 mod bare;
 mod changes;
 mod cluster;
 #[path = "../../tests/it/harness.rs"]
 mod harness;
+#[path = "../../tests/it/hostile.rs"]
+mod hostile;
 mod live;
 #[path = "../../tests/it/objects.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
@@ -48,6 +51,8 @@ struct Plan {
     large: &'static [Shape],
     live: &'static [(u32, u32, Effort)],
     traffic: &'static [u32],
+    /// By what attacks are divided.
+    attacks: u32,
     /// Turns of a hundred connections and round trips each.
     turns: usize,
 }
@@ -97,6 +102,7 @@ const FULL: Plan = Plan {
         ),
     ],
     traffic: &[1_000, 5_000],
+    attacks: 1,
     turns: 100,
 };
 
@@ -123,6 +129,7 @@ const SMALL: Plan = Plan {
         ),
     ],
     traffic: &[10],
+    attacks: 100,
     turns: 1,
 };
 
@@ -133,7 +140,7 @@ const fn shape(services: u32, endpoints: u32) -> Shape {
     }
 }
 
-const PARTS: [&str; 3] = ["whole", "live", "path"];
+const PARTS: [&str; 4] = ["whole", "attacks", "live", "path"];
 
 fn main() {
     if !harness::have_root("the benchmark") {
@@ -180,6 +187,7 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
         }
     }
     let changed = changed.finish();
+    let attacks = of("attacks").then(|| attacks::measure(plan.attacks));
     let mut lives = live::Tables::new();
     let mut empty = 0;
     let clusters = plan.live.iter().filter(|_| of("live"));
@@ -209,6 +217,7 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
         paths.connections,
         paths.flows,
     ];
-    report.tables = tables.into_iter().filter(Table::has_rows).collect();
+    let tables = tables.into_iter().chain(attacks);
+    report.tables = tables.filter(Table::has_rows).collect();
     report
 }

@@ -80,6 +80,8 @@ pub struct Applied {
     pub transactions: usize,
     /// Time that the kernel took for the longest of them.
     pub longest: Duration,
+    /// Element operations and other messages in the largest of them.
+    pub largest: usize,
 }
 
 impl AddAssign for Applied {
@@ -91,6 +93,7 @@ impl AddAssign for Applied {
         self.kernel += other.kernel;
         self.transactions += other.transactions;
         self.longest = self.longest.max(other.longest);
+        self.largest = self.largest.max(other.largest);
     }
 }
 

@@ -224,9 +224,11 @@ impl Engine {
     #[must_use]
     pub fn pending_up_to(&self, operations: usize) -> Pending {
         let mut pending = Pending::default();
-        // Few: they are of this node.
         let is_stated = |shared: &&Shared| self.stated.contains_key(*shared);
         for shared in self.dirty_admitting.iter().filter(is_stated) {
+            if pending.delta.len() >= operations {
+                return pending;
+            }
             self.pending_shared(*shared, &mut pending);
         }
         let mut memo = SlotMemo::default();
@@ -296,7 +298,12 @@ impl Engine {
             weight += pending.delta.len() - before;
         }
         for shared in self.dirty_admitting.iter().filter(|s| !is_stated(s)) {
+            if weight >= operations {
+                return pending;
+            }
+            let before = pending.delta.len();
             self.pending_shared(*shared, &mut pending);
+            weight += pending.delta.len() - before;
         }
         pending
     }

@@ -4,6 +4,8 @@
 //! Every step is a forwarding in its own right, which serves: a long list grows or shrinks by some
 //! endpoints at a time, and turns into one of another kind only while it is short.
 
+use rustc_hash::FxHashSet;
+
 use crate::ir::{Action, Forwarding, REMEMBERED_WEIGHT};
 use crate::model::{Endpoint, Endpoints};
 
@@ -147,14 +149,16 @@ fn some_of(applied: &Forwarding, wanted: &Forwarding, places: usize) -> Forwardi
     let sources = match (&applied.allowed_sources, &wanted.allowed_sources) {
         (Some(known), Some(wanted)) => {
             // What is no longer allowed goes before anything is allowed.
-            let gone = known.iter().filter(|source| !wanted.contains(source));
-            let gone: Vec<_> = gone.take(places).copied().collect();
+            let known_ones: FxHashSet<_> = known.iter().collect();
+            let wanted_ones: FxHashSet<_> = wanted.iter().collect();
+            let gone = known.iter().filter(|source| !wanted_ones.contains(source));
+            let gone: FxHashSet<_> = gone.take(places).copied().collect();
             let mut sources: Vec<_> = known
                 .iter()
                 .filter(|source| !gone.contains(source))
                 .copied()
                 .collect();
-            let come = wanted.iter().filter(|source| !known.contains(source));
+            let come = wanted.iter().filter(|source| !known_ones.contains(source));
             sources.extend(come.take(places - gone.len()).copied());
             sources.sort_unstable_by_key(|network| (network.ip(), network.prefix()));
             Some(sources.into())

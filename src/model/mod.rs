@@ -44,6 +44,15 @@ impl Family {
         }
     }
 
+    /// Bits of an address.
+    #[must_use]
+    pub const fn address_bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+
     /// `IPv4` or `IPv6`, as Kubernetes spells it.
     #[must_use]
     pub const fn name(self) -> &'static str {

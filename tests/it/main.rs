@@ -9,12 +9,14 @@
 
 mod api;
 mod api_server;
+mod attacks;
 mod cli;
 mod daemonset;
 mod flows;
 mod golden;
 mod harness;
 mod health_checks;
+mod hostile;
 mod kernel;
 mod layers;
 mod objects;

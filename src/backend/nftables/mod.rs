@@ -14,6 +14,7 @@ mod netlink;
 mod numbers;
 mod program;
 mod sets;
+mod sources;
 mod statement;
 mod text;
 mod transaction;
@@ -315,6 +316,7 @@ impl Backend for Nftables {
                     kernel,
                     transactions: 1,
                     longest: kernel,
+                    largest: batch.operations() + batch.messages(),
                 })
             }
             Err(error) => {

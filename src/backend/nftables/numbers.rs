@@ -7,6 +7,7 @@
 //! | number | is |
 //! | --- | --- |
 //! | `8PCC:SSSS` | a shape: policy P, affinity class CC, size SSSS |
+//! | `8f00:00LL` | the length of a source's prefix |
 //! | `cNNN:NNNN`, `dNNN:NNNN` | place N of the primary list, of the local list |
 //! | `eHHH:HHHH`, `fHHH:HHHH` | the id of an endpoint of the primary list, of the local list: a class (6 bits) and a hash (22 bits) |
 //!
@@ -36,6 +37,7 @@ pub(crate) const BARE_MASK: u32 = !CLASS_MASK;
 pub(crate) const LOCAL_BIT: u32 = 0x1000_0000;
 
 const SHAPE: u32 = 0x8000_0000;
+const LENGTH: u32 = 0x8f00_0000;
 const PLACE: u32 = 0xc000_0000;
 const ID: u32 = 0xe000_0000;
 const HASH_MASK: u32 = 0x003f_ffff;
@@ -46,6 +48,16 @@ pub(crate) type Class = u8;
 
 /// How many classes there are, without 0, which remembers nobody.
 pub(crate) const CLASSES: Class = 63;
+
+/// The number of a length of prefix. No shape begins like it.
+pub(crate) const fn prefix_length(length: u8) -> u32 {
+    LENGTH | length as u32
+}
+
+/// The length of prefix with a number; `None` if it is none.
+pub(crate) fn length_of(number: u32) -> Option<u8> {
+    u8::try_from(number ^ LENGTH).ok()
+}
 
 /// The list bit of a place or an id.
 const fn list_bit(list: List) -> u32 {

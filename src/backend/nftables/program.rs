@@ -5,12 +5,14 @@
 //! packet passes none of our rules. What the rules must do to packets is SEMANTICS.md's section E;
 //! why they are shaped so is DESIGN.md's section 1.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
 use super::numbers::OURS;
 use super::sets::SetId;
+use super::sources;
 use super::statement::{Base, Chain, Hook, Load, Priority, Rule, Statement};
 use crate::model::{Family, PerFamily};
 
@@ -94,7 +96,8 @@ impl<'a> Program<'a> {
     pub(crate) fn fixed_chains(&self) -> Vec<Chain> {
         let mut chains = self.choice();
         chains.extend([
-            Self::source_ranges(),
+            sources::check_source(self.family, &BTreeSet::new()),
+            sources::source_ranges(),
             self.no_endpoints(),
             Self::unused_addresses("unused-addresses", true),
             Self::unused_addresses("unused-addresses-output", false),
@@ -150,23 +153,6 @@ impl<'a> Program<'a> {
             negate: true,
         }));
         rule
-    }
-
-    fn source_ranges() -> Chain {
-        let mut with_source = DESTINATION.to_vec();
-        with_source.push(Load::SourceAddress);
-        let guarded = Statement::InSet {
-            key: DESTINATION.to_vec(),
-            set: SetId::GuardedIps,
-            negate: false,
-        };
-        let outside = Statement::InSet {
-            key: with_source,
-            set: SetId::AllowedSources,
-            negate: true,
-        };
-        let rules = vec![vec![guarded, outside, Statement::Drop]];
-        Chain::regular("source-ranges", rules)
     }
 
     fn no_endpoints(&self) -> Chain {

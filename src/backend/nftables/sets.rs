@@ -47,7 +47,7 @@ pub(crate) enum SetId {
     Hairpin,
     /// VIPs that admit only some sources.
     GuardedIps,
-    /// The sources they admit.
+    /// The networks they admit, with the length of their prefix.
     AllowedSources,
     /// Node addresses that accept `NodePort`s.
     NodePortIps,
@@ -184,7 +184,7 @@ impl SetId {
             Self::Routes | Self::Draws | Self::SureDraws => &[Number],
             Self::Hairpin => &[Address, Address, Protocol, Port],
             Self::ClusterIps | Self::ServiceCidrs | Self::NodePortIps => &[Address],
-            Self::AllowedSources => &[Address, Protocol, Port, Address],
+            Self::AllowedSources => &[Address, Protocol, Port, Address, Number],
         }
     }
 
@@ -213,7 +213,7 @@ impl SetId {
 
     /// Whether its elements are ranges.
     pub(crate) const fn is_interval(self) -> bool {
-        matches!(self, Self::ServiceCidrs | Self::AllowedSources)
+        matches!(self, Self::ServiceCidrs)
     }
 
     /// Whether packets add its elements.

@@ -10,6 +10,11 @@ use super::sets::SetId;
 pub(crate) enum Load {
     /// Its source address.
     SourceAddress,
+    /// The first bits of its source address, and zeros.
+    SourceNetwork {
+        /// How many bits.
+        length: u8,
+    },
     /// Its destination address.
     DestinationAddress,
     /// The transport protocol.

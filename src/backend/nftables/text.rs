@@ -5,14 +5,15 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::affinity::Affinity;
 use super::choice::{self, REMEMBER, Verdict};
 use super::element::Element;
-use super::numbers::{Printed, Size};
+use super::numbers::{self, Printed, Size};
 use super::program::{Program, ProgramConfig, TABLE};
 use super::sets::{AFFINITY_SIZE, Data, Field, SETS, SetId};
+use super::sources::{self, CHECK_SOURCE};
 use super::statement::{Base, Chain, Hook, Load, Priority, Statement};
 use crate::ir::{Delta, Destination, Entry, Host, Operation, Shared};
 use crate::model::{Endpoint, Family, ServiceId};
@@ -65,8 +66,11 @@ fn line(out: &mut String, depth: usize, text: std::fmt::Arguments<'_>) {
 fn render_table(out: &mut String, config: &ProgramConfig, family: Family, delta: &Delta) {
     let staged = Affinity::default().stage(delta);
     let mut elements: BTreeMap<SetId, Vec<String>> = BTreeMap::new();
-    let mut sizes = BTreeSet::new();
+    let (mut sizes, mut lengths) = (BTreeSet::new(), BTreeSet::new());
     let mut put = |element: &Element<'_>| {
+        if let Element::AllowedSource { network, .. } = element {
+            lengths.insert(network.prefix());
+        }
         if let Element::Shape { shape, .. } = element {
             sizes.extend(shape.size().filter(|size| *size != Size::NONE));
         }
@@ -121,6 +125,9 @@ fn render_table(out: &mut String, config: &ProgramConfig, family: Family, delta:
             let rules =
                 timeouts.map(|(class, seconds)| choice::remember_rule(family, class, seconds));
             chain.rules = rules.collect();
+        }
+        if chain.name == CHECK_SOURCE {
+            chain = sources::check_source(family, &lengths);
         }
         render_chain(out, family, &chain);
     }
@@ -232,7 +239,10 @@ fn element_text(element: &Element<'_>) -> String {
         Element::AllowedSource {
             destination,
             network,
-        } => format!("{} . {}", key(destination), network_text(*network)),
+        } => {
+            let length = Printed(numbers::prefix_length(network.prefix()));
+            format!("{} . {} . {length}", key(destination), network.ip())
+        }
         Element::Shared(Shared::ClusterIp(address) | Shared::NodePortAddress(address)) => {
             address.to_string()
         }
@@ -396,6 +406,17 @@ fn load_text(family: Family, load: Load) -> String {
     let ip = table_family(family);
     match load {
         Load::SourceAddress => format!("{ip} saddr"),
+        Load::SourceNetwork { length } => {
+            let mask = match family {
+                Family::V4 => IpAddr::V4(Ipv4Addr::from(
+                    !u32::MAX.checked_shr(length.into()).unwrap_or(0),
+                )),
+                Family::V6 => IpAddr::V6(Ipv6Addr::from(
+                    !u128::MAX.checked_shr(length.into()).unwrap_or(0),
+                )),
+            };
+            format!("{ip} saddr & {mask}")
+        }
         Load::DestinationAddress => format!("{ip} daddr"),
         Load::Protocol => "meta l4proto".to_owned(),
         Load::DestinationPort => "th dport".to_owned(),

@@ -14,6 +14,7 @@ use super::netlink::{elements, objects};
 use super::numbers::{Class, EXACT, Size};
 use super::program::{Program, ProgramConfig};
 use super::sets::{SETS, SetId};
+use super::sources::{self, CHECK_SOURCE};
 use super::statement::Chain;
 use crate::ir::{Delta, Destination, Entry, List, Operation};
 use crate::model::{Family, PerFamily, ServiceId};
@@ -27,6 +28,8 @@ pub(super) struct Parts {
     pub(super) sizes: BTreeSet<Size>,
     /// The timeouts that there are rules for.
     pub(super) timeouts: BTreeMap<Class, u32>,
+    /// The lengths of prefixes that there are rules for.
+    pub(super) lengths: BTreeSet<u8>,
 }
 
 /// The program, and how much of it the kernel holds.
@@ -36,6 +39,8 @@ pub(super) struct Programmed {
     pub(super) parts: PerFamily<Parts>,
     /// How many lists have each size.
     sizes: PerFamily<BTreeMap<Size, usize>>,
+    /// How many source ranges have each length of prefix.
+    lengths: PerFamily<BTreeMap<u8, usize>>,
     pub(super) affinity: Affinity,
     /// The next transaction replaces the whole table: what is there is not our program.
     pub(super) replace: bool,
@@ -53,6 +58,7 @@ pub(super) struct Programmed {
 pub(super) struct Change {
     affinity: Staged,
     sizes: PerFamily<BTreeMap<Size, isize>>,
+    lengths: PerFamily<BTreeMap<u8, isize>>,
     elements: PerFamily<[isize; SETS.len()]>,
     /// What comes to the parts, and the timeouts if they are other ones.
     parts: PerFamily<(Parts, bool)>,
@@ -69,6 +75,7 @@ impl Programmed {
             config,
             parts: PerFamily::default(),
             sizes: PerFamily::default(),
+            lengths: PerFamily::default(),
             affinity: Affinity::default(),
             replace: true,
             isolate: false,
@@ -82,6 +89,7 @@ impl Programmed {
     pub(super) fn start_over(&mut self) {
         self.parts = PerFamily::default();
         self.sizes = PerFamily::default();
+        self.lengths = PerFamily::default();
         self.affinity = Affinity::default();
         self.elements = PerFamily::default();
         self.debris.clear();
@@ -95,6 +103,10 @@ impl Programmed {
             && let Some(size) = shape.size()
         {
             *self.sizes.get_mut(family).entry(size).or_insert(0) += 1;
+        }
+        if let Element::AllowedSource { network, .. } = element {
+            let lengths = self.lengths.get_mut(family);
+            *lengths.entry(network.prefix()).or_insert(0) += 1;
         }
     }
 
@@ -116,6 +128,7 @@ impl Programmed {
         let mut change = Change {
             affinity: self.affinity.stage(delta),
             sizes: PerFamily::default(),
+            lengths: PerFamily::default(),
             elements: PerFamily::default(),
             parts: PerFamily::default(),
         };
@@ -158,6 +171,10 @@ impl Programmed {
                 let sizes = change.sizes.get_mut(entry.family());
                 *sizes.entry(size).or_insert(0) -= 1;
             }
+            if let Entry::AllowedSource { network, .. } = entry {
+                let lengths = change.lengths.get_mut(entry.family());
+                *lengths.entry(network.prefix()).or_insert(0) -= 1;
+            }
         }
         for (owner, element) in &change.affinity.remove {
             if let Some(family) = element.family() {
@@ -169,11 +186,16 @@ impl Programmed {
     /// Appends the parts of the program that are needed from now on and are not there.
     fn put_parts(&self, batch: &mut Batch, family: Family, delta: &Delta, change: &mut Change) {
         let sizes = change.sizes.get_mut(family);
+        let lengths = change.lengths.get_mut(family);
         for Operation { entry, .. } in &delta.add {
-            if entry.family() == family
-                && let Some(size) = size(entry)
-            {
+            if entry.family() != family {
+                continue;
+            }
+            if let Some(size) = size(entry) {
                 *sizes.entry(size).or_insert(0) += 1;
+            }
+            if let Entry::AllowedSource { network, .. } = entry {
+                *lengths.entry(network.prefix()).or_insert(0) += 1;
             }
         }
         let known = self.parts.get(family);
@@ -217,7 +239,16 @@ impl Programmed {
             choice::draw_elements(*size).for_each(&mut put);
         }
         batch.barrier();
+        let new_lengths = lengths
+            .iter()
+            .filter(|(length, by)| **by > 0 && !known.lengths.contains(length))
+            .map(|(length, _)| *length);
+        let lengths: BTreeSet<u8> = new_lengths.collect();
+        if !lengths.is_empty() {
+            put_lengths(batch, family, &(&known.lengths | &lengths));
+        }
         let (parts, new_timeouts) = change.parts.get_mut(family);
+        parts.lengths = lengths;
         parts.draws.extend(chains);
         parts.sizes = needed;
         if let Some(timeouts) = change.affinity.timeouts(family)
@@ -241,6 +272,14 @@ impl Programmed {
                     sizes.remove(&size);
                 }
             }
+            let lengths = self.lengths.get_mut(family);
+            for (length, by) in std::mem::take(change.lengths.get_mut(family)) {
+                let count = lengths.entry(length).or_insert(0);
+                *count = count.saturating_add_signed(by);
+                if *count == 0 {
+                    lengths.remove(&length);
+                }
+            }
             let elements = self.elements.get_mut(family);
             for (count, by) in elements.iter_mut().zip(change.elements.get(family)) {
                 *count = count.saturating_add_signed(*by);
@@ -249,6 +288,7 @@ impl Programmed {
             let parts = self.parts.get_mut(family);
             parts.draws.extend(new.draws);
             parts.sizes.extend(new.sizes);
+            parts.lengths.extend(new.lengths);
             if new_timeouts {
                 parts.timeouts = new.timeouts;
             }
@@ -274,6 +314,7 @@ impl Programmed {
             draws: drawn(&sizes),
             sizes,
             timeouts: self.affinity.classes.get(family).timeouts(),
+            lengths: self.lengths.get(family).keys().copied().collect(),
         }
     }
 
@@ -309,6 +350,9 @@ impl Programmed {
             if known.timeouts != used.timeouts {
                 put_timeouts(&mut batch, *family, &used.timeouts, true);
             }
+            if known.lengths != used.lengths {
+                put_lengths(&mut batch, *family, &used.lengths);
+            }
             *left.get_mut(*family) = used;
         }
         (batch, left)
@@ -331,6 +375,12 @@ fn put_timeouts(batch: &mut Batch, family: Family, timeouts: &BTreeMap<Class, u3
         .map(|(class, seconds)| choice::remember_rule(family, *class, *seconds));
     let chain = Chain::regular(choice::REMEMBER, rules.collect());
     objects::put_rules(batch, family, &chain);
+}
+
+/// Writes the rules that admit sources anew.
+fn put_lengths(batch: &mut Batch, family: Family, lengths: &BTreeSet<u8>) {
+    objects::put_flush_chain(batch, family, super::program::TABLE, CHECK_SOURCE);
+    objects::put_rules(batch, family, &sources::check_source(family, lengths));
 }
 
 fn put_additions(batch: &mut Batch, delta: &Delta, unchanged: &Unchanged, change: &mut Change) {

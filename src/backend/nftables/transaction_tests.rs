@@ -73,6 +73,10 @@ impl Kernel {
             for (_, element) in elements.iter().filter(|(its, _)| *its == family) {
                 assert!(assembly.take(element), "{element:?}");
                 again.found(family, element);
+                if let Element::AllowedSource { network, .. } = element {
+                    let rules = &programmed.parts.get(family).lengths;
+                    assert!(rules.contains(&network.prefix()), "a rule for {network}");
+                }
             }
             let contents = assembly.finish(&programmed.parts.get(family).timeouts);
             assert_eq!(contents.debris, [], "everything belongs to something");
@@ -134,10 +138,23 @@ fn any_forwarding(index: u8) -> impl Strategy<Value = Option<Forwarding>> {
         },
     );
     let action = prop_oneof![1 => Just(Action::Reject), 1 => Just(Action::Drop), 8 => balance];
-    let forwarding = action.prop_map(|action| Forwarding {
+    let lengths = proptest::collection::btree_set(0u8..=family.address_bits(), 0..4);
+    let sources = proptest::option::weighted(0.3, lengths);
+    let forwarding = (action, sources).prop_map(move |(action, lengths)| Forwarding {
         label: Label::new("a/b:c"),
         action,
-        allowed_sources: None,
+        // NodePorts admit everybody.
+        allowed_sources: lengths.filter(|_| index > 0).map(|lengths| {
+            let networks = lengths.into_iter().map(|length| {
+                let address = match family {
+                    Family::V4 => std::net::Ipv4Addr::BROADCAST.into(),
+                    Family::V6 => std::net::Ipv6Addr::from(u128::MAX).into(),
+                };
+                let network = ipnetwork::IpNetwork::new(address, length).unwrap();
+                crate::networks::canonical(network)
+            });
+            networks.collect()
+        }),
     });
     proptest::option::weighted(0.9, forwarding)
 }

@@ -10,9 +10,10 @@ use super::uapi::*;
 use crate::backend::nftables::choice::{self, REMEMBER, Verdict};
 use crate::backend::nftables::contents::Assembly;
 use crate::backend::nftables::element::Element;
-use crate::backend::nftables::numbers::{CLASS_MASK, Class, Size};
+use crate::backend::nftables::numbers::{self, CLASS_MASK, Class, Size};
 use crate::backend::nftables::program::{Program, TABLE};
 use crate::backend::nftables::sets::{SETS, SetId};
+use crate::backend::nftables::sources::{self, CHECK_SOURCE};
 use crate::backend::nftables::statement::{Base, Chain, Hook};
 use crate::backend::nftables::transaction::Parts;
 use crate::model::Family;
@@ -91,6 +92,8 @@ struct ListedChain {
     rules: Vec<String>,
     /// For which class and how long each rule remembers, if it does.
     timeouts: Vec<Option<(Class, u32)>>,
+    /// The length of prefix that each rule is for, if it is.
+    lengths: Vec<Option<u8>>,
 }
 
 /// Compares one family's table with the program.
@@ -184,6 +187,12 @@ fn compare(
         let found = chains
             .get(&chain.name)
             .ok_or_else(|| format!("chain {} is missing", chain.name))?;
+        if chain.name == CHECK_SOURCE {
+            let lengths: BTreeSet<u8> = found.lengths.iter().flatten().copied().collect();
+            same(family, &sources::check_source(family, &lengths), found)?;
+            installed.parts.lengths = lengths;
+            continue;
+        }
         if chain.name != REMEMBER {
             same(family, chain, found)?;
             continue;
@@ -371,6 +380,7 @@ fn list_chains(lister: &mut Lister<'_>) -> Result<BTreeMap<String, ListedChain>,
                 base,
                 rules: Vec::new(),
                 timeouts: Vec::new(),
+                lengths: Vec::new(),
             },
         );
     })
@@ -387,26 +397,38 @@ fn list_rules(
             && is_our_table(attributes, NFTA_RULE_TABLE)
         {
             let rule = objects::describe_rule(message.whole).unwrap_or_default();
-            rules.push((chain.to_owned(), rule, timeout(attributes)));
+            let parts = (timeout(attributes), length(attributes));
+            rules.push((chain.to_owned(), rule, parts));
         }
     })?;
-    for (chain, rule, timeout) in rules {
+    for (chain, rule, (timeout, length)) in rules {
         if let Some(chain) = chains.get_mut(&chain) {
             chain.rules.push(rule);
             chain.timeouts.push(timeout);
+            chain.lengths.push(length);
         }
     }
     Ok(())
 }
 
+/// The first expression of a rule with this name.
+fn expression<'a>(rule: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    Attributes(find(rule, NFTA_RULE_EXPRESSIONS)?)
+        .map(|(_, expression)| expression)
+        .find(|expression| find(expression, NFTA_EXPR_NAME).and_then(string) == Some(name))
+        .and_then(|expression| find(expression, NFTA_EXPR_DATA))
+}
+
+/// The length of prefix that a rule is for, if it is for one.
+fn length(rule: &[u8]) -> Option<u8> {
+    let data = find(expression(rule, "immediate")?, NFTA_IMMEDIATE_DATA)?;
+    let number = find(data, NFTA_DATA_VALUE)?;
+    numbers::length_of(u32::from_ne_bytes(number.try_into().ok()?))
+}
+
 /// For which class and for how many seconds a rule remembers, if it does.
 fn timeout(rule: &[u8]) -> Option<(Class, u32)> {
-    let expression = |name| {
-        Attributes(find(rule, NFTA_RULE_EXPRESSIONS)?)
-            .map(|(_, expression)| expression)
-            .find(|expression| find(expression, NFTA_EXPR_NAME).and_then(string) == Some(name))
-            .and_then(|expression| find(expression, NFTA_EXPR_DATA))
-    };
+    let expression = |name| expression(rule, name);
     let value = find(find(expression("cmp")?, NFTA_CMP_DATA)?, NFTA_DATA_VALUE)?;
     let bits = u32::from_ne_bytes(value.try_into().ok()?);
     let class = (bits & CLASS_MASK) >> CLASS_MASK.trailing_zeros();

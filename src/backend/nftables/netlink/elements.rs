@@ -12,7 +12,7 @@ use ipnetwork::IpNetwork;
 use super::uapi::*;
 use crate::backend::nftables::choice::Verdict;
 use crate::backend::nftables::element::{Comment, Element};
-use crate::backend::nftables::numbers::Shape;
+use crate::backend::nftables::numbers::{self, Shape};
 use crate::backend::nftables::sets::{Data, Field, SetId};
 use crate::ir::{Destination, Host, List, Shared};
 use crate::model::{Endpoint, Family, Protocol};
@@ -21,8 +21,8 @@ use crate::netlink::attributes::{
 };
 use crate::networks;
 
-/// The longest key: two IPv6 addresses, a protocol and a port.
-const KEY_MAX: usize = 40;
+/// The longest key: two IPv6 addresses, a protocol, a port and a number.
+const KEY_MAX: usize = 44;
 
 /// A key under construction.
 struct Key {
@@ -145,13 +145,10 @@ fn put_with(out: &mut Vec<u8>, value: &Element<'_>, with_value: bool) {
             destination,
             network,
         } => {
-            key.destination(destination).address(network.ip());
-            let mut end = Key::new();
-            end.destination(destination)
-                .address(networks::last(*network));
-            element(out, key.as_slice(), |out| {
-                put_value(out, NFTA_SET_ELEM_KEY_END, end.as_slice());
-            });
+            key.destination(destination)
+                .address(network.ip())
+                .number(numbers::prefix_length(network.prefix()));
+            element(out, key.as_slice(), |_| {});
         }
         Element::Shared(shared) => put_shared(out, *shared),
         Element::Verdict {
@@ -308,7 +305,6 @@ enum ListedVerdict<'a> {
 /// An element as listed.
 pub(crate) struct Listed<'a> {
     key: &'a [u8],
-    key_end: Option<&'a [u8]>,
     data: Option<&'a [u8]>,
     verdict: Option<ListedVerdict<'a>>,
     comment: Option<&'a str>,
@@ -321,7 +317,6 @@ impl<'a> Listed<'a> {
         let value = |nested| find(nested, NFTA_DATA_VALUE);
         let mut element = Self {
             key: value(find(attributes, NFTA_SET_ELEM_KEY)?)?,
-            key_end: find(attributes, NFTA_SET_ELEM_KEY_END).and_then(value),
             data: None,
             verdict: None,
             comment: None,
@@ -400,13 +395,14 @@ impl<'a> Listed<'a> {
                 },
                 SetId::AllowedSources => {
                     let destination = key.destination(set, family)?;
-                    let first = key.address(family)?;
-                    let mut end = Fields(self.key_end?);
-                    end.destination(set, family)?;
-                    Element::AllowedSource {
+                    let address = key.address(family)?;
+                    let length = numbers::length_of(key.number()?)?;
+                    let network = IpNetwork::new(address, length).ok()?;
+                    let is_whole = network.network() == address;
+                    is_whole.then_some(Element::AllowedSource {
                         destination,
-                        network: network(first, end.address(family)?)?,
-                    }
+                        network,
+                    })?
                 }
                 SetId::ClusterIps => Element::Shared(Shared::ClusterIp(key.address(family)?)),
                 SetId::NodePortIps => {

@@ -60,7 +60,6 @@ const META_PRIORITY: u32 = libc::NFT_META_PRIORITY as u32;
 const HASH_MODULUS: u32 = u32::MAX;
 /// `NFT_HASH_JENKINS` (`nf_tables.h`).
 const HASH_JENKINS: u32 = 0;
-const BYTEORDER_HTON: u32 = 1;
 const META_L4PROTO: u32 = libc::NFT_META_L4PROTO as u32;
 const META_MARK: u32 = libc::NFT_META_MARK as u32;
 const META_IIFNAME: u32 = libc::NFT_META_IIFNAME as u32;
@@ -186,13 +185,7 @@ impl Encoder {
             );
         } else {
             self.payload(NETWORK_HEADER, (offset, width), Register::FIRST);
-            let mask: Vec<u8> = (0..width)
-                .map(|byte| {
-                    let bits = prefix.saturating_sub(byte * 8).min(8);
-                    u8::MAX.checked_shl(8 - bits).unwrap_or(0)
-                })
-                .collect();
-            self.bitwise(&mask, &vec![0; octets.len()]);
+            self.bitwise(&mask(network.prefix(), width), &vec![0; octets.len()]);
             self.compare(negate, &octets);
         }
     }
@@ -229,9 +222,7 @@ impl Encoder {
     }
 
     fn in_set(&mut self, key: &[Load], set: SetId, negate: bool) {
-        // nft turns the protocol around for interval sets, which compare byte by byte.
-        let turn = set.is_interval() && key.len() > 1;
-        self.load_key(key, turn, Register::FIRST);
+        self.load_key(key, Register::FIRST);
         self.lookup(set, None, negate);
     }
 
@@ -246,7 +237,7 @@ impl Encoder {
     fn set_priority(&mut self, priority: &Priority) {
         match priority {
             Priority::Map { key, map } => {
-                self.load_key(key, false, Register::FIRST);
+                self.load_key(key, Register::FIRST);
                 self.lookup(*map, Some(Register::FIRST.number()), false);
             }
             Priority::Random { modulus, offset } => self.push(
@@ -308,7 +299,7 @@ impl Encoder {
     /// `[ lookup … dreg 1 ] [ nat dnat ip addr_min reg 1 proto_min reg 9 ]`, with the rest that
     /// the kernel fills in, so that it lists the rule as it was sent.
     fn translate_to(&mut self, key: &[Load], map: SetId) {
-        self.load_key(key, false, Register::FIRST);
+        self.load_key(key, Register::FIRST);
         self.lookup(map, Some(Register::FIRST.number()), false);
         let address = Register::FIRST.number();
         let port = Register(registers(Field::Address, self.family)).number();
@@ -330,7 +321,7 @@ impl Encoder {
     /// `[ dynset update reg_key 1 set affinity sreg_data 2 timeout 10800000ms ]`
     fn clients(&mut self, key: &[Load], operation: u32, timeout_seconds: u32) {
         self.hashed_at = HASHED_FOR_UPDATE;
-        self.load_key(key, false, Register::FIRST);
+        self.load_key(key, Register::FIRST);
         self.hashed_at = HASHED_FOR_LOOKUP;
         // The key has at most 16 bytes.
         let data_at = Register(4);
@@ -391,28 +382,10 @@ impl Encoder {
     }
 
     /// Loads a key's parts one after the other; returns the first register behind them.
-    fn load_key(&mut self, key: &[Load], turn_protocol: bool, first: Register) -> Register {
+    fn load_key(&mut self, key: &[Load], first: Register) -> Register {
         let mut register = first;
         for load in key {
             self.load(*load, register);
-            if turn_protocol && *load == Load::Protocol {
-                self.push(
-                    c"byteorder",
-                    vec![
-                        (
-                            sys::NFTNL_EXPR_BYTEORDER_SREG,
-                            Value::U32(register.number()),
-                        ),
-                        (
-                            sys::NFTNL_EXPR_BYTEORDER_DREG,
-                            Value::U32(register.number()),
-                        ),
-                        (sys::NFTNL_EXPR_BYTEORDER_OP, Value::U32(BYTEORDER_HTON)),
-                        (sys::NFTNL_EXPR_BYTEORDER_LEN, Value::U32(1)),
-                        (sys::NFTNL_EXPR_BYTEORDER_SIZE, Value::U32(2)),
-                    ],
-                );
-            }
             register = Register(register.0 + self.width(*load));
         }
         register
@@ -421,7 +394,9 @@ impl Encoder {
     /// How many 4-byte registers a load fills.
     const fn width(&self, load: Load) -> u32 {
         let field = match load {
-            Load::SourceAddress | Load::DestinationAddress => Field::Address,
+            Load::SourceAddress | Load::SourceNetwork { .. } | Load::DestinationAddress => {
+                Field::Address
+            }
             Load::Protocol => Field::Protocol,
             Load::DestinationPort => Field::Port,
             Load::Priority => Field::Number,
@@ -432,9 +407,9 @@ impl Encoder {
 
     const fn address_location(&self, load: Load) -> (u32, u32) {
         match (self.family, load) {
-            (Family::V4, Load::SourceAddress) => IP_SADDR,
+            (Family::V4, Load::SourceAddress | Load::SourceNetwork { .. }) => IP_SADDR,
             (Family::V4, _) => IP_DADDR,
-            (Family::V6, Load::SourceAddress) => IP6_SADDR,
+            (Family::V6, Load::SourceAddress | Load::SourceNetwork { .. }) => IP6_SADDR,
             (Family::V6, _) => IP6_DADDR,
         }
     }
@@ -444,6 +419,12 @@ impl Encoder {
             Load::SourceAddress | Load::DestinationAddress => {
                 let location = self.address_location(load);
                 self.payload(NETWORK_HEADER, location, register);
+            }
+            Load::SourceNetwork { length } => {
+                let location = self.address_location(load);
+                self.payload(NETWORK_HEADER, location, register);
+                let mask = mask(length, location.1);
+                self.bitwise_at(register, &mask, &vec![0; mask.len()]);
             }
             Load::DestinationPort => {
                 let transport = libc::NFT_PAYLOAD_TRANSPORT_HEADER as u32;
@@ -476,7 +457,7 @@ impl Encoder {
             Load::DestinationPort,
         ];
         let from = self.hashed_at;
-        let end = self.load_key(&client, false, from);
+        let end = self.load_key(&client, from);
         let attributes = [
             (sys::NFTNL_EXPR_HASH_SREG, from.number()),
             (sys::NFTNL_EXPR_HASH_DREG, register.number()),
@@ -515,18 +496,16 @@ impl Encoder {
     }
 
     fn bitwise(&mut self, mask: &[u8], xor: &[u8]) {
+        self.bitwise_at(Register::FIRST, mask, xor);
+    }
+
+    fn bitwise_at(&mut self, register: Register, mask: &[u8], xor: &[u8]) {
         let length = u32::try_from(mask.len()).unwrap_or(0);
         self.push(
             c"bitwise",
             vec![
-                (
-                    sys::NFTNL_EXPR_BITWISE_SREG,
-                    Value::U32(Register::FIRST.number()),
-                ),
-                (
-                    sys::NFTNL_EXPR_BITWISE_DREG,
-                    Value::U32(Register::FIRST.number()),
-                ),
+                (sys::NFTNL_EXPR_BITWISE_SREG, Value::U32(register.number())),
+                (sys::NFTNL_EXPR_BITWISE_DREG, Value::U32(register.number())),
                 (sys::NFTNL_EXPR_BITWISE_LEN, Value::U32(length)),
                 (sys::NFTNL_EXPR_BITWISE_MASK, Value::Bytes(mask.to_vec())),
                 (sys::NFTNL_EXPR_BITWISE_XOR, Value::Bytes(xor.to_vec())),
@@ -572,6 +551,16 @@ impl Encoder {
         attributes.push((sys::NFTNL_EXPR_LOOKUP_FLAGS, Value::U32(flags)));
         self.push(c"lookup", attributes);
     }
+}
+
+/// So many bits of ones in so many bytes.
+fn mask(prefix: u8, width: u32) -> Vec<u8> {
+    (0..width)
+        .map(|byte| {
+            let bits = u32::from(prefix).saturating_sub(byte * 8).min(8);
+            u8::MAX.checked_shl(8 - bits).unwrap_or(0)
+        })
+        .collect()
 }
 
 const fn registers(field: Field, family: Family) -> u32 {

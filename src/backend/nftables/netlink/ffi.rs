@@ -145,8 +145,6 @@ pub(super) struct NewSet {
     pub(super) data: Option<(u32, u32)>,
     /// The most elements that it takes, if it is bounded.
     pub(super) size: Option<u32>,
-    /// Bytes of each field of a concatenation of ranges.
-    pub(super) concat: Vec<u8>,
     /// What nft keeps about it.
     pub(super) user_data: Vec<u8>,
 }
@@ -184,9 +182,6 @@ pub(super) fn new_set(set: &NewSet, sequence: u32) -> Vec<u8> {
     }
     if let Some(size) = set.size {
         put_u32(sys::NFTNL_SET_DESC_SIZE, size);
-    }
-    if !set.concat.is_empty() {
-        put_bytes(sys::NFTNL_SET_DESC_CONCAT, &set.concat);
     }
     put_bytes(sys::NFTNL_SET_USERDATA, &set.user_data);
     // SAFETY: the buffer holds the largest message that libnftnl writes, and `raw` is live

@@ -185,15 +185,6 @@ fn named(
 
 fn new_set(family: Family, set: SetId, id: u32) -> NewSet {
     let shape = SetShape::of(family, set);
-    let key = set.key(family);
-    let concat = if set.is_interval() && key.len() > 1 {
-        key.iter()
-            // Each field's bytes; at most 16.
-            .map(|field| u8::try_from(field.width(family)).unwrap_or(0))
-            .collect()
-    } else {
-        Vec::new()
-    };
     NewSet {
         family: u16::from(family_number(family)),
         table: TABLE,
@@ -204,7 +195,6 @@ fn new_set(family: Family, set: SetId, id: u32) -> NewSet {
         key_length: shape.key_length,
         data: shape.data,
         size: set.is_dynamic().then_some(AFFINITY_SIZE),
-        concat,
         user_data: user_data(family, set),
     }
 }
@@ -230,9 +220,6 @@ impl SetShape {
         }
         if set.is_interval() {
             flags |= NFT_SET_INTERVAL;
-            if set.key(family).len() > 1 {
-                flags |= NFT_SET_CONCAT;
-            }
         }
         if set.is_dynamic() {
             flags |= NFT_SET_EVAL | NFT_SET_TIMEOUT;
@@ -410,7 +397,7 @@ mod tests {
             (Family::V6, SetId::Endpoints, 0x0020_c357, 28),
             (Family::V6, SetId::Affinity, 0x0000_0104, 8),
             (Family::V4, SetId::ServiceNodePorts, 0x0000_030d, 8),
-            (Family::V6, SetId::AllowedSources, 0x0020_c348, 40),
+            (Family::V6, SetId::AllowedSources, 0x0830_d217, 44),
             (Family::V4, SetId::ClusterIps, 7, 4),
         ];
         for (family, set, key_type, key_length) in cases {
