@@ -1,6 +1,7 @@
 //! Attacks by a Service's author: chains, rules, maps, transactions and garbage stay within the bounds
 //! that ARCHITECTURE.md states, whatever objects say.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use pointsman::backend::nftables::{Nftables, ProgramConfig};
@@ -9,7 +10,7 @@ use pointsman::model::{Change, Family, Node};
 use pointsman::proxy::{Desired, Proxy, Synced};
 
 use crate::harness::{Host, NODE, have_root};
-use crate::hostile::{Attack, attacks};
+use crate::hostile::{Attack, Tenant, attacks};
 
 /// What the table of one family may hold, as ARCHITECTURE.md has it.
 const CHAINS: usize = 512;
@@ -154,5 +155,84 @@ fn whatever_a_service_s_author_writes_leaves_bounded_chains_rules_and_transactio
     }
     for attack in attacks(10) {
         check(attack);
+    }
+}
+
+#[test]
+fn n_f3_clients_that_are_remembered_cost_nobody_s_changes_anything() {
+    if !have_root("remembered clients") {
+        return;
+    }
+    const CLIENTS: u32 = 200_000;
+    let host = Host::new();
+    let tenant = |index, endpoints| Tenant::new(index, endpoints);
+    let load = [tenant(0, 3).affinity(3_600), tenant(1, 3).affinity(3_600)];
+    let mut proxy = host.run(move || {
+        let mut proxy = start();
+        proxy.take(load.iter().flat_map(Tenant::objects));
+        proxy.sync().expect("a sync");
+        proxy
+    });
+    // The id under which clients of the first endpoint are remembered.
+    let place = "nft get element ip pointsman affinity-ids '{ 10.96.0.1 . tcp . 1 . c000:0 }'";
+    let listed = host.sh(place);
+    let id = listed
+        .split_once("c000:0 : ")
+        .and_then(|(_, rest)| rest.split([' ', '}']).next())
+        .expect("an id")
+        .to_owned();
+    let clients: Vec<String> = (0..CLIENTS)
+        .map(|client| {
+            let source = Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + client);
+            format!("{source} . 10.96.0.1 . tcp . 1 timeout 1h : {id}")
+        })
+        .collect();
+    let text = format!(
+        "add element ip pointsman affinity {{ {} }}",
+        clients.join(", ")
+    );
+    let (ok, output) = host.sh_with_input("nft -f -", &text);
+    assert!(ok, "{output}");
+    for (what, changes, most) in [
+        (
+            "another Service loses an endpoint",
+            tenant(1, 2).affinity(3_600).objects(),
+            7,
+        ),
+        (
+            "this Service loses an endpoint",
+            tenant(0, 2).affinity(3_600).objects(),
+            7,
+        ),
+        (
+            "this Service gets another timeout",
+            tenant(0, 2).affinity(60).objects(),
+            16,
+        ),
+        (
+            "this Service forgets its clients",
+            tenant(0, 2).objects(),
+            16,
+        ),
+        ("this Service goes", tenant(0, 2).gone(), 8),
+    ] {
+        let synced;
+        (proxy, synced) = host.run(move || {
+            proxy.take(changes);
+            let synced = proxy.sync().expect("a sync");
+            proxy.tidy();
+            (proxy, synced)
+        });
+        let applied = synced.applied;
+        println!(
+            "{what}: {} operations, {:?}",
+            applied.operations, applied.kernel
+        );
+        assert!(
+            applied.operations <= most,
+            "{what}: {} operations",
+            applied.operations
+        );
+        assert_eq!(applied.transactions, 1, "{what}");
     }
 }
