@@ -68,7 +68,14 @@ pub struct Compiled {
     pub health_check: Option<Box<HealthCheck>>,
     /// How many of its ports have endpoints, but none that a Local policy may use.
     pub without_local: PerFamily<WithoutLocal>,
+    /// How many of its destinations are left out, because they and their endpoints are too many.
+    pub left_out: u32,
 }
+
+/// How much one Service may be to a backend: its destinations, each with its endpoints and source
+/// ranges. Its author multiplies ports by addresses by endpoints; a Service of 100,000 endpoints with
+/// a few ports and addresses is within it.
+pub const MOST_ELEMENTS: usize = 1 << 20;
 
 impl Compiled {
     /// Whether another one claims the same destinations with the same right.
@@ -191,6 +198,7 @@ pub fn compile_selected(
         shared: parts.shared.into(),
         health_check: health_check.map(Box::new),
         without_local: parts.without_local,
+        left_out: parts.left_out,
     }
 }
 
@@ -277,6 +285,9 @@ struct Parts {
     flows: Vec<(Destination, Endpoints)>,
     shared: Vec<Shared>,
     without_local: PerFamily<WithoutLocal>,
+    /// Elements of all destinations.
+    elements: usize,
+    left_out: u32,
 }
 
 /// Up to so many destinations a look at each is faster than a table.
@@ -304,8 +315,9 @@ impl Parts {
             .map(|port| families * (1 + usize::from(port.node_port != 0)))
             .sum();
         let addresses = service.external_ips.len() + service.vips.len();
+        let most = of_ports + addresses.saturating_mul(service.ports.len());
         Self {
-            destinations: Vec::with_capacity(of_ports + addresses * service.ports.len()),
+            destinations: Vec::with_capacity(most.min(FEW_PORTS * FEW_DESTINATIONS)),
             shared: Vec::with_capacity(families),
             ..Self::default()
         }
@@ -355,6 +367,12 @@ impl PortCompiler<'_> {
                     action,
                     allowed_sources,
                 };
+                let elements = parts.elements.saturating_add(forwarding.weight());
+                if elements > MOST_ELEMENTS {
+                    parts.left_out = parts.left_out.saturating_add(1);
+                    return;
+                }
+                parts.elements = elements;
                 parts.destinations.push((destination, forwarding));
                 if port.protocol == Protocol::Udp {
                     parts.flows.push((destination, selection.serving.clone()));
@@ -367,9 +385,13 @@ impl PortCompiler<'_> {
             self.internal_action(selection),
             None,
         );
-        for vip in in_family(&service.vips, family) {
+        let mut vips = in_family(&service.vips, family).peekable();
+        if vips.peek().is_some() {
             let allowed = self.allowed_sources(node);
-            claim(Host::Address(vip), self.external_action(selection), allowed);
+            for vip in vips {
+                let action = self.external_action(selection);
+                claim(Host::Address(vip), action, allowed.clone());
+            }
         }
         for address in in_family(&service.external_ips, family) {
             claim(

@@ -393,6 +393,27 @@ fn a_destination_is_claimed_once_by_a_service() {
 }
 
 #[test]
+fn what_ports_addresses_and_endpoints_multiply_to_is_bounded_and_what_is_left_out_is_counted() {
+    let state = cluster(&[], &(1..=250).collect::<Vec<u8>>(), true);
+    let address = |index: u32| std::net::Ipv4Addr::from(0xc633_0000 + index).into();
+    let mut large = service();
+    large.vips = Vec::new();
+    for (affinity, each) in [(None, 252), (Some(60), 752)] {
+        large.affinity = affinity.map(|timeout_seconds| Affinity { timeout_seconds });
+        // With the ClusterIP and the NodePort.
+        let room = MOST_ELEMENTS / each - 2;
+        for (external_ips, left_out) in [(room, 0), (room + 5, 5)] {
+            large.external_ips = (0..u32::try_from(external_ips).unwrap())
+                .map(address)
+                .collect();
+            let compiled = compile(&key(), &large, &state);
+            assert_eq!(compiled.left_out, left_out);
+            assert_eq!(compiled.destinations.len(), room + 2);
+        }
+    }
+}
+
+#[test]
 fn e9_e15_a_service_states_its_endpoints_here_and_if_it_has_ports_its_cluster_ip() {
     let compiled = compile(&key(), &service(), &cluster(&[1], &[2], true));
     let endpoint = Endpoint::new("10.244.0.1".parse().unwrap(), 8080);

@@ -424,6 +424,22 @@ impl Entry {
     }
 }
 
+impl Forwarding {
+    /// How many operations all of it may be to a backend.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let each = if self.remembers() {
+            REMEMBERED_WEIGHT
+        } else {
+            1
+        };
+        let lists = List::BOTH.into_iter().filter_map(|list| self.list(list));
+        let endpoints: usize = lists.map(Endpoints::len).sum();
+        let sources = self.allowed_sources.as_ref().map_or(0, |list| list.len());
+        (each * endpoints).saturating_add(sources).saturating_add(2)
+    }
+}
+
 /// How many operations an endpoint that clients come back to may be to a backend.
 pub const REMEMBERED_WEIGHT: usize = 3;
 

@@ -44,6 +44,8 @@ pub struct Desired {
     engine: Engine,
     health_checks: BTreeMap<ServiceId, (ObjectKey, HealthCheck)>,
     without_local: BTreeMap<ServiceId, PerFamily<WithoutLocal>>,
+    /// How many destinations are left out of Services that are too large.
+    too_large: BTreeMap<ServiceId, u32>,
     node_ports: NodePortAddresses,
     /// Services with many endpoints.
     many: HashMap<ServiceId, Incremental, FxBuildHasher>,
@@ -58,6 +60,7 @@ impl Desired {
             engine: Engine::default(),
             health_checks: BTreeMap::new(),
             without_local: BTreeMap::new(),
+            too_large: BTreeMap::new(),
             node_ports,
             many: HashMap::default(),
         }
@@ -93,6 +96,10 @@ impl Desired {
                     self.without_local.remove(id);
                 }
             }
+            self.note_left_out(
+                *id,
+                compiled.as_ref().map_or(0, |compiled| compiled.left_out),
+            );
             match (self.state.name(*id), health_check) {
                 (Some(key), Some(check)) => {
                     self.health_checks.insert(*id, (key.clone(), check));
@@ -141,6 +148,22 @@ impl Desired {
         let compiled = incremental.compile(known, node);
         self.state.track(id, true);
         Some(compiled)
+    }
+
+    fn note_left_out(&mut self, id: ServiceId, left_out: u32) {
+        let before = match left_out {
+            0 => self.too_large.remove(&id),
+            _ => self.too_large.insert(id, left_out),
+        };
+        if left_out > 0 && before != Some(left_out) {
+            tracing::warn!(
+                service = self.name(id),
+                left_out,
+                "spec.ports, addresses and endpoints multiply to more than {} elements: \
+                 destinations beyond that are left out",
+                compile::MOST_ELEMENTS,
+            );
+        }
     }
 
     fn report(&self, contested: &Contested) {
