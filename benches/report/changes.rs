@@ -25,8 +25,6 @@ pub struct Tables {
     pub growth: Table,
     /// One endpoint of Services of different sizes.
     pub large: Table,
-    /// Medians of each kind, cluster by cluster.
-    medians: Vec<(String, String, Duration)>,
 }
 
 impl Tables {
@@ -35,8 +33,8 @@ impl Tables {
         Self {
             each: Table::new(
                 "Changes",
-                "From the event in hand to the committed transaction, one transaction for each. The ratio is to the kernel's own\n\
-                 time for the same bytes; CPU is the process's, system calls included, for each change.",
+                "From the event in hand to the committed transaction, one transaction for each; the clusters take turns. The ratio\n\
+                 is to the kernel's own time for the same bytes; CPU is the process's, system calls included, for each change.",
                 &[
                     "cluster",
                     "change",
@@ -72,90 +70,134 @@ impl Tables {
                     "ratio",
                 ],
             ),
-            medians: Vec::new(),
         }
-    }
-
-    /// Fills the table of growth.
-    pub fn finish(mut self) -> Self {
-        let mut kinds: Vec<String> = Vec::new();
-        for (kind, ..) in &self.medians {
-            if !kinds.contains(kind) {
-                kinds.push(kind.clone());
-            }
-        }
-        for kind in kinds {
-            let of_kind = self.medians.iter().filter(|(other, ..)| *other == kind);
-            let mut first = None;
-            for (_, cluster, median) in of_kind {
-                let first = *first.get_or_insert(median.as_secs_f64());
-                self.growth.row(vec![
-                    kind.clone().into(),
-                    cluster.clone().into(),
-                    (*median).into(),
-                    Cell::Ratio(median.as_secs_f64() / first),
-                ]);
-            }
-        }
-        self
     }
 }
 
 /// What was seen of one kind of change.
+#[derive(Default)]
 struct Samples {
     seen: Vec<(Duration, Synced)>,
     cpu: Duration,
 }
 
-struct Bench<'a> {
+/// A cluster that is loaded.
+pub struct Loaded {
+    /// Its size.
+    pub shape: Shape,
+    /// What it is called.
+    pub name: String,
+    /// What has loaded it.
+    pub proxy: Kernel,
+    /// Whose kernel it is.
+    pub host: Host,
+}
+
+struct Bench {
     shape: Shape,
-    cluster: &'a str,
+    cluster: String,
     proxy: Kernel,
     reader: Reader,
+    // Until the measurement ends.
+    _host: Host,
 }
 
-/// Measures changes to a cluster that is loaded.
-pub fn measure(
-    host: &Host,
-    shape: Shape,
-    cluster: &str,
-    proxy: Kernel,
-    plan: &Plan,
-    mut table: Tables,
-) -> Tables {
-    let cluster = cluster.to_owned();
-    let (times, large) = (plan.changes, plan.large);
-    // In one cluster: it is the Service's size that counts.
-    let measures_large = table.medians.is_empty();
-    host.run(move || {
-        let mut bench = Bench {
-            shape,
-            cluster: &cluster,
-            proxy,
-            reader: Reader::default(),
-        };
-        bench.endpoints(times, &mut table);
-        bench.services(times, &mut table);
-        bench.drain(&mut table);
-        bench.rolling_update(&mut table);
-        if measures_large {
-            bench.large(large, times, &mut table.large);
+/// One kind of change, a number of times.
+struct Kind {
+    what: &'static str,
+    /// What comes before and is not measured.
+    before: Vec<Change>,
+    changes: Vec<Vec<Change>>,
+}
+
+impl Kind {
+    fn new(what: &'static str, changes: Vec<Vec<Change>>) -> Self {
+        Self {
+            what,
+            before: Vec::new(),
+            changes,
         }
-        table
-    })
+    }
 }
 
-impl Bench<'_> {
+/// Into how many parts the changes of a kind are divided, so that clusters take turns: a machine
+/// differs from itself a minute later.
+const TURNS: usize = 10;
+
+/// Measures changes to clusters.
+pub fn measure(clusters: Vec<Loaded>, plan: &Plan) -> Tables {
+    let mut tables = Tables::new();
+    let benches = clusters.into_iter().map(|loaded| Bench {
+        shape: loaded.shape,
+        cluster: loaded.name,
+        proxy: loaded.proxy,
+        reader: Reader::default(),
+        _host: loaded.host,
+    });
+    let mut benches: Vec<Bench> = benches.collect();
+    let mut rows: Vec<Vec<_>> = benches.iter().map(|_| Vec::new()).collect();
+    let kinds: Vec<Vec<Kind>> = benches
+        .iter_mut()
+        .map(|bench| bench.kinds(plan.changes))
+        .collect();
+    let mut kinds: Vec<_> = kinds.into_iter().map(Vec::into_iter).collect();
+    loop {
+        let of_each: Vec<Kind> = kinds.iter_mut().filter_map(Iterator::next).collect();
+        let Some(what) = of_each.first().map(|kind| kind.what) else {
+            break;
+        };
+        let seen = turns(&mut benches, of_each);
+        let mut first = None;
+        for ((bench, samples), rows) in benches.iter().zip(seen).zip(&mut rows) {
+            let (row, median) = bench.row(what, samples);
+            rows.push(row);
+            let first = *first.get_or_insert(median.as_secs_f64());
+            tables.growth.row(vec![
+                what.into(),
+                bench.cluster.clone().into(),
+                median.into(),
+                Cell::Ratio(median.as_secs_f64() / first),
+            ]);
+        }
+    }
+    for row in rows.into_iter().flatten() {
+        tables.each.row(row);
+    }
+    // In one cluster: it is the Service's size that counts.
+    if let Some(bench) = benches.first_mut() {
+        bench.large(plan.large, plan.changes, &mut tables.large);
+    }
+    tables
+}
+
+/// Makes the changes of one kind, some in each cluster and then some more.
+fn turns(benches: &mut [Bench], kinds: Vec<Kind>) -> Vec<Samples> {
+    let mut left = Vec::new();
+    for (bench, kind) in benches.iter_mut().zip(kinds) {
+        if !kind.before.is_empty() {
+            bench.time([kind.before]);
+        }
+        let each = kind.changes.len().div_ceil(TURNS);
+        left.push((each, kind.changes.into_iter(), Samples::default()));
+    }
+    for _ in 0..TURNS {
+        for (bench, (each, changes, samples)) in benches.iter_mut().zip(&mut left) {
+            let some = bench.time(changes.take(*each));
+            samples.seen.extend(some.seen);
+            samples.cpu += some.cpu;
+        }
+    }
+    left.into_iter().map(|(.., samples)| samples).collect()
+}
+
+impl Bench {
     /// Services far apart, each only once.
     fn victim(&self, round: u32) -> u32 {
         round.wrapping_mul(7919) % self.shape.services
     }
 
     fn time(&mut self, changes: impl IntoIterator<Item = Vec<Change>>) -> Samples {
-        let mut samples = Samples {
-            seen: Vec::new(),
-            cpu: Duration::ZERO,
-        };
+        let mut samples = Samples::default();
         for change in changes {
             let cpu = cpu();
             let started = Instant::now();
@@ -170,7 +212,16 @@ impl Bench<'_> {
         samples
     }
 
-    fn report(&self, what: &str, samples: Samples, table: &mut Tables) {
+    /// Its changes, kind by kind, in the order in which they have to be.
+    fn kinds(&mut self, times: u32) -> Vec<Kind> {
+        let mut kinds = self.endpoints(times);
+        kinds.extend(self.services(times));
+        kinds.push(self.drain());
+        kinds.push(self.rolling_update());
+        kinds
+    }
+
+    fn row(&self, what: &str, samples: Samples) -> (Vec<Cell>, Duration) {
         let times = samples.seen.len();
         let most = |of: fn(&Synced) -> usize| {
             let each = samples.seen.iter().map(|(_, synced)| of(synced));
@@ -185,10 +236,8 @@ impl Bench<'_> {
             .unzip();
         let (median, p99) = quantiles(whole);
         let (kernel_median, kernel_p99) = quantiles(kernel);
-        let kind = (what.to_owned(), self.cluster.to_owned(), median);
-        table.medians.push(kind);
-        table.each.row(vec![
-            self.cluster.into(),
+        let row = vec![
+            self.cluster.clone().into(),
             what.into(),
             Cell::Count(times),
             Cell::Count(operations),
@@ -199,7 +248,8 @@ impl Bench<'_> {
             kernel_p99.into(),
             Cell::Ratio(median.as_secs_f64() / kernel_median.as_secs_f64()),
             (samples.cpu / u32::try_from(times).unwrap_or(1).max(1)).into(),
-        ]);
+        ];
+        (row, median)
     }
 
     /// The only slice of a Service, with these endpoints.
@@ -208,23 +258,22 @@ impl Bench<'_> {
         self.reader.read(&text)
     }
 
-    fn endpoints(&mut self, times: u32, table: &mut Tables) {
+    fn endpoints(&mut self, times: u32) -> Vec<Kind> {
         let all = self.shape.endpoints;
-        let steps: [(&str, fn(u32) -> std::ops::Range<u32>); 3] = [
+        let steps: [(_, fn(u32) -> std::ops::Range<u32>); 3] = [
             ("endpoint replaced", |all| 1..all + 1),
             ("endpoint removed", |all| 1..all),
             ("endpoint added", |all| 0..all),
         ];
-        for (what, endpoints) in steps {
-            let changes: Vec<Vec<Change>> = (0..times)
-                .map(|round| vec![self.slice(self.victim(round), endpoints(all))])
-                .collect();
-            let samples = self.time(changes);
-            self.report(what, samples, table);
-        }
+        let kinds = steps.into_iter().map(|(what, endpoints)| {
+            let changes =
+                (0..times).map(|round| vec![self.slice(self.victim(round), endpoints(all))]);
+            Kind::new(what, changes.collect())
+        });
+        kinds.collect()
     }
 
-    fn services(&mut self, times: u32, table: &mut Tables) {
+    fn services(&mut self, times: u32) -> Vec<Kind> {
         let all = self.shape.endpoints;
         let victims: Vec<u32> = (0..times).map(|round| self.victim(round)).collect();
         let mut service = |of: &dyn Fn(u32) -> String| -> Vec<Vec<Change>> {
@@ -254,7 +303,7 @@ impl Bench<'_> {
                 .collect()
         };
         let (few, more, as_before) = (slices(0..4), slices(0..9), slices(0..all));
-        for (what, changes) in [
+        [
             ("Service re-shaped: affinity on", shaped),
             ("Service re-shaped: affinity off", plain.clone()),
             ("Service re-shaped: policy Local", local),
@@ -264,10 +313,9 @@ impl Bench<'_> {
             ("Service re-shaped: back to all endpoints", as_before),
             ("Service removed", gone),
             ("Service added", plain),
-        ] {
-            let samples = self.time(changes);
-            self.report(what, samples, table);
-        }
+        ]
+        .map(|(what, changes)| Kind::new(what, changes))
+        .into()
     }
 
     /// One endpoint replaced in Services of different sizes, somewhere among all endpoints of the row.
@@ -334,7 +382,7 @@ impl Bench<'_> {
         }
     }
 
-    fn drain(&mut self, table: &mut Tables) {
+    fn drain(&mut self) -> Kind {
         let all = self.shape.endpoints;
         let victims: Vec<u32> = (0..DRAINED.min(self.shape.services)).collect();
         let mut both = Vec::new();
@@ -348,12 +396,11 @@ impl Bench<'_> {
                 );
             }
         }
-        let samples = self.time(both);
-        self.report("node drained, and back: 1,000 endpoints", samples, table);
+        Kind::new("node drained, and back: 1,000 endpoints", both)
     }
 
     /// A Service of 1,000 endpoints, replaced one by one.
-    fn rolling_update(&mut self, table: &mut Tables) {
+    fn rolling_update(&mut self) -> Kind {
         let index = self.shape.services;
         let shape = Shape {
             services: 1,
@@ -374,13 +421,11 @@ impl Bench<'_> {
                 vec![read(shape.slice(index, part, now))]
             })
             .collect();
-        self.time([first]);
-        let samples = self.time(steps);
-        self.report(
-            "rolling update of 1,000 endpoints, each step",
-            samples,
-            table,
-        );
+        Kind {
+            what: "rolling update of 1,000 endpoints, each step",
+            before: first,
+            changes: steps,
+        }
     }
 }
 

@@ -174,7 +174,7 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
     let of = |part| parts.contains(&part);
     let mut report = Report::new();
     let mut wholes = whole::Tables::new();
-    let mut changed = changes::Tables::new();
+    let mut loaded = Vec::new();
     let clusters = plan.whole.iter().filter(|_| of("whole"));
     for (services, endpoints, changes) in clusters {
         let shape = Shape {
@@ -183,10 +183,15 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
         };
         let (host, proxy) = whole::measure(shape, &name(shape), &mut wholes);
         if *changes {
-            changed = changes::measure(&host, shape, &name(shape), proxy, plan, changed);
+            loaded.push(changes::Loaded {
+                shape,
+                name: name(shape),
+                proxy,
+                host,
+            });
         }
     }
-    let changed = changed.finish();
+    let changed = changes::measure(loaded, plan);
     let attacks = of("attacks").then(|| attacks::measure(plan.attacks));
     let mut lives = live::Tables::new();
     let mut empty = 0;
