@@ -2,7 +2,7 @@
 //! whose source is translated. The choice itself is in `choice`.
 //!
 //! Every base chain is of `type nat`, which sees a connection's first packet only: an established
-//! packet passes none of our rules. What the rules must do to packets is SEMANTICS.md's section E;
+//! packet passes none of our rules. What the rules must do to packets is `docs/semantics.md`'s section E;
 //! why they are shaped so is DESIGN.md's section 1.
 
 use std::collections::BTreeSet;
