@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use pointsman::cli::{Args, Config, ConfigError, LogFormat, NoPodCidrs};
+use pointsman::config::{Args, Config, ConfigError, LogFormat, NoPodCidrs};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         }
     };
     start_logging(config.verbosity, config.log_format);
-    match pointsman::run::run(&config) {
+    match pointsman::command::run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pointsman: {}", in_one_line(&error));

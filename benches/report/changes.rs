@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use pointsman::model::Change;
-use pointsman::proxy::Synced;
+use pointsman::agent::reconciler::Synced;
+use pointsman::core::model::Change;
 
 use crate::Plan;
 use crate::cluster::{Reader, Shape, service_gone};

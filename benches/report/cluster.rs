@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use pointsman::model::{Change, ObjectKey};
+use pointsman::core::model::{Change, ObjectKey};
 use pointsman::source::convert::Converter;
 use pointsman::source::objects;
 

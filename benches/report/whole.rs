@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use pointsman::backend::nftables::{Encoder, Nftables, ProgramConfig, render};
-use pointsman::compile::{NodePortAddresses, compile_cluster, compile_known};
-use pointsman::diff::Engine;
-use pointsman::model::{Change, Dirty, Family, Node, ServiceId, State};
-use pointsman::proxy::{Desired, Proxy};
+use pointsman::agent::reconciler::{Desired, Proxy};
+use pointsman::core::compile::{NodePortAddresses, compile_cluster, compile_known};
+use pointsman::core::diff::Engine;
+use pointsman::core::model::{Change, Dirty, Family, Node, ServiceId, State};
+use pointsman::dataplane::nftables::{Encoder, Nftables, ProgramConfig, render};
 
 use crate::bare;
 use crate::cluster::Shape;

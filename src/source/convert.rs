@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::objects::{self, GOING_TAINT, OTHER_PROXY_LABEL, ZONE_LABEL};
 use super::{Warning, parse, slices};
-use crate::model::{
+use crate::core::model::{
     Affinity, Change, Family, Interner, Name, Node, ObjectKey, PerFamily, Protocol, Service,
     ServicePort, SlicePort, SourceRanges,
 };
@@ -344,7 +344,7 @@ fn source_ranges(
         let mine: Vec<IpNetwork> = ranges
             .iter()
             .copied()
-            .filter(|range| crate::networks::family(*range) == family)
+            .filter(|range| crate::core::networks::family(*range) == family)
             .collect();
         if mine.iter().any(|range| range.prefix() == 0) {
             return SourceRanges::Any;

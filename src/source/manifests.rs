@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::convert::{ConvertOptions, Converter};
 use super::{Warning, objects};
-use crate::model::{Change, ObjectKey};
+use crate::core::model::{Change, ObjectKey};
 
 /// A manifest that could not be read. The caller should name it to the operator; what was
 /// loaded before is untouched.

@@ -50,7 +50,7 @@ pub(super) fn network(text: &str) -> Option<IpNetwork> {
     let (address_text, prefix) = text.split_once('/')?;
     let address = address(address_text)?;
     let network = IpNetwork::new(address, decimal(prefix)?).ok()?;
-    Some(crate::networks::canonical(network))
+    Some(crate::core::networks::canonical(network))
 }
 
 #[cfg(test)]

@@ -3,15 +3,15 @@
 
 use std::net::Ipv4Addr;
 
-use pointsman::backend::nftables::{Encoder, ProgramConfig};
-use pointsman::backend::{Applied, ApplyError, Backend, Unavailable};
-use pointsman::compile::NodePortAddresses;
-use pointsman::ir::{Delta, Entry};
-use pointsman::model::{
+use pointsman::agent::reconciler::{Desired, Proxy};
+use pointsman::core::compile::NodePortAddresses;
+use pointsman::core::ir::{Delta, Entry};
+use pointsman::core::model::{
     Change, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol, Service,
     ServicePort, SliceEndpoint, SlicePort, SourceRanges,
 };
-use pointsman::proxy::{Desired, Proxy};
+use pointsman::dataplane::nftables::{Encoder, ProgramConfig};
+use pointsman::dataplane::{Applied, ApplyError, Backend, Unavailable};
 
 /// Endpoints of Services, the smallest first. A hundred thousand would take callgrind minutes to
 /// load, and makes trees that are one step higher than the last of these.

@@ -2,13 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use pointsman::backend::nftables::{Encoder, ProgramConfig};
-use pointsman::compile::{Compiled, NodePortAddresses, compile_cluster, compile_known};
-use pointsman::diff::Engine;
-use pointsman::model::{
+use pointsman::core::compile::{Compiled, NodePortAddresses, compile_cluster, compile_known};
+use pointsman::core::diff::Engine;
+use pointsman::core::model::{
     Affinity, Change, Dirty, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol,
     Service, ServiceId, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State,
 };
+use pointsman::dataplane::nftables::{Encoder, ProgramConfig};
 
 /// Services, and endpoints of each.
 const SERVICES: u32 = 300;

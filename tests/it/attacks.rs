@@ -4,10 +4,10 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use pointsman::backend::nftables::{Nftables, ProgramConfig};
-use pointsman::compile::NodePortAddresses;
-use pointsman::model::{Change, Family, Node};
-use pointsman::proxy::{Desired, Proxy, Synced};
+use pointsman::agent::reconciler::{Desired, Proxy, Synced};
+use pointsman::core::compile::NodePortAddresses;
+use pointsman::core::model::{Change, Family, Node};
+use pointsman::dataplane::nftables::{Nftables, ProgramConfig};
 
 use crate::harness::{Host, NODE, have_root};
 use crate::hostile::{Attack, Tenant, attacks};

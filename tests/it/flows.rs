@@ -440,10 +440,10 @@ fn n_h4_flows_of_services_that_lose_their_endpoints_or_go_are_ended_and_no_stran
 
 #[test]
 fn n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table() {
-    use pointsman::conntrack::{Work, clean};
-    use pointsman::diff::StaleFlows;
-    use pointsman::ir::{Destination, Host as At};
-    use pointsman::model::Protocol;
+    use pointsman::core::diff::StaleFlows;
+    use pointsman::core::ir::{Destination, Host as At};
+    use pointsman::core::model::Protocol;
+    use pointsman::dataplane::conntrack::{Work, clean};
 
     if !have_root("n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table") {
         return;

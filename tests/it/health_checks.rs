@@ -277,9 +277,9 @@ fn i7_an_endpoint_counts_once_however_many_ports_and_slices_have_it() {
 
 #[test]
 fn i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints() {
-    use pointsman::compile::HealthCheck;
-    use pointsman::health_checks::{Addresses, Table, serve};
-    use pointsman::model::{ObjectKey, PerFamily};
+    use pointsman::core::compile::HealthCheck;
+    use pointsman::core::model::{ObjectKey, PerFamily};
+    use pointsman::serve::health_checks::{Addresses, Table, serve};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 

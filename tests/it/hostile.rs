@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network};
-use pointsman::model::{
+use pointsman::core::model::{
     Affinity, Change, EndpointSlice, Family, Hint, ObjectKey, PerFamily, Protocol, Service,
     ServicePort, SliceEndpoint, SlicePort, SourceRanges,
 };

@@ -624,12 +624,12 @@ fn without_privileges_it_says_so_and_changes_nothing() {
 
 #[test]
 fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
-    use pointsman::backend::nftables::{Nftables, ProgramConfig};
-    use pointsman::backend::{ApplyError, Backend};
-    use pointsman::compile::Compiled;
-    use pointsman::diff::Engine;
-    use pointsman::ir::{Action, Destination, Forwarding, Host as At, Label};
-    use pointsman::model::{ObjectKey, Protocol, ServiceId};
+    use pointsman::core::compile::Compiled;
+    use pointsman::core::diff::Engine;
+    use pointsman::core::ir::{Action, Destination, Forwarding, Host as At, Label};
+    use pointsman::core::model::{ObjectKey, Protocol, ServiceId};
+    use pointsman::dataplane::nftables::{Nftables, ProgramConfig};
+    use pointsman::dataplane::{ApplyError, Backend};
 
     if !have_root("a_refusal_names_the_service_that_caused_it_and_applies_nothing") {
         return;
@@ -691,14 +691,14 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
 
 #[test]
 fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
-    use pointsman::backend::Backend;
-    use pointsman::backend::nftables::{Nftables, ProgramConfig};
-    use pointsman::compile::Compiled;
-    use pointsman::diff::Engine;
-    use pointsman::ir::{
+    use pointsman::core::compile::Compiled;
+    use pointsman::core::diff::Engine;
+    use pointsman::core::ir::{
         Action, Destination, Entry, Forwarding, Host as At, Label, List, SourcePolicy,
     };
-    use pointsman::model::{Endpoint, Endpoints, Family, Protocol, ServiceId};
+    use pointsman::core::model::{Endpoint, Endpoints, Family, Protocol, ServiceId};
+    use pointsman::dataplane::Backend;
+    use pointsman::dataplane::nftables::{Nftables, ProgramConfig};
 
     if !have_root("many_endpoints_are_read_back_whole_and_what_was_tampered_with_too") {
         return;

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use pointsman::compile::{NodePortAddresses, compile_cluster, compile_known};
-use pointsman::ir::{Action, Shared};
-use pointsman::model::{Change, Dirty, Node, ObjectKey, State};
+use pointsman::core::compile::{NodePortAddresses, compile_cluster, compile_known};
+use pointsman::core::ir::{Action, Shared};
+use pointsman::core::model::{Change, Dirty, Node, ObjectKey, State};
 use pointsman::source::convert::Converter;
 use serde_json::{Value, json};
 

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::Warning;
 use super::convert::Converter;
 use super::objects::Metadata;
-use crate::model::{Change, Family, ObjectKey};
+use crate::core::model::{Change, Family, ObjectKey};
 use versions::Versions;
 use watch::{Item, Step};
 

@@ -4,7 +4,7 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::model::{Name, ObjectKey};
+use crate::core::model::{Name, ObjectKey};
 
 /// Versions of objects by name.
 #[derive(Debug, Default)]

@@ -1,0 +1,97 @@
+//! The agent: what keeps a node in step with the cluster, from the first moment to SIGTERM.
+//!
+//! The sync loop (`sync_loop`) runs in a thread of its own, since a transaction blocks. Where the
+//! objects come from is the business of `files` and `cluster`; what is served to others meanwhile, of
+//! `services`.
+
+pub(crate) mod cluster;
+pub(crate) mod files;
+pub mod reconciler;
+mod services;
+mod sync_loop;
+
+use anyhow::{Context, Result};
+
+use crate::config::{Config, NoPodCidrs};
+use crate::core::compile::NodePortAddresses;
+use crate::core::model::{Change, Node, PerFamily};
+use crate::dataplane::nftables::{Nftables, ProgramConfig};
+use crate::host::{self, addresses::interface_addresses};
+use crate::source::convert::ConvertOptions;
+
+use reconciler::{Desired, Proxy};
+
+pub(crate) use services::run;
+pub(crate) use sync_loop::{log_sync, stale_flows};
+
+/// Connects to the kernel and takes over what it holds. Changes nothing yet.
+pub(crate) fn start(config: &Config, desired: Desired) -> Result<Proxy<Nftables>> {
+    let node = desired.state().node();
+    if config.node_port_addresses == NodePortAddresses::Primary && node.addresses.is_empty() {
+        tracing::warn!(
+            node = config.node_name,
+            "there is no Node of this name with an address: NodePorts are accepted nowhere until there is",
+        );
+    }
+    let program = ProgramConfig {
+        families: host::families(),
+        ..program(config, node)?
+    };
+    let mut backend = Nftables::connect(program)?;
+    if config.takeover {
+        backend.take_over()?;
+    }
+    Ok(Proxy::start(desired, backend)?)
+}
+
+/// Removes the chains of kube-proxy's iptables mode, once our own rules are in place.
+pub(crate) fn take_over_iptables(config: &Config, proxy: &mut Proxy<Nftables>) {
+    if !config.takeover {
+        return;
+    }
+    match proxy.backend_mut().remove_iptables_leftovers() {
+        Ok(0) => {}
+        Ok(chains) => tracing::info!(chains, "kube-proxy's iptables chains are removed"),
+        Err(error) => tracing::warn!(
+            %error,
+            "kube-proxy's iptables chains could not be removed; kube-proxy --cleanup does it",
+        ),
+    }
+    // Written by iptables-legacy, which does not go through nf_tables.
+    let legacy = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+    if legacy
+        .iter()
+        .any(|path| std::fs::read_to_string(path).is_ok_and(|names| names.contains("nat")))
+    {
+        tracing::warn!(
+            "this node has iptables-legacy rules: if they are kube-proxy's, remove them with kube-proxy --cleanup",
+        );
+    }
+}
+
+/// An empty cluster around this node.
+pub(crate) fn new_desired(config: &Config) -> Result<Desired> {
+    let node = Node::named(config.node_name.as_str());
+    let mut desired = Desired::new(node, config.node_port_addresses.clone());
+    let addresses = interface_addresses().context("cannot list the node's addresses")?;
+    desired.take([Change::InterfaceAddresses(addresses)]);
+    Ok(desired)
+}
+
+pub(crate) fn convert_options(config: &Config) -> ConvertOptions {
+    ConvertOptions {
+        bind_address: config.bind_address,
+        external_ips: config.external_ips,
+    }
+}
+
+/// The program that suits a node.
+pub(crate) fn program(config: &Config, node: &Node) -> Result<ProgramConfig, NoPodCidrs> {
+    Ok(ProgramConfig {
+        masquerade_bit: config.masquerade_bit,
+        masquerade_all: config.masquerade_all,
+        local_detector: config.local_detector(node)?,
+        node_ports_everywhere: PerFamily::from_fn(|family| config.node_port_addresses.all(family)),
+        ..ProgramConfig::default()
+    })
+}

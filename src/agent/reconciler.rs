@@ -1,0 +1,406 @@
+//! The sync loop's heart: the cluster's state, the diff engine and the backend, in one place
+//! that owns all that changes.
+//!
+//! Changes go in, transactions come out. When to sync, and what to do about a failure that
+//! lasts, is `run`'s business.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rustc_hash::FxBuildHasher;
+
+use crate::core::compile::{self, Compiled, HealthCheck, NodePortAddresses, WithoutLocal};
+use crate::core::diff::{Contested, Engine, StaleFlows};
+use crate::core::incremental::Incremental;
+use crate::core::ir::Destination;
+use crate::core::model::{
+    Change, ChangedSlice, Dirty, Node, ObjectKey, PerFamily, ServiceId, State,
+};
+use crate::dataplane::{Applied, ApplyError, Backend, Refused, Unavailable};
+
+/// What a sync did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// The transactions, if there was something to do.
+    pub applied: Applied,
+    /// Services that were compiled again.
+    pub compiled: usize,
+    /// Time that compiling and comparing took.
+    pub computing: Duration,
+    /// Services left out because the kernel refused them.
+    pub left_out: usize,
+}
+
+/// How often one sync reads the kernel again and retries: once for drift, once to find a
+/// Service that is refused, and then without it.
+const ATTEMPTS: usize = 4;
+/// How often one sync does that in all, before it gives up until the next one.
+const MOST_REFUSALS: usize = 100;
+
+/// What the cluster wants and what the kernel has.
+#[derive(Debug)]
+pub struct Desired {
+    state: State,
+    engine: Engine,
+    health_checks: BTreeMap<ServiceId, (ObjectKey, HealthCheck)>,
+    without_local: BTreeMap<ServiceId, PerFamily<WithoutLocal>>,
+    /// How many destinations are left out of Services that are too large.
+    too_large: BTreeMap<ServiceId, u32>,
+    node_ports: NodePortAddresses,
+    /// Services with many endpoints.
+    many: HashMap<ServiceId, Incremental, FxBuildHasher>,
+}
+
+impl Desired {
+    /// An empty cluster around a node.
+    #[must_use]
+    pub fn new(node: Node, node_ports: NodePortAddresses) -> Self {
+        Self {
+            state: State::new(node),
+            engine: Engine::default(),
+            health_checks: BTreeMap::new(),
+            without_local: BTreeMap::new(),
+            too_large: BTreeMap::new(),
+            node_ports,
+            many: HashMap::default(),
+        }
+    }
+
+    /// Takes in what happened in the cluster.
+    pub fn take(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            self.state.apply(change);
+        }
+    }
+
+    /// Compiles what the changes touched; returns which Services that were.
+    pub fn compile(&mut self) -> Vec<ServiceId> {
+        let dirty = self.state.take_dirty();
+        let mut ids = Vec::with_capacity(dirty.len());
+        for Dirty { id, slices } in dirty {
+            ids.push(id);
+            let compiled = if id == ServiceId::CLUSTER {
+                Some(compile::compile_cluster(&self.state, &self.node_ports))
+            } else {
+                self.compile_service(id, slices)
+            };
+            let id = &id;
+            let health_check = compiled
+                .as_ref()
+                .and_then(|compiled| compiled.health_check.as_deref().copied());
+            match compiled.as_ref().map(|compiled| compiled.without_local) {
+                Some(without) if without != PerFamily::default() => {
+                    self.without_local.insert(*id, without);
+                }
+                _ => {
+                    self.without_local.remove(id);
+                }
+            }
+            self.note_left_out(
+                *id,
+                compiled.as_ref().map_or(0, |compiled| compiled.left_out),
+            );
+            match (self.state.name(*id), health_check) {
+                (Some(key), Some(check)) => {
+                    self.health_checks.insert(*id, (key.clone(), check));
+                }
+                _ => {
+                    self.health_checks.remove(id);
+                }
+            }
+            for contested in self.engine.update(*id, compiled) {
+                self.report(&contested);
+            }
+        }
+        ids
+    }
+
+    fn compile_service(
+        &mut self,
+        id: ServiceId,
+        slices: Option<Vec<ChangedSlice>>,
+    ) -> Option<Compiled> {
+        let Some(known) = self.state.service(id) else {
+            self.many.remove(&id);
+            return None;
+        };
+        let node = self.state.node();
+        if !Incremental::suits(known) {
+            let compiled = compile::compile_known(known, node);
+            if self.many.remove(&id).is_some() {
+                self.state.track(id, false);
+            }
+            return Some(compiled);
+        }
+        let incremental = match (self.many.entry(id), slices) {
+            (Entry::Occupied(entry), Some(slices)) => {
+                let incremental = entry.into_mut();
+                incremental.change(known, &slices);
+                incremental
+            }
+            (entry, _) => {
+                let held =
+                    |destination: Destination, list| self.engine.applied(&destination)?.list(list);
+                let new = Incremental::new(known, node, held);
+                entry.insert_entry(new).into_mut()
+            }
+        };
+        let compiled = incremental.compile(known, node);
+        self.state.track(id, true);
+        Some(compiled)
+    }
+
+    fn note_left_out(&mut self, id: ServiceId, left_out: u32) {
+        let before = match left_out {
+            0 => self.too_large.remove(&id),
+            _ => self.too_large.insert(id, left_out),
+        };
+        if left_out > 0 && before != Some(left_out) {
+            tracing::warn!(
+                service = self.name(id),
+                left_out,
+                "spec.ports, addresses and endpoints multiply to more than {} elements: \
+                 destinations beyond that are left out",
+                compile::MOST_ELEMENTS,
+            );
+        }
+    }
+
+    fn report(&self, contested: &Contested) {
+        tracing::warn!(
+            destination = %contested.destination,
+            served = self.name(contested.winner),
+            waiting = self.name(contested.loser),
+            "two Services claim one address and port: the older one has it",
+        );
+    }
+
+    fn name(&self, id: ServiceId) -> String {
+        self.state
+            .name(id)
+            .map_or_else(|| "the cluster".to_owned(), ToString::to_string)
+    }
+
+    /// Which of the node's addresses accept `NodePort`s, as configured.
+    #[must_use]
+    pub const fn node_ports(&self) -> &NodePortAddresses {
+        &self.node_ports
+    }
+
+    /// The addresses of this node that accept `NodePort`s.
+    #[must_use]
+    pub fn node_port_addresses(&self) -> Vec<IpAddr> {
+        compile::accepted_node_port_addresses(&self.state, &self.node_ports)
+    }
+
+    /// The health checks of Services, and whose they are.
+    pub fn health_checks(&self) -> impl Iterator<Item = &(ObjectKey, HealthCheck)> {
+        self.health_checks.values()
+    }
+
+    /// How many Service ports a Local policy leaves without endpoints here.
+    #[must_use]
+    pub fn without_local(&self) -> PerFamily<WithoutLocal> {
+        let mut sum = PerFamily::<WithoutLocal>::default();
+        for service in self.without_local.values() {
+            for (family, without) in service.iter() {
+                let sum = sum.get_mut(family);
+                sum.internal += without.internal;
+                sum.external += without.external;
+            }
+        }
+        sum
+    }
+
+    /// The cluster's objects.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What is wanted, compared with what is applied.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+/// A cluster and the kernel that follows it.
+pub struct Proxy<B> {
+    desired: Desired,
+    backend: B,
+    left_out: BTreeSet<ServiceId>,
+    stale_flows: Vec<StaleFlows>,
+}
+
+impl<B: Backend> Proxy<B> {
+    /// Takes over what the kernel holds. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    pub fn start(desired: Desired, backend: B) -> Result<Self, Unavailable> {
+        let mut proxy = Self {
+            desired,
+            backend,
+            left_out: BTreeSet::new(),
+            stale_flows: Vec::new(),
+        };
+        proxy.adopt()?;
+        Ok(proxy)
+    }
+
+    fn adopt(&mut self) -> Result<(), Unavailable> {
+        let entries = self.backend.read()?;
+        self.desired.engine.adopt(entries);
+        Ok(())
+    }
+
+    /// Reads again what the kernel holds, after somebody else has changed it; [`Self::sync`] puts
+    /// it right.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    pub fn read_again(&mut self) -> Result<(), Unavailable> {
+        self.adopt()
+    }
+
+    /// Takes in what happened in the cluster; [`Self::sync`] makes it so.
+    pub fn take(&mut self, changes: impl IntoIterator<Item = Change>) {
+        self.desired.take(changes);
+    }
+
+    /// The backend.
+    pub const fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The backend, to change what it programs; [`Self::read_again`] must follow.
+    pub const fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// The cluster and what it wants.
+    #[must_use]
+    pub const fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// Brings the kernel to what the cluster wants, in one transaction, or in several if there is
+    /// so much to do that one would keep the kernel busy for long.
+    ///
+    /// A transaction that is refused is tried again after reading what the kernel really
+    /// holds; a Service that is refused even then is left out, loudly, until it changes.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be brought there now. The transaction that failed has changed
+    /// nothing in it, and those before it stay.
+    pub fn sync(&mut self) -> Result<Synced, ApplyError> {
+        let mut synced = Synced::default();
+        let started = std::time::Instant::now();
+        let compiled = self.desired.compile();
+        synced.compiled = compiled.len();
+        for id in compiled {
+            // It has changed, so it gets another chance.
+            self.left_out.remove(&id);
+        }
+        synced.computing = started.elapsed();
+        let (mut refusals, mut all_refusals) = (0, 0);
+        loop {
+            let started = std::time::Instant::now();
+            let most = self.backend.most_operations();
+            let pending = self.desired.engine.pending_up_to(most);
+            synced.computing += started.elapsed();
+            match self.backend.apply(pending.delta()) {
+                Ok(applied) => {
+                    synced.applied += applied;
+                    let started = std::time::Instant::now();
+                    self.stale_flows.extend(self.desired.engine.commit(pending));
+                    synced.computing += started.elapsed();
+                    self.backend.isolate_services(false);
+                    refusals = 0;
+                    if self.desired.engine.is_settled() {
+                        break;
+                    }
+                }
+                Err(ApplyError::Unavailable(error)) => {
+                    self.backend.isolate_services(false);
+                    return Err(error.into());
+                }
+                Err(ApplyError::Refused(refused)) => {
+                    refusals += 1;
+                    all_refusals += 1;
+                    if all_refusals == MOST_REFUSALS {
+                        // Somebody keeps changing what we program: others want to be heard too.
+                        refusals = ATTEMPTS;
+                    }
+                    self.refused(refused, refusals)?;
+                }
+            }
+        }
+        synced.left_out = self.left_out.len();
+        Ok(synced)
+    }
+
+    /// Makes ready for another attempt after a transaction was refused for the given time in a
+    /// row.
+    fn refused(&mut self, refused: Vec<Refused>, times: usize) -> Result<(), ApplyError> {
+        let blamed: BTreeSet<ServiceId> = refused
+            .iter()
+            .flat_map(|refused| refused.owners.iter().copied())
+            .filter(|owner| *owner != ServiceId::CLUSTER)
+            .collect();
+        let error = ApplyError::Refused(refused);
+        tracing::warn!(times, %error, "transaction refused; reading the kernel again");
+        if times > 2 {
+            self.leave_out(&blamed);
+        }
+        // From the second time on it is not drift: find out whose fault it is.
+        self.backend.isolate_services(times > 1 && times < ATTEMPTS);
+        self.adopt()?;
+        if times == ATTEMPTS {
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// The UDP destinations whose flows may be stale, since the last call.
+    pub fn take_stale_flows(&mut self) -> Vec<StaleFlows> {
+        std::mem::take(&mut self.stale_flows)
+    }
+
+    fn leave_out(&mut self, services: &BTreeSet<ServiceId>) {
+        for id in services {
+            tracing::error!(
+                service = self.desired.name(*id),
+                "the kernel refuses this Service: it is left out until it changes",
+            );
+            self.desired.engine.update(*id, None);
+            self.left_out.insert(*id);
+        }
+    }
+
+    /// Whether there is something to [`Self::tidy`].
+    #[must_use]
+    pub fn has_garbage(&self) -> bool {
+        self.backend.has_garbage()
+    }
+
+    /// Takes away what nothing needs any more. Returns whether it could be.
+    pub fn tidy(&mut self) -> bool {
+        let result = self.backend.tidy();
+        if let Err(error) = &result {
+            // Harmless: unused chains stay until the next time.
+            tracing::debug!(%error, "could not take away what is unused");
+        }
+        result.is_ok()
+    }
+}
+
+#[cfg(test)]
+#[path = "reconciler_tests.rs"]
+mod tests;

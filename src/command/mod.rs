@@ -1,0 +1,116 @@
+//! What a person can ask the program for, once it knows what that is.
+
+pub mod dry_run;
+
+use anyhow::{Context, Result};
+
+use crate::agent::reconciler::Desired;
+use crate::agent::{self, cluster, files};
+use crate::config::{self, Action, Config, Origin, Output};
+use crate::dataplane::conntrack;
+use crate::dataplane::nftables::{Nftables, ProgramConfig};
+use crate::host;
+
+/// Does what was asked.
+///
+/// # Errors
+///
+/// If it cannot be done; the message says what to do about it.
+pub fn run(config: &Config) -> Result<()> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match &config.action {
+        Action::WriteConfig(path) => Ok(config::write(path, &config.effective)?),
+        Action::Cleanup => cleanup(),
+        Action::Init => apply_sysctls(config),
+        Action::DryRun(output) => {
+            let desired = load(config)?;
+            let program = agent::program(config, desired.state().node())?;
+            print_whole(&match output {
+                Output::Nft => dry_run::nft(&program, &desired),
+                Output::Json => dry_run::json(&desired)?,
+            })
+        }
+        Action::Once => {
+            let desired = load(config)?;
+            apply_sysctls(config)?;
+            once(config, desired)
+        }
+        Action::Run => {
+            host::oom::adjust(config.oom_score_adj);
+            apply_sysctls(config)?;
+            runtime()?.block_on(agent::run(config))
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+fn cleanup() -> Result<()> {
+    let program = ProgramConfig {
+        families: host::families(),
+        ..ProgramConfig::default()
+    };
+    Ok(Nftables::connect(program)?.cleanup()?)
+}
+
+/// The cluster as it is now.
+fn load(config: &Config) -> Result<Desired> {
+    let mut desired = agent::new_desired(config)?;
+    match &config.origin {
+        Origin::Manifests(path) => {
+            let mut manifests = files::manifests(config, path);
+            desired.take(files::load_strictly(&mut manifests)?);
+        }
+        Origin::Cluster { .. } => {
+            runtime()?.block_on(async {
+                let mut cluster = cluster::connect(config).await?;
+                cluster::fill(config, &mut cluster, &mut desired, |_| ()).await
+            })?;
+        }
+    }
+    desired.compile();
+    Ok(desired)
+}
+
+fn once(config: &Config, desired: Desired) -> Result<()> {
+    let mut proxy = agent::start(config, desired)?;
+    let synced = proxy.sync()?;
+    anyhow::ensure!(
+        synced.left_out == 0,
+        "the kernel refused {} Services; everything else was committed",
+        synced.left_out
+    );
+    agent::take_over_iptables(config, &mut proxy);
+    conntrack::clean(&agent::stale_flows(&mut proxy))?;
+    // There is no later for what is left to do.
+    proxy.tidy();
+    agent::log_sync(&proxy, &synced);
+    Ok(())
+}
+
+fn apply_sysctls(config: &Config) -> Result<()> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(config.conntrack.apply(processors)?)
+}
+
+/// Prints all of a text; a reader that goes away early is no error of ours.
+fn print_whole(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    match out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.write_all(newline.as_bytes()))
+        .and_then(|()| out.flush())
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}

@@ -1,0 +1,586 @@
+//! The configuration as meant: checked, parsed, and with every choice made.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use thiserror::Error;
+
+use super::component_config::{self as file, KubeProxyConfiguration};
+use super::file::{FileError, load};
+use super::validate::validate;
+use super::{Args, flags};
+use crate::core::compile::NodePortAddresses;
+use crate::core::model::{Family, Node, PerFamily};
+use crate::core::networks;
+use crate::dataplane::nftables::LocalDetector;
+use crate::host::sysctl::Conntrack;
+
+/// A flag or a field whose value makes no sense. Nothing has been done; exit code 2.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{name}: {problem}")]
+pub struct UsageError {
+    /// The flag with its dashes, or the field's path.
+    pub name: String,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+impl UsageError {
+    pub(super) fn flag(flag: &str, problem: impl Into<String>) -> Self {
+        Self {
+            name: format!("--{flag}"),
+            problem: problem.into(),
+        }
+    }
+
+    pub(super) fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            name: field.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// A configuration that cannot be had. Nothing has been done.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// What was asked makes no sense.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// How a dry run is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// nft syntax.
+    Nft,
+    /// The intermediate representation.
+    Json,
+}
+
+/// How logs are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Be the proxy.
+    Run,
+    /// Sync once.
+    Once,
+    /// Set what may need more privileges, and end.
+    Init,
+    /// Print what would be programmed.
+    DryRun(Output),
+    /// Remove what is ours.
+    Cleanup,
+    /// Write the effective configuration.
+    WriteConfig(PathBuf),
+}
+
+/// Where the cluster's objects come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Files.
+    Manifests(PathBuf),
+    /// An API server.
+    Cluster {
+        /// The kubeconfig; without one, a pod's service account.
+        kubeconfig: Option<PathBuf>,
+        /// The server's URL, if the kubeconfig's is not the right one.
+        server: Option<String>,
+    },
+}
+
+/// How pods are recognised, as far as flags can say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum DetectLocal {
+    ClusterCidr(Vec<IpNetwork>),
+    NodeCidr,
+    Interface(String),
+    InterfacePrefix(String),
+}
+
+/// The configuration file in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it said.
+    pub text: String,
+}
+
+/// The effective configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// What to do.
+    pub action: Action,
+    /// Where the objects are.
+    pub origin: Origin,
+    /// This node's name, lowercased.
+    pub node_name: String,
+    /// This node's address of its family, whatever its Node says.
+    pub bind_address: Option<IpAddr>,
+    /// Where `NodePort`s are accepted.
+    pub node_port_addresses: NodePortAddresses,
+    /// Whether `ClusterIP` traffic is always masqueraded.
+    pub masquerade_all: bool,
+    /// The bit of the packet mark that asks for masquerading.
+    pub masquerade_bit: u8,
+    /// Whether `spec.externalIPs` counts.
+    pub external_ips: bool,
+    /// What conntrack should be like.
+    pub conntrack: Conntrack,
+    /// The shortest time between two syncs.
+    pub min_sync_period: Duration,
+    /// The longest time between retries of a failed sync.
+    pub sync_period: Duration,
+    /// Where health is served, if it is.
+    pub health_address: Option<SocketAddr>,
+    /// Where metrics are served.
+    pub metrics_address: SocketAddr,
+    /// Whether it is fatal if those addresses cannot be had.
+    pub bind_hard_fail: bool,
+    /// This process's `oom_score_adj`.
+    pub oom_score_adj: i16,
+    /// Whether kube-proxy's leftovers are removed.
+    pub takeover: bool,
+    /// How much to log.
+    pub verbosity: u32,
+    /// How to log.
+    pub log_format: LogFormat,
+    /// The configuration file, if there is one.
+    pub file: Option<ConfigFile>,
+    /// All of it as kube-proxy's object, with defaults.
+    pub effective: KubeProxyConfiguration,
+    /// What to tell the operator.
+    pub warnings: Vec<String>,
+    detect_local: DetectLocal,
+}
+
+impl Config {
+    /// Reads the configuration file, if there is one, and checks everything. `hostname` is the
+    /// host's name, for want of an override.
+    ///
+    /// # Errors
+    ///
+    /// The first flag or field that makes no sense.
+    pub fn from_args(args: &Args, hostname: &str) -> Result<Self, ConfigError> {
+        let (mut raw, healthz_off, mut warnings, config_file) = match &args.config {
+            None => {
+                let (raw, healthz_off) = flags::configuration(args)?;
+                (raw, healthz_off, Vec::new(), None)
+            }
+            Some(path) => {
+                let loaded = load(path)?;
+                let mut warnings = loaded.warnings;
+                let ignored = flags::ignored(args);
+                if !ignored.is_empty() {
+                    warnings.push(format!(
+                        "with --config these flags are ignored: --{}",
+                        ignored.join(", --")
+                    ));
+                }
+                let config_file = ConfigFile {
+                    path: path.clone(),
+                    text: loaded.text,
+                };
+                (loaded.configuration, false, warnings, Some(config_file))
+            }
+        };
+        // Of the fields, only these lose to their flags.
+        if let Some(name) = &args.hostname_override {
+            raw.hostname_override.clone_from(name);
+        }
+        if let Some(format) = &args.logging_format {
+            raw.logging.format.clone_from(format);
+        }
+        if let Some(verbosity) = args.verbosity {
+            raw.logging.verbosity = verbosity;
+        }
+        let periods = Periods::of(&raw);
+        raw.set_defaults();
+        // What flags said is complained about by the flag's name.
+        let named = |error: UsageError| match (&config_file, flags::flag_of(&error.name)) {
+            (None, Some(flag)) => UsageError::flag(flag, error.problem),
+            (Some(file), _) => UsageError::field(
+                format!("{}: {}", file.path.display(), error.name),
+                error.problem,
+            ),
+            (None, None) => error,
+        };
+        validate(&raw).map_err(named)?;
+        let action = action(args)?;
+        warnings.extend(without_meaning(args, &raw));
+        let node_port_addresses = node_port_addresses(&raw).map_err(named)?;
+        warnings.extend(loopback(&node_port_addresses));
+        let detect_local = detect_local(&raw).map_err(named)?;
+        let nftables = raw.mode == "nftables";
+        let masquerade_bit = if nftables {
+            raw.nftables.masquerade_bit
+        } else {
+            raw.iptables.masquerade_bit
+        };
+        let node_name = node_name(&raw, hostname)?;
+        let log_format = if raw.logging.format == "json" {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        };
+        Ok(Self {
+            action,
+            origin: origin(args, &raw),
+            node_name,
+            bind_address: raw
+                .bind_address
+                .parse()
+                .ok()
+                .filter(|address: &IpAddr| !address.is_unspecified()),
+            node_port_addresses,
+            masquerade_all: if nftables {
+                raw.nftables.masquerade_all
+            } else {
+                raw.iptables.masquerade_all
+            },
+            // Both are checked, so the default is never needed.
+            masquerade_bit: masquerade_bit
+                .and_then(|bit| u8::try_from(bit).ok())
+                .unwrap_or(14),
+            external_ips: raw.feature_gates.get("AllowServiceExternalIPs") != Some(&false),
+            conntrack: conntrack(&raw.conntrack),
+            min_sync_period: periods.min,
+            sync_period: periods.longest(&raw),
+            health_address: raw
+                .healthz_bind_address
+                .parse()
+                .ok()
+                .filter(|_| !healthz_off),
+            metrics_address: raw
+                .metrics_bind_address
+                .parse()
+                .map_err(|_| named(UsageError::field("metricsBindAddress", "is not an address")))?,
+            bind_hard_fail: raw.bind_address_hard_fail,
+            oom_score_adj: raw
+                .oom_score_adj
+                .and_then(|adjustment| i16::try_from(adjustment).ok())
+                .unwrap_or(0),
+            takeover: args.takeover.unwrap_or_default(),
+            verbosity: raw.logging.verbosity,
+            log_format,
+            file: config_file,
+            effective: raw,
+            warnings,
+            detect_local,
+        })
+    }
+
+    /// How packets of pods are recognised on this node.
+    ///
+    /// # Errors
+    ///
+    /// If that depends on the Node's pod ranges and it has none.
+    pub fn local_detector(&self, node: &Node) -> Result<PerFamily<LocalDetector>, NoPodCidrs> {
+        let by_network = |list: &[IpNetwork]| {
+            PerFamily::from_fn(|family| {
+                list.iter()
+                    .find(|network| networks::family(**network) == family)
+                    .map_or(LocalDetector::None, |network| {
+                        LocalDetector::Network(*network)
+                    })
+            })
+        };
+        Ok(match &self.detect_local {
+            DetectLocal::ClusterCidr(list) => by_network(list),
+            DetectLocal::NodeCidr if node.pod_cidrs.is_empty() => {
+                return Err(NoPodCidrs(node.name.to_string()));
+            }
+            DetectLocal::NodeCidr => by_network(&node.pod_cidrs),
+            DetectLocal::Interface(name) => {
+                PerFamily::from_fn(|_| LocalDetector::Interface(name.clone()))
+            }
+            DetectLocal::InterfacePrefix(prefix) => {
+                PerFamily::from_fn(|_| LocalDetector::InterfacePrefix(prefix.clone()))
+            }
+        })
+    }
+
+    /// Whether the Node's pod ranges matter.
+    #[must_use]
+    pub fn needs_pod_cidrs(&self) -> bool {
+        self.detect_local == DetectLocal::NodeCidr
+    }
+}
+
+/// The Node has no pod ranges, and they are needed to tell pods from others.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "--detect-local-mode: NodeCIDR needs spec.podCIDRs of Node {0:?}, and there are none; check the name with --hostname-override"
+)]
+pub struct NoPodCidrs(String);
+
+/// The times between syncs that somebody asked for.
+struct Periods {
+    min: Duration,
+}
+
+impl Periods {
+    /// Before defaults: kube-proxy's least time between syncs is meant for a proxy that needs it.
+    fn of(raw: &KubeProxyConfiguration) -> Self {
+        let min = match raw.mode.as_str() {
+            "nftables" => raw.nftables.min_sync_period,
+            "ipvs" => raw.ipvs.min_sync_period,
+            _ => raw.iptables.min_sync_period,
+        };
+        Self { min: min.to_std() }
+    }
+
+    fn longest(&self, raw: &KubeProxyConfiguration) -> Duration {
+        match raw.mode.as_str() {
+            "nftables" => raw.nftables.sync_period,
+            "ipvs" => raw.ipvs.sync_period,
+            _ => raw.iptables.sync_period,
+        }
+        .to_std()
+        .max(self.min)
+    }
+}
+
+fn action(args: &Args) -> Result<Action, UsageError> {
+    let output = match args.output.as_str() {
+        "nft" => Output::Nft,
+        "json" => Output::Json,
+        other => {
+            return Err(UsageError::flag(
+                "output",
+                format!("{other:?} is neither nft nor json"),
+            ));
+        }
+    };
+    let cleanup = args.cleanup.unwrap_or_default();
+    if cleanup && (args.once || args.dry_run) {
+        return Err(UsageError::flag(
+            "cleanup",
+            "cannot be combined with --once or --dry-run",
+        ));
+    }
+    Ok(if let Some(path) = &args.write_config_to {
+        Action::WriteConfig(path.clone())
+    } else if cleanup {
+        Action::Cleanup
+    } else if args.init_only.unwrap_or_default() {
+        Action::Init
+    } else if args.dry_run {
+        Action::DryRun(output)
+    } else if args.once {
+        Action::Once
+    } else {
+        Action::Run
+    })
+}
+
+fn origin(args: &Args, raw: &KubeProxyConfiguration) -> Origin {
+    match &args.manifests {
+        Some(path) => Origin::Manifests(path.clone()),
+        None => Origin::Cluster {
+            kubeconfig: Some(raw.client_connection.kubeconfig.as_str())
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            server: args.master.clone().filter(|url| !url.is_empty()),
+        },
+    }
+}
+
+fn node_name(raw: &KubeProxyConfiguration, hostname: &str) -> Result<String, UsageError> {
+    let name = raw.hostname_override.trim();
+    let name = if name.is_empty() { hostname } else { name };
+    let name = name.trim().to_lowercase();
+    if name.is_empty() {
+        return Err(UsageError::flag(
+            "hostname-override",
+            "is needed, since this host has no name",
+        ));
+    }
+    Ok(name)
+}
+
+/// What was asked for and has no meaning, or another one than in kube-proxy.
+fn without_meaning(args: &Args, raw: &KubeProxyConfiguration) -> Vec<String> {
+    let mut warnings = Vec::new();
+    match raw.mode.as_str() {
+        "nftables" => {}
+        "" => warnings.push(
+            "mode is not set, which means iptables to kube-proxy: pointsman programs nftables, and accepts NodePorts on every address unless nodePortAddresses says otherwise"
+                .to_owned(),
+        ),
+        mode => warnings.push(format!(
+            "mode is {mode}: pointsman programs nftables, and accepts NodePorts on every address unless nodePortAddresses says otherwise"
+        )),
+    }
+    let ipvs = &raw.ipvs;
+    if !ipvs.scheduler.is_empty()
+        || ipvs.strict_arp
+        || ipvs
+            .exclude_cidrs
+            .as_ref()
+            .is_some_and(|list| !list.is_empty())
+        || [ipvs.tcp_timeout, ipvs.tcp_fin_timeout, ipvs.udp_timeout]
+            .iter()
+            .any(|timeout| !timeout.is_zero())
+    {
+        warnings.push(
+            "ipvs settings have no effect: connections are spread at random, by conntrack's timeouts"
+                .to_owned(),
+        );
+    }
+    for gate in raw.feature_gates.keys() {
+        if ![
+            "AllowServiceExternalIPs",
+            "MultiCIDRServiceAllocator",
+            "PreferSameTrafficDistribution",
+        ]
+        .contains(&gate.as_str())
+        {
+            warnings.push(format!("feature gate {gate} has no effect here"));
+        }
+    }
+    if raw.enable_profiling {
+        warnings.push("profiling has no effect: there is no profiling endpoint".to_owned());
+    }
+    if args.vmodule.is_some() || !raw.logging.vmodule.is_empty() {
+        warnings.push("vmodule has no effect: -v applies everywhere".to_owned());
+    }
+    warnings
+}
+
+fn conntrack(raw: &file::Conntrack) -> Conntrack {
+    // Checked: neither negative nor beyond the range.
+    let count = |number: Option<i64>| u32::try_from(number.unwrap_or(0)).unwrap_or(u32::MAX);
+    Conntrack {
+        max_per_core: count(raw.max_per_core),
+        min: count(raw.min),
+        tcp_established_timeout: raw.tcp_established_timeout.unwrap_or_default().to_std(),
+        tcp_close_wait_timeout: raw.tcp_close_wait_timeout.unwrap_or_default().to_std(),
+        tcp_be_liberal: raw.tcp_be_liberal,
+        udp_timeout: raw.udp_timeout.to_std(),
+        udp_stream_timeout: raw.udp_stream_timeout.to_std(),
+    }
+}
+
+pub(super) fn network(field: impl fmt::Display, text: &str) -> Result<IpNetwork, UsageError> {
+    // Without a prefix it would be read as a single address, which nobody means.
+    text.parse()
+        .ok()
+        .filter(|_| text.contains('/'))
+        .map(networks::canonical)
+        .ok_or_else(|| {
+            UsageError::field(
+                field.to_string(),
+                format!("{text:?} is not a network in CIDR notation, like 10.244.0.0/16"),
+            )
+        })
+}
+
+fn node_port_addresses(raw: &KubeProxyConfiguration) -> Result<NodePortAddresses, UsageError> {
+    match raw.node_port_addresses.as_deref() {
+        // Unset: what the mode that was asked for would do. An empty list says all.
+        None if raw.mode == "nftables" => Ok(NodePortAddresses::Primary),
+        None | Some([]) => Ok(NodePortAddresses::All),
+        Some([one]) if one == "primary" => Ok(NodePortAddresses::Primary),
+        Some(many) => many
+            .iter()
+            .enumerate()
+            .map(|(index, text)| network(format!("nodePortAddresses[{index}]"), text))
+            .collect::<Result<_, _>>()
+            .map(NodePortAddresses::Networks),
+    }
+}
+
+/// A list that asks for loopback addresses asks in vain, unless it asks for all there are.
+fn loopback(addresses: &NodePortAddresses) -> Option<String> {
+    let NodePortAddresses::Networks(list) = addresses else {
+        return None;
+    };
+    let local = [
+        IpAddr::from([127, 0, 0, 1]),
+        IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+    ];
+    let asks = list
+        .iter()
+        .find(|network| network.prefix() > 0 && local.iter().any(|ip| network.contains(*ip)))?;
+    Some(format!(
+        "nodePortAddresses has {asks}, but NodePorts are never served on loopback addresses"
+    ))
+}
+
+fn detect_local(raw: &KubeProxyConfiguration) -> Result<DetectLocal, UsageError> {
+    let interface = |field: &str, name: &str| {
+        // IFNAMSIZ, less the final NUL.
+        let valid = !name.is_empty()
+            && name.len() <= 15
+            && name
+                .chars()
+                .all(|c| c.is_ascii_graphic() && !"\"\\/*".contains(c));
+        if valid {
+            Ok(name.to_owned())
+        } else {
+            Err(UsageError::field(
+                field,
+                format!(
+                    "{name:?} is not an interface's name, which detectLocalMode {} needs",
+                    raw.detect_local_mode
+                ),
+            ))
+        }
+    };
+    let local = &raw.detect_local;
+    match raw.detect_local_mode.as_str() {
+        "NodeCIDR" => Ok(DetectLocal::NodeCidr),
+        "BridgeInterface" => interface("detectLocal.bridgeInterface", &local.bridge_interface)
+            .map(DetectLocal::Interface),
+        "InterfaceNamePrefix" => interface(
+            "detectLocal.interfaceNamePrefix",
+            &local.interface_name_prefix,
+        )
+        .map(DetectLocal::InterfacePrefix),
+        _ => cluster_cidrs(&raw.cluster_cidr).map(DetectLocal::ClusterCidr),
+    }
+}
+
+fn cluster_cidrs(text: &str) -> Result<Vec<IpNetwork>, UsageError> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let cidrs: Vec<IpNetwork> = text
+        .split(',')
+        .map(|text| network("clusterCIDR", text))
+        .collect::<Result<_, _>>()?;
+    let of = |wanted: Family| {
+        cidrs
+            .iter()
+            .filter(|network| networks::family(**network) == wanted)
+            .count()
+    };
+    if of(Family::V4) > 1 || of(Family::V6) > 1 {
+        return Err(UsageError::field(
+            "clusterCIDR",
+            format!("{text:?} is neither one network nor one of each family"),
+        ));
+    }
+    Ok(cidrs)
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

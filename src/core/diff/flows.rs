@@ -1,0 +1,88 @@
+//! Which UDP flows may be stale after a delta.
+//!
+//! A UDP client keeps sending to an endpoint that is gone for as long as its conntrack entry
+//! lives, and to nobody at all if it began when there was no endpoint. TCP and SCTP notice.
+
+use rustc_hash::FxHashSet;
+
+use crate::core::compile::Compiled;
+use crate::core::ir::Destination;
+use crate::core::model::Endpoints;
+
+/// A UDP destination whose flows have to be looked through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaleFlows {
+    /// What the clients connected to.
+    pub destination: Destination,
+    /// Flows that go here are well; all others to this destination are stale.
+    pub keep: Endpoints,
+}
+
+/// Where flows to a destination of a Service may go.
+pub(super) fn of<'a>(compiled: &'a Compiled, destination: &Destination) -> Option<&'a Endpoints> {
+    let place = compiled
+        .flows
+        .binary_search_by_key(destination, |(known, _)| *known);
+    Some(&compiled.flows.get(place.ok()?)?.1)
+}
+
+/// What a change from one set of endpoints to another leaves stale, if anything.
+pub(super) fn stale(
+    destination: Destination,
+    before: Option<Endpoints>,
+    now: Option<Endpoints>,
+) -> Option<StaleFlows> {
+    let keep = now.unwrap_or_default();
+    // Flows to the endpoints of before stay well if none of them has left. With none before,
+    // there may be flows that went nowhere.
+    let none_left = before.is_some_and(|before| {
+        let (mut gone, mut come) = (FxHashSet::default(), FxHashSet::default());
+        for (_, was, is) in before.differences(&keep) {
+            gone.extend(was);
+            come.extend(is);
+        }
+        !before.is_empty() && gone.is_subset(&come)
+    });
+    (!none_left).then_some(StaleFlows { destination, keep })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ir::Host;
+    use crate::core::model::{Endpoint, Protocol};
+
+    #[test]
+    fn n_h1_n_h4_flows_are_stale_when_an_endpoint_leaves_a_service_goes_or_the_first_endpoint_comes()
+     {
+        let destination = Destination {
+            host: Host::Address([10, 96, 0, 10].into()),
+            protocol: Protocol::Udp,
+            port: 53,
+        };
+        let endpoints = |bytes: &[u8]| -> Endpoints {
+            bytes
+                .iter()
+                .map(|byte| Endpoint::new([10, 244, 0, *byte].into(), 53))
+                .collect()
+        };
+        let cases: [(&str, Option<&[u8]>, Option<&[u8]>, bool); 8] = [
+            ("an endpoint leaves", Some(&[1, 2]), Some(&[1]), true),
+            ("one is replaced", Some(&[1]), Some(&[2]), true),
+            ("the last one leaves", Some(&[1]), Some(&[]), true),
+            ("the Service is deleted", Some(&[1]), None, true),
+            ("the first one comes", Some(&[]), Some(&[1]), true),
+            ("the Service is new, or we are", None, Some(&[1]), true),
+            ("another one comes", Some(&[1]), Some(&[1, 2]), false),
+            ("nothing changes", Some(&[1]), Some(&[1]), false),
+        ];
+        for (what, before, now, expected) in cases {
+            let found = stale(destination, before.map(endpoints), now.map(endpoints));
+            let expected = expected.then(|| StaleFlows {
+                destination,
+                keep: endpoints(now.unwrap_or_default()),
+            });
+            assert_eq!(found, expected, "{what}");
+        }
+    }
+}

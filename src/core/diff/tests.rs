@@ -1,0 +1,622 @@
+//! The engine against a model of a backend: a map that refuses what a kernel would refuse.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::compile::{NodePortAddresses, compile_cluster, compile_known};
+use crate::core::ir::Label;
+use crate::core::model::{
+    Affinity, Change, Dirty, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily,
+    Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State, ZoneHints,
+};
+
+/// An entry's key: two entries with one key cannot both be there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Route(Destination),
+    ExternalRoute(Destination),
+    Slot(Destination, List, u32),
+    NoEndpoints(Destination),
+    Whole(Entry),
+}
+
+fn key(entry: &Entry) -> Key {
+    match entry {
+        Entry::Route { destination, .. } => Key::Route(*destination),
+        Entry::ExternalRoute { destination, .. } => Key::ExternalRoute(*destination),
+        Entry::Slot {
+            destination,
+            list,
+            index,
+            ..
+        } => Key::Slot(*destination, *list, *index),
+        Entry::NoEndpoints { destination, .. } => Key::NoEndpoints(*destination),
+        whole => Key::Whole(whole.clone()),
+    }
+}
+
+/// A backend that takes a delta only if the kernel would.
+#[derive(Debug, Default)]
+struct Backend(BTreeMap<Key, Entry>);
+
+impl Backend {
+    fn apply(&mut self, delta: &Delta) {
+        for Operation { entry, .. } in &delta.remove {
+            assert_eq!(
+                self.0.remove(&key(entry)).as_ref(),
+                Some(entry),
+                "a removed entry is there"
+            );
+        }
+        for Operation { entry, .. } in &delta.add {
+            assert_eq!(
+                self.0.insert(key(entry), entry.clone()),
+                None,
+                "the key of an added entry is free"
+            );
+        }
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        self.0.values().cloned().collect()
+    }
+}
+
+/// Entries with each list's endpoints as a set: which one sits in which slot may differ.
+fn without_slot_order(entries: &[Entry]) -> BTreeSet<Entry> {
+    let mut lists: BTreeMap<(Destination, List, bool), BTreeSet<Endpoint>> = BTreeMap::new();
+    let mut indexes: BTreeMap<(Destination, List), BTreeSet<u32>> = BTreeMap::new();
+    let mut rest = BTreeSet::new();
+    for entry in entries {
+        if let Entry::Slot {
+            destination,
+            list,
+            index,
+            remembered,
+            endpoint,
+        } = entry
+        {
+            lists
+                .entry((*destination, *list, *remembered))
+                .or_default()
+                .insert(*endpoint);
+            indexes
+                .entry((*destination, *list))
+                .or_default()
+                .insert(*index);
+        } else {
+            rest.insert(entry.clone());
+        }
+    }
+    for ((destination, list, remembered), endpoints) in lists {
+        let expected: BTreeSet<u32> = (0..).take(endpoints.len()).collect();
+        assert_eq!(
+            indexes[&(destination, list)],
+            expected,
+            "slots have no gaps and no endpoint has two"
+        );
+        for (index, endpoint) in (0..).zip(endpoints) {
+            rest.insert(Entry::Slot {
+                destination,
+                list,
+                index,
+                remembered,
+                endpoint,
+            });
+        }
+    }
+    rest
+}
+
+struct Cluster {
+    state: State,
+    engine: Engine,
+    backend: Backend,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            state: State::new(Node {
+                addresses: vec!["192.0.2.1".parse().unwrap()],
+                zone: Some("a".into()),
+                ..Node::named("here")
+            }),
+            engine: Engine::default(),
+            backend: Backend::default(),
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        self.state.apply(change);
+        for Dirty { id, .. } in self.state.take_dirty() {
+            let compiled = if id == ServiceId::CLUSTER {
+                Some(compile_cluster(&self.state, &NodePortAddresses::Primary))
+            } else {
+                self.state
+                    .service(id)
+                    .map(|known| compile_known(known, self.state.node()))
+            };
+            self.engine.update(id, compiled);
+        }
+    }
+
+    fn sync(&mut self) -> Delta {
+        let pending = self.engine.pending();
+        let delta = pending.delta().clone();
+        self.backend.apply(&delta);
+        self.engine.commit(pending);
+        delta
+    }
+
+    fn compiled_from_nothing(&self) -> Vec<Entry> {
+        let mut engine = Engine::default();
+        for id in (0..10_000).map(ServiceId) {
+            if let Some(known) = self.state.service(id) {
+                engine.update(id, Some(compile_known(known, self.state.node())));
+            }
+        }
+        engine.update(
+            ServiceId::CLUSTER,
+            Some(compile_cluster(&self.state, &NodePortAddresses::Primary)),
+        );
+        engine.wanted_entries()
+    }
+
+    fn assert_converged(&self) {
+        let held = without_slot_order(&self.backend.entries());
+        assert_eq!(held, without_slot_order(&self.compiled_from_nothing()));
+        assert_eq!(held, without_slot_order(&self.engine.applied_entries()));
+    }
+}
+
+fn service_key(number: u8) -> ObjectKey {
+    ObjectKey::new("default", format!("svc-{number}"))
+}
+
+/// Few names and addresses, so that changes meet and Services contest tuples.
+fn any_service() -> impl Strategy<Value = Service> {
+    let address = |base: u8| (0u8..4).prop_map(move |last| [10, base, 0, last].into());
+    let port = (
+        0u8..3,
+        0usize..2,
+        80u16..82,
+        prop_oneof![Just(0u16), 30000u16..30003],
+    )
+        .prop_map(|(name, protocol, port, node_port)| ServicePort {
+            name: format!("p{name}").into(),
+            protocol: Protocol::ALL[protocol],
+            port,
+            node_port,
+        });
+    (
+        0i64..3,
+        proptest::option::of(address(96)),
+        proptest::option::of(Just("fd00::1".parse().unwrap())),
+        proptest::collection::vec(address(1), 0..2),
+        proptest::collection::vec(address(2), 0..2),
+        proptest::collection::vec(port, 0..3),
+        proptest::option::of(prop_oneof![Just(60u32), Just(120u32)]),
+        any::<bool>(),
+        any::<bool>(),
+        proptest::option::of(0u8..3),
+    )
+        .prop_map(
+            |(created, v4, v6, external_ips, vips, ports, affinity, internal, external, ranges)| {
+                let ranges = ranges.map_or(SourceRanges::Any, |count| {
+                    let list = ["10.0.0.0/8", "192.168.0.0/16", "192.0.2.0/24"];
+                    SourceRanges::Only(
+                        list[..usize::from(count)]
+                            .iter()
+                            .map(|text| text.parse().unwrap())
+                            .collect(),
+                    )
+                });
+                Service {
+                    created,
+                    cluster_ips: PerFamily { v4, v6 },
+                    external_ips,
+                    vips,
+                    source_ranges: PerFamily {
+                        v4: ranges,
+                        v6: SourceRanges::Any,
+                    },
+                    ports,
+                    affinity: affinity.map(|timeout_seconds| Affinity { timeout_seconds }),
+                    internal_local: internal,
+                    external_local: external,
+                    health_check_node_port: 0,
+                }
+            },
+        )
+}
+
+fn any_endpoint() -> impl Strategy<Value = SliceEndpoint> {
+    (
+        0u8..12,
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        0u8..4,
+    )
+        .prop_map(
+            |(last, ready, serving, terminating, local, zone)| SliceEndpoint {
+                address: [10, 244, 0, last].into(),
+                ready,
+                serving,
+                terminating,
+                local,
+                node_hint: Hint::None,
+                zone_hints: (zone > 1).then(|| ZoneHints::new(["a".into()].into())),
+            },
+        )
+}
+
+fn any_slice() -> impl Strategy<Value = EndpointSlice> {
+    (
+        0u8..4,
+        proptest::collection::vec(any_endpoint(), 0..8),
+        proptest::collection::vec((0u8..3, 0usize..2), 1..3),
+    )
+        .prop_map(|(service, endpoints, ports)| EndpointSlice {
+            service: service_key(service),
+            family: Family::V4,
+            ports: ports
+                .into_iter()
+                .map(|(name, protocol)| SlicePort {
+                    name: format!("p{name}").into(),
+                    protocol: Protocol::ALL[protocol],
+                    port: 8080,
+                })
+                .collect(),
+            endpoints: endpoints.into(),
+        })
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (0u8..4, proptest::option::weighted(0.8, any_service())).prop_map(|(number, service)| {
+            Change::Service(service_key(number), service.map(Box::new))
+        }),
+        (0u8..6, proptest::option::weighted(0.8, any_slice())).prop_map(|(number, slice)| {
+            let key = ObjectKey::new("default", format!("slice-{number}"));
+            Change::EndpointSlice(key, slice.map(Box::new))
+        }),
+        (0u8..2, proptest::option::of(0u8..3)).prop_map(|(number, prefix)| {
+            let ranges = prefix
+                .map(|prefix| vec![format!("10.96.0.0/{}", 12 + prefix * 4).parse().unwrap()]);
+            Change::ServiceCidr(format!("cidr-{number}"), ranges)
+        }),
+        proptest::option::of(Just("a".into())).prop_map(|zone| {
+            Change::Node(Some(Box::new(Node {
+                zone,
+                addresses: vec!["192.0.2.1".parse().unwrap()],
+                ..Node::named("here")
+            })))
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// For any sequence of events, the deltas applied one after another give the entries of
+    /// compiling the final state from nothing.
+    #[test]
+    fn deltas_end_where_compiling_from_nothing_begins(
+        steps in proptest::collection::vec((any_change(), any::<bool>()), 1..40),
+    ) {
+        let mut cluster = Cluster::new();
+        for (change, sync) in steps {
+            cluster.change(change);
+            if sync {
+                cluster.sync();
+            }
+        }
+        cluster.sync();
+        cluster.assert_converged();
+        prop_assert!(cluster.sync().is_empty(), "nothing is left to do");
+    }
+
+    /// Whatever a backend holds, after adopting it the next delta leads to what is wanted, and
+    /// if it held just that, there is no delta.
+    #[test]
+    fn adoption_repairs_whatever_it_finds(
+        changes in proptest::collection::vec(any_change(), 1..20),
+        lost in proptest::collection::vec(any::<prop::sample::Index>(), 0..5),
+        other in proptest::collection::vec(any_change(), 0..10),
+    ) {
+        let mut cluster = Cluster::new();
+        for change in changes {
+            cluster.change(change);
+        }
+        cluster.sync();
+        cluster.engine.adopt(cluster.backend.entries());
+        prop_assert!(cluster.engine.pending().delta().is_empty(), "a restart sends nothing");
+
+        for index in lost {
+            let keys: Vec<Key> = cluster.backend.0.keys().cloned().collect();
+            if !keys.is_empty() {
+                cluster.backend.0.remove(index.get(&keys));
+            }
+        }
+        let mut elsewhere = Cluster::new();
+        for change in other {
+            elsewhere.change(change);
+        }
+        elsewhere.sync();
+        for (key, entry) in elsewhere.backend.0 {
+            cluster.backend.0.entry(key).or_insert(entry);
+        }
+        cluster.engine.adopt(cluster.backend.entries());
+        cluster.sync();
+        cluster.assert_converged();
+    }
+
+    /// However small the parts are, and whatever comes between them, they end where one delta
+    /// would; no address is refused as unused before its Services are served.
+    #[test]
+    fn parts_of_a_delta_end_where_the_whole_does(
+        changes in proptest::collection::vec(any_change(), 1..20),
+        between in proptest::collection::vec(any_change(), 0..10),
+        most in 1usize..6,
+    ) {
+        let mut cluster = Cluster::new();
+        for change in changes {
+            cluster.change(change);
+        }
+        let mut between = between.into_iter();
+        loop {
+            let pending = cluster.engine.pending_up_to(most);
+            cluster.backend.apply(pending.delta());
+            let refuses = |operation: &Operation| {
+                matches!(operation.entry, Entry::Shared(Shared::ClusterIp(_)))
+            };
+            let early = pending.delta().add.iter().any(refuses);
+            cluster.engine.commit(pending);
+            prop_assert!(!early || cluster.engine.dirty.is_empty());
+            if cluster.engine.is_settled() {
+                break;
+            }
+            if let Some(change) = between.next() {
+                cluster.change(change);
+            }
+        }
+        cluster.assert_converged();
+    }
+
+    /// A delta that was not applied is made again, with what has come since.
+    #[test]
+    fn a_dropped_delta_loses_nothing(
+        first in proptest::collection::vec(any_change(), 1..10),
+        second in proptest::collection::vec(any_change(), 0..10),
+    ) {
+        let mut cluster = Cluster::new();
+        for change in first {
+            cluster.change(change);
+        }
+        drop(cluster.engine.pending());
+        for change in second {
+            cluster.change(change);
+        }
+        cluster.sync();
+        cluster.assert_converged();
+    }
+
+    /// One endpoint changed in a list of N costs at most 3 operations on each list it is on,
+    /// and at most a verdict replaced beside it; never N.
+    #[test]
+    fn one_endpoint_costs_three_operations_a_list(
+        count in 1u8..100,
+        victim in any::<prop::sample::Index>(),
+        replace in 0u8..3,
+    ) {
+        let mut cluster = Cluster::new();
+        let service = Service {
+            vips: vec!["10.1.0.1".parse().unwrap()],
+            external_local: true,
+            ports: vec![ServicePort {
+                name: "p0".into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                node_port: 30000,
+            }],
+            ..plain_service()
+        };
+        cluster.change(Change::Service(service_key(0), Some(Box::new(service))));
+        let mut addresses: Vec<u8> = (0..count).collect();
+        cluster.change(slice(&addresses));
+        cluster.sync();
+        let victim = victim.index(addresses.len());
+        match replace {
+            0 => addresses[victim] = 200,
+            1 => { addresses.remove(victim); }
+            _ => addresses.push(200),
+        }
+        cluster.change(slice(&addresses));
+        let delta = cluster.sync();
+        cluster.assert_converged();
+        let mut slots: BTreeMap<(Destination, List), usize> = BTreeMap::new();
+        let mut others: BTreeMap<Destination, usize> = BTreeMap::new();
+        let mut shared = 0;
+        for operation in delta.remove.iter().chain(&delta.add) {
+            match &operation.entry {
+                Entry::Slot { destination, list, .. } => {
+                    *slots.entry((*destination, *list)).or_default() += 1;
+                }
+                Entry::Route { destination, .. }
+                | Entry::ExternalRoute { destination, .. }
+                | Entry::NoEndpoints { destination, .. } => {
+                    *others.entry(*destination).or_default() += 1;
+                }
+                Entry::Shared(_) => shared += 1,
+                other => prop_assert!(false, "unexpected: {other:?}"),
+            }
+        }
+        prop_assert!(slots.values().all(|count| *count <= 3), "{slots:?}");
+        // A verdict and that for sources from outside, each taken away and put back.
+        prop_assert!(others.values().all(|count| *count <= 4), "{others:?}");
+        prop_assert!(shared <= 2);
+    }
+}
+
+fn plain_service() -> Service {
+    Service {
+        created: 1,
+        cluster_ips: PerFamily {
+            v4: Some("10.96.0.1".parse().unwrap()),
+            v6: None,
+        },
+        external_ips: Vec::new(),
+        vips: Vec::new(),
+        source_ranges: PerFamily::default(),
+        ports: vec![ServicePort {
+            name: "p0".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: 0,
+        }],
+        affinity: None,
+        internal_local: false,
+        external_local: false,
+        health_check_node_port: 0,
+    }
+}
+
+fn slice(addresses: &[u8]) -> Change {
+    let endpoints = addresses
+        .iter()
+        .map(|last| SliceEndpoint {
+            address: [10, 244, 0, *last].into(),
+            ready: true,
+            serving: true,
+            terminating: false,
+            local: true,
+            node_hint: Hint::None,
+            zone_hints: None,
+        })
+        .collect();
+    Change::EndpointSlice(
+        ObjectKey::new("default", "slice"),
+        Some(Box::new(EndpointSlice {
+            service: service_key(0),
+            family: Family::V4,
+            ports: [SlicePort {
+                name: "p0".into(),
+                protocol: Protocol::Tcp,
+                port: 8080,
+            }]
+            .into(),
+            endpoints,
+        })),
+    )
+}
+
+fn contested_service(created: i64) -> Service {
+    Service {
+        created,
+        cluster_ips: PerFamily {
+            v4: Some([10, 96, 0, u8::try_from(created).unwrap()].into()),
+            v6: None,
+        },
+        external_ips: vec!["203.0.113.1".parse().unwrap()],
+        ..plain_service()
+    }
+}
+
+fn owner_of_contested(cluster: &Cluster) -> Option<Label> {
+    let destination = Destination {
+        host: crate::core::ir::Host::Address("203.0.113.1".parse().unwrap()),
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    Some(cluster.engine.applied(&destination)?.label.clone())
+}
+
+#[test]
+fn n_e11_the_older_service_owns_a_contested_destination_and_the_younger_takes_over() {
+    let mut cluster = Cluster::new();
+    let put = |cluster: &mut Cluster, number: u8, created: Option<i64>| {
+        let service = created.map(|created| Box::new(contested_service(created)));
+        cluster.change(Change::Service(service_key(number), service));
+        cluster.sync();
+    };
+    put(&mut cluster, 1, Some(5));
+    assert_eq!(
+        owner_of_contested(&cluster),
+        Some(Label::new("default/svc-1:p0"))
+    );
+    assert_eq!(cluster.engine.contested_claims(), 0);
+    put(&mut cluster, 2, Some(3));
+    assert_eq!(
+        owner_of_contested(&cluster),
+        Some(Label::new("default/svc-2:p0"))
+    );
+    put(&mut cluster, 3, Some(9));
+    assert_eq!(
+        owner_of_contested(&cluster),
+        Some(Label::new("default/svc-2:p0"))
+    );
+    assert_eq!(cluster.engine.contested_claims(), 2);
+    put(&mut cluster, 2, None);
+    assert_eq!(
+        owner_of_contested(&cluster),
+        Some(Label::new("default/svc-1:p0"))
+    );
+    put(&mut cluster, 1, None);
+    assert_eq!(
+        owner_of_contested(&cluster),
+        Some(Label::new("default/svc-3:p0"))
+    );
+    assert_eq!(cluster.engine.contested_claims(), 0);
+    put(&mut cluster, 3, None);
+    assert_eq!(owner_of_contested(&cluster), None);
+    cluster.assert_converged();
+}
+
+#[test]
+fn n_e11_services_of_one_age_are_ordered_by_namespace_and_name() {
+    let mut engine = Engine::default();
+    let compiled = |name: &str| {
+        let service = contested_service(7);
+        compile_in(
+            &ObjectKey::new("default", name),
+            &service,
+            &State::new(Node::default()),
+        )
+    };
+    assert_eq!(engine.update(ServiceId(1), Some(compiled("zebra"))), []);
+    let contested = engine.update(ServiceId(2), Some(compiled("aardvark")));
+    // The ClusterIP is the same too.
+    assert_eq!(contested.len(), 2);
+    for Contested { winner, loser, .. } in contested {
+        assert_eq!((winner, loser), (ServiceId(2), ServiceId(1)));
+    }
+}
+
+#[test]
+fn n_e11_a_contest_is_reported_once_and_not_at_every_update() {
+    let mut engine = Engine::default();
+    let state = State::new(Node::default());
+    let compiled = |name: &str, created| {
+        compile_in(
+            &ObjectKey::new("default", name),
+            &contested_service(created),
+            &state,
+        )
+    };
+    engine.update(ServiceId(1), Some(compiled("a", 1)));
+    assert_eq!(engine.update(ServiceId(2), Some(compiled("b", 2))).len(), 1);
+    let mut changed = compiled("b", 2);
+    changed.destinations[0].1.action = Action::Drop;
+    assert_eq!(engine.update(ServiceId(2), Some(changed)), []);
+}
+
+/// Compiles a Service with the slices that a cluster has for it.
+fn compile_in(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
+    let slices: Vec<_> = state.slices(key).collect();
+    crate::core::compile::compile(key, service, &slices, state.node())
+}

@@ -1,0 +1,339 @@
+//! Looking through flows, off the sync loop.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use rustc_hash::{FxBuildHasher, FxHashSet};
+
+use super::flow::{self, Flow};
+use crate::core::diff::StaleFlows;
+use crate::core::ir::{Destination, Host};
+use crate::core::model::{Endpoint, Endpoints, Family, PerFamily, Protocol};
+use crate::host::netlink::SocketError;
+use crate::host::netlink::socket::Socket;
+
+/// What to look through.
+#[derive(Debug, Clone, Default)]
+pub struct Work {
+    /// The destinations, and where their flows may go.
+    pub destinations: Vec<StaleFlows>,
+    /// The node's addresses that accept `NodePort`s: a flow to a port of another address is
+    /// somebody else's.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// How many flows were ended, of how many that were looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Flows that the kernel handed out.
+    pub seen: usize,
+    /// Flows that were ended.
+    pub ended: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// From this many destinations on, the table is walked once for all of them. Below, the kernel
+/// walks it for each and hands out nothing but its flows.
+const MANY: usize = 4;
+
+/// Ends the stale flows among those to some destinations.
+///
+/// # Errors
+///
+/// If the kernel cannot be asked. Some flows may have been ended; call it again.
+pub fn clean(work: &Work) -> Result<PerFamily<Cleaned>, SocketError> {
+    let mut all = PerFamily::<Cleaned>::default();
+    for family in Family::BOTH {
+        let cleaned = all.get_mut(family);
+        let started = Instant::now();
+        let wanted = Wanted::new(work, family);
+        if wanted.keep.is_empty() {
+            continue;
+        }
+        let mut listing = Socket::open()?;
+        let mut ending = Socket::open()?;
+        let requests = if wanted.keep.len() < MANY {
+            wanted.keep.keys().copied().map(Some).collect()
+        } else {
+            vec![None]
+        };
+        for only in requests {
+            let mut failed = None;
+            listing.dump(
+                &flow::request(family, only),
+                || (),
+                |(), message| {
+                    let attributes = message.attributes();
+                    let Some(flow) = Flow::read(attributes, family) else {
+                        return;
+                    };
+                    cleaned.seen += 1;
+                    if failed.is_some() || !wanted.is_stale(&flow) {
+                        return;
+                    }
+                    match ending.transact(&flow::delete(attributes, family)) {
+                        Ok(refusals) => {
+                            // It may have ended by itself meanwhile.
+                            let refused = |refusal: &crate::host::netlink::socket::Refusal| {
+                                refusal.errno != Errno::ENOENT
+                            };
+                            match refusals.into_iter().find(refused) {
+                                Some(refusal) => failed = Some(SocketError::Dump(refusal.errno)),
+                                None => cleaned.ended += 1,
+                            }
+                        }
+                        Err(error) => failed = Some(error),
+                    }
+                },
+            )?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        cleaned.took = started.elapsed();
+    }
+    Ok(all)
+}
+
+/// What is looked for in one family.
+struct Wanted<'a> {
+    keep: HashMap<Destination, FxHashSet<&'a Endpoint>, FxBuildHasher>,
+    node_addresses: FxHashSet<IpAddr>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(work: &'a Work, family: Family) -> Self {
+        let of_family = work
+            .destinations
+            .iter()
+            .filter(|stale| stale.destination.family() == family);
+        Self {
+            // Of two entries for one destination the later one is right.
+            keep: of_family
+                .map(|stale| (stale.destination, stale.keep.iter().collect()))
+                .collect(),
+            node_addresses: work.node_addresses.iter().copied().collect(),
+        }
+    }
+
+    fn is_stale(&self, flow: &Flow) -> bool {
+        let to = |host| Destination {
+            host,
+            protocol: Protocol::Udp,
+            port: flow.destination.port,
+        };
+        let address = flow.destination.address;
+        let node_port = || {
+            let is_ours = self.node_addresses.contains(&address);
+            is_ours
+                .then(|| self.keep.get(&to(Host::Node(Family::of(address)))))
+                .flatten()
+        };
+        self.keep
+            .get(&to(Host::Address(address)))
+            .or_else(node_port)
+            .is_some_and(|keep| !keep.contains(&flow.answers))
+    }
+}
+
+/// Looks through flows in a thread of its own, one batch after the other. What fails is tried
+/// again until it succeeds.
+#[derive(Debug, Clone)]
+pub struct Cleaner {
+    work: Sender<Work>,
+}
+
+/// The pause after the first failure; it doubles with each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// The longest pause between retries.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+impl Cleaner {
+    /// Starts the thread, which tells what it has `done`. It ends when the last handle is dropped
+    /// and the work is done.
+    ///
+    /// # Errors
+    ///
+    /// If there can be no thread.
+    pub fn start(
+        done: impl Fn(Family, Cleaned) + Send + 'static,
+    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let (work, inbox) = channel();
+        let thread = std::thread::Builder::new()
+            .name("conntrack".to_owned())
+            .spawn(move || work_off(&inbox, &done))?;
+        Ok((Self { work }, thread))
+    }
+
+    /// Adds work.
+    pub fn clean(&self, work: Work) {
+        if !work.destinations.is_empty() {
+            // The thread lives as long as this handle.
+            let _ = self.work.send(work);
+        }
+    }
+}
+
+/// Work that is still to be done: per destination, what was said last.
+#[derive(Default)]
+struct Queue {
+    keep: HashMap<Destination, Endpoints, FxBuildHasher>,
+    node_addresses: Vec<IpAddr>,
+}
+
+impl Queue {
+    fn add(&mut self, work: Work) {
+        self.node_addresses = work.node_addresses;
+        for StaleFlows { destination, keep } in work.destinations {
+            self.keep.insert(destination, keep);
+        }
+    }
+
+    fn as_work(&self) -> Work {
+        Work {
+            destinations: self
+                .keep
+                .iter()
+                .map(|(destination, keep)| StaleFlows {
+                    destination: *destination,
+                    keep: Endpoints::clone(keep),
+                })
+                .collect(),
+            node_addresses: self.node_addresses.clone(),
+        }
+    }
+}
+
+fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
+    let mut queue = Queue::default();
+    let mut retry = FIRST_RETRY;
+    let mut ended = false;
+    while !ended || !queue.keep.is_empty() {
+        let next = if queue.keep.is_empty() {
+            inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            inbox.recv_timeout(retry)
+        };
+        match next {
+            Ok(work) => queue.add(work),
+            Err(RecvTimeoutError::Timeout) => {}
+            // What is left gets one more try.
+            Err(RecvTimeoutError::Disconnected) => ended = true,
+        }
+        for work in inbox.try_iter() {
+            queue.add(work);
+        }
+        match clean(&queue.as_work()) {
+            Ok(cleaned) => {
+                for (family, cleaned) in cleaned.iter() {
+                    done(family, *cleaned);
+                    if cleaned.ended > 0 {
+                        tracing::info!(
+                            destinations = queue.keep.len(),
+                            ended = cleaned.ended,
+                            seen = cleaned.seen,
+                            took = ?cleaned.took,
+                            "stale {family} UDP flows ended",
+                        );
+                    }
+                }
+                queue = Queue::default();
+                retry = FIRST_RETRY;
+            }
+            Err(error) => {
+                tracing::warn!(%error, ?retry, "cannot look for stale UDP flows; trying again");
+                retry = (retry * 2).min(LAST_RETRY);
+                if ended {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::Endpoint;
+
+    fn endpoint(text: &str) -> Endpoint {
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        Endpoint::new(address.ip(), address.port())
+    }
+
+    #[test]
+    fn h3_n_h4_only_flows_to_our_own_destinations_that_go_astray_are_stale() {
+        let to = |host, port| Destination {
+            host,
+            protocol: Protocol::Udp,
+            port,
+        };
+        let keep: Endpoints = vec![endpoint("10.244.1.1:53"), endpoint("10.244.1.2:53")].into();
+        let work = Work {
+            destinations: vec![
+                StaleFlows {
+                    destination: to(Host::Address([10, 96, 0, 10].into()), 53),
+                    keep: Endpoints::clone(&keep),
+                },
+                StaleFlows {
+                    destination: to(Host::Node(Family::V4), 30053),
+                    keep,
+                },
+            ],
+            node_addresses: vec![[192, 0, 2, 1].into()],
+        };
+        let wanted = Wanted::new(&work, Family::V4);
+        let cases = [
+            (
+                "to an endpoint that serves",
+                "10.96.0.10:53",
+                "10.244.1.2:53",
+                false,
+            ),
+            ("to one that left", "10.96.0.10:53", "10.244.1.3:53", true),
+            (
+                "to another port of an endpoint",
+                "10.96.0.10:53",
+                "10.244.1.1:54",
+                true,
+            ),
+            ("to nobody", "10.96.0.10:53", "10.96.0.10:53", true),
+            (
+                "another port of the address",
+                "10.96.0.10:54",
+                "10.244.1.3:53",
+                false,
+            ),
+            ("another address", "10.96.0.11:53", "10.244.1.3:53", false),
+            (
+                "NodePort, to one that serves",
+                "192.0.2.1:30053",
+                "10.244.1.1:53",
+                false,
+            ),
+            (
+                "NodePort, to one that left",
+                "192.0.2.1:30053",
+                "10.244.1.3:53",
+                true,
+            ),
+            (
+                "the same port of a remote host",
+                "203.0.113.9:30053",
+                "203.0.113.9:30053",
+                false,
+            ),
+        ];
+        for (what, destination, answers, expected) in cases {
+            let flow = Flow {
+                destination: endpoint(destination),
+                answers: endpoint(answers),
+            };
+            assert_eq!(wanted.is_stale(&flow), expected, "{what}");
+        }
+    }
+}

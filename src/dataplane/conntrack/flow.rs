@@ -1,0 +1,137 @@
+//! conntrack's messages: asking for flows, reading one, ending one.
+//!
+//! Source: `include/uapi/linux/netfilter/nfnetlink_conntrack.h`, and `ctnetlink_alloc_filter`
+//! in `net/netfilter/nf_conntrack_netlink.c` (kernel 5.8 and newer) for what can be filtered.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::core::ir::{Destination, Host};
+use crate::core::model::{Endpoint, Family, Protocol};
+use crate::host::netlink::attributes::{begin_nest, end_nest, find, put_bytes};
+use crate::host::netlink::{
+    NLM_F_ACK, NLM_F_REQUEST, close_message, dump_request, family_number, message_type, put_headers,
+};
+
+const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+const IPCTNL_MSG_CT_GET: u16 = 1;
+const IPCTNL_MSG_CT_DELETE: u16 = 2;
+
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+
+/// Which parts of the original tuple a filter compares (`CTA_FILTER_F_*`, kernel-internal
+/// numbers that the interface fixes).
+const FILTER_IP_DST: u32 = 1 << 1;
+const FILTER_PROTO_NUM: u32 = 1 << 3;
+const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
+
+/// A request for UDP flows of a family: all of them, or those to one destination.
+pub(super) fn request(family: Family, only: Option<Destination>) -> Vec<u8> {
+    let mut flags = FILTER_PROTO_NUM;
+    let mut attributes = Vec::new();
+    let tuple = begin_nest(&mut attributes, CTA_TUPLE_ORIG);
+    if let Some(Destination {
+        host: Host::Address(address),
+        ..
+    }) = only
+    {
+        flags |= FILTER_IP_DST;
+        let ip = begin_nest(&mut attributes, CTA_TUPLE_IP);
+        match address {
+            IpAddr::V4(v4) => put_bytes(&mut attributes, CTA_IP_V4_DST, &v4.octets()),
+            IpAddr::V6(v6) => put_bytes(&mut attributes, CTA_IP_V6_DST, &v6.octets()),
+        }
+        end_nest(&mut attributes, ip);
+    }
+    let proto = begin_nest(&mut attributes, CTA_TUPLE_PROTO);
+    put_bytes(&mut attributes, CTA_PROTO_NUM, &[Protocol::Udp.number()]);
+    if let Some(destination) = only {
+        flags |= FILTER_PROTO_DST_PORT;
+        let port = destination.port.to_be_bytes();
+        put_bytes(&mut attributes, CTA_PROTO_DST_PORT, &port);
+    }
+    end_nest(&mut attributes, proto);
+    end_nest(&mut attributes, tuple);
+    let filter = begin_nest(&mut attributes, CTA_FILTER);
+    put_bytes(&mut attributes, CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
+    end_nest(&mut attributes, filter);
+    let kind = message_type(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
+    dump_request(kind, family, &attributes)
+}
+
+/// A flow as listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Flow {
+    /// Where its first packet went.
+    pub(super) destination: Endpoint,
+    /// Who answers: the endpoint that it was translated to, or the destination itself.
+    pub(super) answers: Endpoint,
+}
+
+impl Flow {
+    /// Reads a listed flow; `None` unless it is UDP and whole.
+    pub(super) fn read(attributes: &[u8], family: Family) -> Option<Self> {
+        let original = find(attributes, CTA_TUPLE_ORIG)?;
+        let reply = find(attributes, CTA_TUPLE_REPLY)?;
+        let protocol = find(find(original, CTA_TUPLE_PROTO)?, CTA_PROTO_NUM)?;
+        if protocol != [Protocol::Udp.number()] {
+            return None;
+        }
+        let (source, destination) = match family {
+            Family::V4 => (CTA_IP_V4_SRC, CTA_IP_V4_DST),
+            Family::V6 => (CTA_IP_V6_SRC, CTA_IP_V6_DST),
+        };
+        Some(Self {
+            destination: end(original, destination, CTA_PROTO_DST_PORT)?,
+            answers: end(reply, source, CTA_PROTO_SRC_PORT)?,
+        })
+    }
+}
+
+fn end(tuple: &[u8], address: u16, port: u16) -> Option<Endpoint> {
+    let address = find(find(tuple, CTA_TUPLE_IP)?, address)?;
+    let address = match *address {
+        [a, b, c, d] => Ipv4Addr::new(a, b, c, d).into(),
+        _ => Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?).into(),
+    };
+    let port = find(find(tuple, CTA_TUPLE_PROTO)?, port)?;
+    Some(Endpoint::new(
+        address,
+        u16::from_be_bytes(port.try_into().ok()?),
+    ))
+}
+
+/// A request to end a listed flow: this very one, by its tuple and its number.
+pub(super) fn delete(attributes: &[u8], family: Family) -> Vec<u8> {
+    let mut request = Vec::new();
+    put_headers(
+        &mut request,
+        message_type(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE),
+        NLM_F_REQUEST | NLM_F_ACK,
+        0,
+        family_number(family),
+        0,
+    );
+    for kind in [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE] {
+        if let Some(value) = find(attributes, kind) {
+            const NESTED: u16 = 1 << 15;
+            let nested = if kind == CTA_TUPLE_ORIG { NESTED } else { 0 };
+            put_bytes(&mut request, kind | nested, value);
+        }
+    }
+    close_message(&mut request, 0);
+    request
+}

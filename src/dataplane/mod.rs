@@ -1,0 +1,135 @@
+//! What makes the intermediate representation real on a node.
+//!
+//! A [`Backend`] holds entries, takes deltas, and can say what it holds. It decides nothing
+//! about Services: everything that it is told to do is in the delta.
+
+pub mod conntrack;
+pub mod nftables;
+
+use std::error::Error;
+use std::ops::AddAssign;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::core::ir::{Delta, Entry};
+use crate::core::model::ServiceId;
+
+/// The kernel could not be asked at all. Nothing has changed; try again after a while.
+#[derive(Debug, Error)]
+#[error(transparent)]
+pub struct Unavailable(#[from] pub Box<dyn Error + Send + Sync>);
+
+/// A transaction that did not happen. Nothing of it was applied.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The kernel refused the transaction. What it holds may differ from what it was taken to
+    /// hold: read it again.
+    #[error("the kernel refused the transaction: {}", reasons(.0))]
+    Refused(Vec<Refused>),
+}
+
+/// One part of a transaction that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// What it was about.
+    pub what: String,
+    /// On whose behalf it was sent; empty if it was the program's.
+    pub owners: Vec<ServiceId>,
+    /// Why.
+    pub errno: nix::errno::Errno,
+    /// The kernel's own words, if it has any.
+    pub message: Option<String>,
+}
+
+fn reasons(refused: &[Refused]) -> String {
+    const SHOWN: usize = 3;
+    let mut texts: Vec<String> = refused
+        .iter()
+        .take(SHOWN)
+        .map(|refused| {
+            let words = refused
+                .message
+                .as_ref()
+                .map_or_else(String::new, |words| format!(" ({words})"));
+            format!("{}: {}{words}", refused.what, refused.errno)
+        })
+        .collect();
+    if refused.len() > SHOWN {
+        texts.push(format!("and {} more", refused.len() - SHOWN));
+    }
+    texts.join("; ")
+}
+
+/// What a transaction was, or several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Element operations.
+    pub operations: usize,
+    /// Netlink messages.
+    pub messages: usize,
+    /// Bytes sent.
+    pub bytes: usize,
+    /// Time that encoding took.
+    pub encoding: Duration,
+    /// Time that the kernel took.
+    pub kernel: Duration,
+    /// How many transactions it was.
+    pub transactions: usize,
+    /// Time that the kernel took for the longest of them.
+    pub longest: Duration,
+    /// Element operations and other messages in the largest of them.
+    pub largest: usize,
+}
+
+impl AddAssign for Applied {
+    fn add_assign(&mut self, other: Self) {
+        self.operations += other.operations;
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        self.encoding += other.encoding;
+        self.kernel += other.kernel;
+        self.transactions += other.transactions;
+        self.longest = self.longest.max(other.longest);
+        self.largest = self.largest.max(other.largest);
+    }
+}
+
+/// The node's packet filter, as far as it is ours.
+pub trait Backend {
+    /// Reads what it holds. If that is anything but what we program, it is logged, nothing is
+    /// returned, and the next [`Self::apply`] replaces all of it at once.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    fn read(&mut self) -> Result<Vec<Entry>, Unavailable>;
+
+    /// Applies a delta, all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has been applied then. The caller reads again and tries again: without the
+    /// owners that a refusal names if it has named them before.
+    fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError>;
+
+    /// After how many operations a transaction had better end, and another begin: the kernel lets
+    /// nobody else change the packet filter meanwhile. No limit if all has to be replaced at once.
+    fn most_operations(&self) -> usize;
+
+    /// Whether transactions keep Services apart, so that a refusal names exactly one of them.
+    fn isolate_services(&mut self, isolate: bool);
+
+    /// Whether something is held that nothing needs any more.
+    fn has_garbage(&self) -> bool;
+
+    /// Takes away what nothing needs any more.
+    ///
+    /// # Errors
+    ///
+    /// What could not be taken away stays, harmlessly.
+    fn tidy(&mut self) -> Result<(), ApplyError>;
+}

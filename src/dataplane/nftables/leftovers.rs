@@ -1,0 +1,94 @@
+//! The chains that kube-proxy's iptables mode leaves behind when it is stopped, as far as they
+//! were written through nf_tables (`iptables-nft`): found and taken away.
+//!
+//! kubelet's own chains (`KUBE-FIREWALL`, `KUBE-KUBELET-CANARY`, …) are not touched.
+
+use std::collections::BTreeSet;
+
+use super::wire::batch::{Batch, FinishedBatch};
+use super::wire::{dump, objects};
+use crate::core::model::Family;
+use crate::host::netlink::socket::{Socket, SocketError};
+
+/// The tables of iptables that kube-proxy writes to.
+const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
+
+/// Chains of kube-proxy with one name, and the beginnings of those it has many of
+/// (`pkg/proxy/iptables/proxier.go`).
+const CHAINS: [&str; 9] = [
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-NODEPORTS",
+    "KUBE-POSTROUTING",
+    "KUBE-MARK-MASQ",
+    "KUBE-MARK-DROP",
+    "KUBE-FORWARD",
+    "KUBE-PROXY-FIREWALL",
+    "KUBE-PROXY-CANARY",
+];
+const PREFIXES: [&str; 6] = [
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-EXT-",
+    "KUBE-FW-",
+    "KUBE-XLB-",
+    "KUBE-SEP-",
+];
+
+fn is_kube_proxys(chain: &str) -> bool {
+    CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
+}
+
+/// The transaction that removes them, and how many there are.
+pub(super) fn removal(
+    socket: &mut Socket,
+    families: &[Family],
+) -> Result<(FinishedBatch, usize), SocketError> {
+    let mut batch = Batch::new(false);
+    let mut count = 0;
+    for family in families {
+        for table in TABLES {
+            let chains: BTreeSet<String> = dump::chain_names(socket, *family, table)?
+                .into_iter()
+                .filter(|chain| is_kube_proxys(chain))
+                .collect();
+            if chains.is_empty() {
+                continue;
+            }
+            count += chains.len();
+            for rule in dump::jumps(socket, *family, table)? {
+                if chains.contains(&rule.to) && !chains.contains(&rule.chain) {
+                    objects::put_delete_rule(&mut batch, *family, table, &rule.chain, rule.handle);
+                }
+            }
+            // All rules first: the chains refer to each other.
+            for chain in &chains {
+                objects::put_flush_chain(&mut batch, *family, table, chain);
+            }
+            for chain in &chains {
+                objects::put_delete_named_chain(&mut batch, *family, table, chain);
+            }
+        }
+    }
+    Ok((batch.finish(), count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubelets_chains_are_not_kube_proxys() {
+        for chain in ["KUBE-SERVICES", "KUBE-SVC-ABC", "KUBE-SEP-X", "KUBE-FW-1"] {
+            assert!(is_kube_proxys(chain), "{chain}");
+        }
+        for chain in [
+            "KUBE-FIREWALL",
+            "KUBE-KUBELET-CANARY",
+            "PREROUTING",
+            "KUBE-ROUTER",
+        ] {
+            assert!(!is_kube_proxys(chain), "{chain}");
+        }
+    }
+}

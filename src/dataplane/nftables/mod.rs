@@ -1,0 +1,373 @@
+//! The nftables backend: a fixed program per family, and the cluster as elements of its maps.
+//!
+//! One table named `pointsman` per family. A delta is one transaction for both families:
+//! removals, then the parts of the program that are newly used, then additions. Parts that nobody
+//! uses any more stay until [`Nftables::tidy`].
+
+mod affinity;
+mod choice;
+mod classes;
+mod contents;
+mod element;
+mod leftovers;
+mod numbers;
+mod program;
+mod sets;
+mod sources;
+mod statement;
+mod text;
+mod transaction;
+mod watch;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+use super::{Applied, ApplyError, Backend, Refused, Unavailable};
+use crate::core::ir::{Delta, Entry};
+use crate::core::model::Family;
+use crate::host::netlink::socket::{Refusal, Socket, SocketError};
+
+use contents::Contents;
+use element::Element;
+use program::Program;
+use sets::SETS;
+use transaction::Programmed;
+use wire::batch::{Batch, FinishedBatch, Subject};
+use wire::dump::{self, Found, Lister};
+use wire::objects;
+
+pub use program::{LocalDetector, ProgramConfig};
+pub use text::{render, render_cleanup};
+pub use transaction::Encoder;
+pub use watch::watch;
+
+/// The table of kube-proxy's nftables mode, in each family.
+const KUBE_PROXY_TABLE: &str = "kube-proxy";
+
+/// Operations in one transaction, a tenth of a second of the kernel's time or so: what else
+/// changes the packet filter on the node (a CNI plugin, a firewall) waits no longer for us.
+const OPERATIONS_AT_ONCE: usize = 1 << 15;
+
+/// The program in the kernel, and the way to change its data.
+pub struct Nftables {
+    programmed: Programmed,
+    /// There was a table of ours when it was last looked for, whatever was in it.
+    existed: bool,
+    /// Somebody changed the ruleset, not necessarily our part of it, while it was last read.
+    disturbed: bool,
+    /// A transaction failed since the kernel was last read: it may hold what we do not know of.
+    refused: bool,
+    socket: Socket,
+}
+
+impl From<SocketError> for Unavailable {
+    fn from(error: SocketError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl From<SocketError> for ApplyError {
+    fn from(error: SocketError) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+impl Nftables {
+    /// Connects to the kernel. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If there is no nf_tables, or we may not use it.
+    pub fn connect(config: ProgramConfig) -> Result<Self, SocketError> {
+        let mut socket = Socket::open()?;
+        for family in &config.families {
+            dump::table_exists(&mut socket, *family).map_err(|error| match error {
+                SocketError::Dump(error) => SocketError::Unsupported {
+                    family: family.name(),
+                    error,
+                },
+                error => error,
+            })?;
+        }
+        Ok(Self {
+            programmed: Programmed::new(config),
+            existed: true,
+            disturbed: false,
+            refused: false,
+            socket,
+        })
+    }
+
+    /// Programs differently from the next transaction on. The caller reads again first.
+    pub fn reconfigure(&mut self, config: ProgramConfig) {
+        self.programmed.config = config;
+    }
+
+    /// How many elements our sets and maps hold, by name, but for the program's own. Remembered
+    /// clients do not count: the kernel adds and removes them.
+    pub fn elements(&self) -> impl Iterator<Item = (Family, &'static str, usize)> {
+        let elements = self.programmed.elements.iter();
+        elements.flat_map(|(family, counts)| {
+            SETS.into_iter()
+                .filter(|set| !set.is_dynamic() && !set.is_of_the_program())
+                .map(move |set| (family, set.name(), counts[set as usize]))
+        })
+    }
+
+    /// Removes kube-proxy's nftables tables in the next transaction.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    pub fn take_over(&mut self) -> Result<(), SocketError> {
+        for family in self.programmed.config.families.clone() {
+            if dump::named_table_exists(&mut self.socket, family, KUBE_PROXY_TABLE)? {
+                self.programmed.leftovers.push(family);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the chains of kube-proxy's iptables mode, in one transaction. Returns how many
+    /// there were.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked or refuses; nothing has changed then.
+    pub fn remove_iptables_leftovers(&mut self) -> Result<usize, ApplyError> {
+        let (batch, chains) =
+            leftovers::removal(&mut self.socket, &self.programmed.config.families)?;
+        if chains > 0 {
+            self.send(&batch)?;
+        }
+        Ok(chains)
+    }
+
+    /// Whether somebody changed the ruleset while it was last read. That may have been our part of
+    /// it: who does not [`watch()`] has to read it again.
+    #[must_use]
+    pub const fn was_disturbed(&self) -> bool {
+        self.disturbed
+    }
+
+    /// The port number of our netlink socket, for [`watch()`].
+    #[must_use]
+    pub fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    fn send(&mut self, batch: &FinishedBatch) -> Result<Duration, ApplyError> {
+        let started = Instant::now();
+        let refusals = self.socket.transact(batch.bytes())?;
+        if refusals.is_empty() {
+            return Ok(started.elapsed());
+        }
+        Err(ApplyError::Refused(
+            refusals
+                .into_iter()
+                .map(|refusal| refused(batch, refusal))
+                .collect(),
+        ))
+    }
+
+    /// Removes everything that is ours, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked or refuses.
+    pub fn cleanup(&mut self) -> Result<(), ApplyError> {
+        let mut batch = Batch::new(false);
+        for family in self.programmed.config.families.clone() {
+            if dump::table_exists(&mut self.socket, family)? {
+                objects::put_delete_table(&mut batch, family);
+            }
+        }
+        if !batch.is_empty() {
+            self.send(&batch.finish())?;
+        }
+        self.programmed.start_over();
+        Ok(())
+    }
+}
+
+/// What is found in the kernel.
+struct Reading {
+    programmed: Programmed,
+    entries: Vec<Entry>,
+    /// There is a table, whatever is in it.
+    existed: bool,
+    /// There is something else than our program.
+    replace: bool,
+    /// Somebody has changed the ruleset meanwhile, not necessarily our part of it.
+    disturbed: bool,
+}
+
+impl Reading {
+    fn read(&mut self, backend: &mut Nftables, family: Family) -> Result<(), SocketError> {
+        let thorough = backend.refused;
+        let program = Program::new(&backend.programmed.config, family);
+        let mut lister = Lister {
+            socket: &mut backend.socket,
+            family,
+            disturbed: false,
+        };
+        let installed = match dump::program(&mut lister, &program)? {
+            Found::Ours(installed) => installed,
+            Found::Nothing => {
+                self.replace = true;
+                return Ok(());
+            }
+            Found::Another(why) => {
+                self.existed = true;
+                tracing::info!(%family, why, "the table is not this program: it will be replaced");
+                self.replace = true;
+                return Ok(());
+            }
+        };
+        self.existed = true;
+        let programmed = &mut self.programmed;
+        let each = |element: &Element<'_>| programmed.found(family, element);
+        let assembly = dump::contents(&mut lister, &installed, thorough, each)?;
+        self.disturbed |= lister.disturbed;
+        let Some(assembly) = assembly else {
+            tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
+            self.replace = true;
+            return Ok(());
+        };
+        let Contents {
+            mut entries,
+            remembering,
+            debris,
+        } = assembly.finish(&installed.parts.timeouts);
+        if !debris.is_empty() {
+            let elements = debris.len();
+            tracing::warn!(%family, elements, "elements that belong to nothing will be removed");
+        }
+        self.entries.append(&mut entries);
+        programmed.debris.extend(debris);
+        for found in remembering {
+            programmed.affinity.found(found);
+        }
+        *programmed.parts.get_mut(family) = installed.parts;
+        Ok(())
+    }
+}
+
+impl Backend for Nftables {
+    fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
+        let config = self.programmed.config.clone();
+        let mut found = Reading {
+            programmed: Programmed::new(config),
+            entries: Vec::new(),
+            existed: false,
+            replace: false,
+            disturbed: false,
+        };
+        for family in self.programmed.config.families.clone() {
+            found.read(self, family)?;
+        }
+        // From here on nothing can fail: what we know is as old as before, or new as a whole.
+        self.existed = found.existed;
+        self.disturbed = found.disturbed;
+        self.refused = false;
+        if found.disturbed {
+            tracing::info!(
+                "another program changed nftables while our tables were read; nft monitor shows who"
+            );
+        }
+        let before = std::mem::replace(&mut self.programmed, found.programmed);
+        self.programmed.isolate = before.isolate;
+        self.programmed.leftovers = before.leftovers;
+        self.programmed.replace = found.replace;
+        if found.replace {
+            self.programmed.start_over();
+            return Ok(Vec::new());
+        }
+        Ok(found.entries)
+    }
+
+    fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError> {
+        let programmed = &self.programmed;
+        if delta.is_empty()
+            && !programmed.replace
+            && programmed.leftovers.is_empty()
+            && programmed.debris.is_empty()
+        {
+            return Ok(Applied::default());
+        }
+        let started = Instant::now();
+        let (batch, change) = programmed.encode(delta);
+        let encoding = started.elapsed();
+        match self.send(&batch) {
+            Ok(kernel) => {
+                for rounded in self.programmed.applied(change) {
+                    tracing::warn!(
+                        destination = %rounded.destination,
+                        wanted = rounded.wanted_seconds,
+                        seconds = rounded.seconds,
+                        "too many different affinity timeouts are in use: this one is rounded up",
+                    );
+                }
+                Ok(Applied {
+                    operations: batch.operations(),
+                    messages: batch.messages(),
+                    bytes: batch.bytes().len(),
+                    encoding,
+                    kernel,
+                    transactions: 1,
+                    longest: kernel,
+                    largest: batch.operations() + batch.messages(),
+                })
+            }
+            Err(error) => {
+                self.refused = true;
+                Err(error)
+            }
+        }
+    }
+
+    fn most_operations(&self) -> usize {
+        // What serves traffic now must not be gone before what takes its place is complete.
+        let serves = self.programmed.replace && self.existed;
+        if serves || !self.programmed.leftovers.is_empty() {
+            usize::MAX
+        } else {
+            OPERATIONS_AT_ONCE
+        }
+    }
+
+    fn isolate_services(&mut self, isolate: bool) {
+        self.programmed.isolate = isolate;
+    }
+
+    fn has_garbage(&self) -> bool {
+        self.programmed.has_garbage()
+    }
+
+    fn tidy(&mut self) -> Result<(), ApplyError> {
+        if self.programmed.replace || !self.programmed.has_garbage() {
+            return Ok(());
+        }
+        let (batch, left) = self.programmed.collect();
+        self.send(&batch.finish())?;
+        self.programmed.parts = left;
+        Ok(())
+    }
+}
+
+fn refused(batch: &FinishedBatch, refusal: Refusal) -> Refused {
+    let subject = batch.subject(refusal.sequence);
+    let what = match subject {
+        Some(Subject::Program(what)) => what.clone(),
+        Some(Subject::Elements { family, set, .. }) => {
+            format!("elements of {} ({family})", set.name())
+        }
+        None => "the transaction as a whole".to_owned(),
+    };
+    Refused {
+        what,
+        owners: subject.map_or_else(Vec::new, |subject| subject.owners(refusal.offset)),
+        errno: refusal.errno,
+        message: refusal.message,
+    }
+}

@@ -1,0 +1,390 @@
+//! The numbers that a packet's priority carries from one rule to the next.
+//!
+//! A rule cannot hand a value to another one but in the packet. `skb->priority` is 32 bits that
+//! nobody else has a use for between a hook and the next; our chains set it back before the packet
+//! leaves (see ARCHITECTURE.md). nft prints it as `major:minor`, 16 bits each in hexadecimal:
+//!
+//! | number | is |
+//! | --- | --- |
+//! | `8PCC:SSSS` | a shape: policy P, affinity class CC, size SSSS |
+//! | `8f00:00LL` | the length of a source's prefix |
+//! | `cNNN:NNNN`, `dNNN:NNNN` | place N of the primary list, of the local list |
+//! | `eHHH:HHHH`, `fHHH:HHHH` | the id of an endpoint of the primary list, of the local list: a class (6 bits) and a hash (22 bits) |
+//!
+//! Places are drawn, ids are remembered: an endpoint's place changes when another one leaves, its
+//! id does not.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::core::ir::{List, SourcePolicy};
+use crate::core::model::Endpoint;
+
+/// Every number of ours has this bit. What a socket or a cgroup sets has not, unless somebody
+/// numbers traffic classes from `8000:0` on.
+pub(crate) const OURS: u32 = 0x8000_0000;
+/// The part of a shape that says which chain it goes to.
+pub(crate) const ROUTE_MASK: u32 = 0xff00_0000;
+/// The part of a shape that says how many places its list has.
+pub(crate) const SIZE_MASK: u32 = 0x0000_ffff;
+/// The part of an id that says which list it is of.
+pub(crate) const KIND_MASK: u32 = 0xf000_0000;
+/// The part of an id that says for how long it is remembered.
+pub(crate) const CLASS_MASK: u32 = 0x0fc0_0000;
+/// An id without its class: what stays when the timeout changes.
+pub(crate) const BARE_MASK: u32 = !CLASS_MASK;
+/// What makes a place of the primary list one of the local list.
+pub(crate) const LOCAL_BIT: u32 = 0x1000_0000;
+
+const SHAPE: u32 = 0x8000_0000;
+const LENGTH: u32 = 0x8f00_0000;
+const PLACE: u32 = 0xc000_0000;
+const ID: u32 = 0xe000_0000;
+const HASH_MASK: u32 = 0x003f_ffff;
+const INDEX_MASK: u32 = 0x0fff_ffff;
+
+/// How long a class of clients is remembered is written in one rule; this is its number, 1 to 63.
+pub(crate) type Class = u8;
+
+/// How many classes there are, without 0, which remembers nobody.
+pub(crate) const CLASSES: Class = 63;
+
+/// The number of a length of prefix. No shape begins like it.
+pub(crate) const fn prefix_length(length: u8) -> u32 {
+    LENGTH | length as u32
+}
+
+/// The length of prefix with a number; `None` if it is none.
+pub(crate) fn length_of(number: u32) -> Option<u8> {
+    u8::try_from(number ^ LENGTH).ok()
+}
+
+/// The list bit of a place or an id.
+const fn list_bit(list: List) -> u32 {
+    match list {
+        List::Primary => 0,
+        List::External => LOCAL_BIT,
+    }
+}
+
+/// The number of a place.
+pub(crate) const fn place(list: List, index: u32) -> u32 {
+    PLACE | list_bit(list) | (index & INDEX_MASK)
+}
+
+/// The list and index of a place; `None` if it is another number.
+pub(crate) const fn place_of(number: u32) -> Option<(List, u32)> {
+    let list = match number & KIND_MASK {
+        PLACE => List::Primary,
+        0xd000_0000 => List::External,
+        _ => return None,
+    };
+    Some((list, number & INDEX_MASK))
+}
+
+/// What all ids of a list begin with.
+pub(crate) const fn id_kind(list: List) -> u32 {
+    ID | list_bit(list)
+}
+
+/// The id, without a class, that an endpoint has if no other one has it already (FNV-1a, folded).
+///
+/// Another policy sends to other endpoints, so a client's choice does not outlive it: the hash
+/// takes it in.
+pub(crate) fn bare_id(list: List, policy: SourcePolicy, endpoint: Endpoint) -> u32 {
+    const BASIS: u32 = 0x811c_9dc5;
+    const PRIME: u32 = 0x0100_0193;
+    let address = match endpoint.address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    let hash = address
+        .octets()
+        .into_iter()
+        .chain(endpoint.port.to_be_bytes())
+        .chain([policy_code(policy)])
+        .fold(BASIS, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(PRIME)
+        });
+    id_kind(list) | ((hash ^ (hash >> 22)) & HASH_MASK)
+}
+
+/// The id to try where one is taken.
+pub(crate) const fn next_id(bare: u32) -> u32 {
+    (bare & !HASH_MASK) | (bare.wrapping_add(1) & HASH_MASK)
+}
+
+/// The part of an id that says for how long it is remembered.
+pub(crate) const fn class_bits(class: Class) -> u32 {
+    ((class as u32) << 22) & CLASS_MASK
+}
+
+/// The id with a class.
+pub(crate) const fn full_id(bare: u32, class: Class) -> u32 {
+    (bare & BARE_MASK) | class_bits(class)
+}
+
+/// The list of an id; `None` if the number is none.
+pub(crate) const fn id_list(number: u32) -> Option<List> {
+    match number & KIND_MASK {
+        ID => Some(List::Primary),
+        0xf000_0000 => Some(List::External),
+        _ => None,
+    }
+}
+
+const fn policy_code(policy: SourcePolicy) -> u8 {
+    match policy {
+        SourcePolicy::ClusterIp => 0,
+        SourcePolicy::External => 1,
+        SourcePolicy::ExternalLocal => 2,
+    }
+}
+
+/// What a destination does, in one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Shape {
+    /// Connections are dropped.
+    Drop,
+    /// Connections go to an endpoint.
+    Balance {
+        /// For `NodePort`s, whose endpoints have a map of their own.
+        node_port: bool,
+        /// How sources are told apart.
+        policy: SourcePolicy,
+        /// For how long clients are remembered; 0 for not at all.
+        class: Class,
+        /// How many places the list has.
+        size: Size,
+    },
+}
+
+/// Policies take three bits of the shape's second digit; the fourth says whether clients are
+/// remembered.
+const DROP: u32 = 0x0600_0000;
+const NODE_PORT: u32 = 0x0800_0000;
+const REMEMBERED: u32 = 0x0100_0000;
+
+impl Shape {
+    /// Its number.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Drop => SHAPE | DROP,
+            Self::Balance {
+                node_port,
+                policy,
+                class,
+                size,
+            } => {
+                let node_port = if node_port { NODE_PORT } else { 0 };
+                let remembered = if class == 0 { 0 } else { REMEMBERED };
+                let policy = (policy_code(policy) as u32) << 25;
+                SHAPE | node_port | policy | remembered | ((class as u32) << 16) | size.0 as u32
+            }
+        }
+    }
+
+    /// The shape with a number; `None` if it is not one that we write.
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        if number == Self::Drop.number() {
+            return Some(Self::Drop);
+        }
+        let policy = [
+            SourcePolicy::ClusterIp,
+            SourcePolicy::External,
+            SourcePolicy::ExternalLocal,
+        ]
+        .into_iter()
+        .find(|policy| u32::from(policy_code(*policy)) == number >> 25 & 3)?;
+        let [_, class, high, low] = number.to_be_bytes();
+        let shape = Self::Balance {
+            node_port: number & NODE_PORT != 0,
+            policy,
+            class,
+            size: Size::from_code(u16::from_be_bytes([high, low]))?,
+        };
+        // One number for each shape.
+        (shape.number() == number && class <= CLASSES).then_some(shape)
+    }
+
+    /// What its chain is found under: all but class and size.
+    pub(crate) const fn route(self) -> u32 {
+        self.number() & ROUTE_MASK
+    }
+
+    /// How many places its list has, if it has one.
+    pub(crate) const fn size(self) -> Option<Size> {
+        match self {
+            Self::Drop => None,
+            Self::Balance { size, .. } => Some(size),
+        }
+    }
+}
+
+/// How many places a list has.
+///
+/// As many as endpoints up to 256. Beyond that sizes are a sixteenth apart, so that no Service
+/// decides how many chains there are: the last places are empty then, fewer than one in 17, and who
+/// draws one draws again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Size(u16);
+
+/// The largest size that is exact.
+pub(crate) const EXACT: u32 = 256;
+/// What the codes of larger ones begin with.
+const CLASSED: u16 = 0x8000;
+/// The places of the largest size: more than memory has room for.
+const MOST_PLACES: u32 = 31 << 23;
+
+impl Size {
+    /// No place at all: connections are dropped.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// The size of a list of so many endpoints.
+    pub(crate) fn of(endpoints: u32) -> Self {
+        if endpoints <= EXACT {
+            return Self(u16::try_from(endpoints).unwrap_or(0));
+        }
+        let endpoints = endpoints.min(MOST_PLACES);
+        // 16..=31 sixteenths of a power of two, rounded up.
+        let exponent = (endpoints - 1).ilog2() - 4;
+        let mantissa = ((endpoints - 1) >> exponent) + 1;
+        let (exponent, mantissa) = if mantissa == 32 {
+            (exponent + 1, 16)
+        } else {
+            (exponent, mantissa)
+        };
+        Self(CLASSED | u16::try_from(exponent << 4 | (mantissa - 16)).unwrap_or(0))
+    }
+
+    /// The size with this code; `None` if there is none.
+    fn from_code(code: u16) -> Option<Self> {
+        let size = Self(code);
+        (Self::of(size.places()) == size).then_some(size)
+    }
+
+    /// Its number in a shape.
+    pub(crate) const fn code(self) -> u16 {
+        self.0
+    }
+
+    /// How many places there are.
+    pub(crate) const fn places(self) -> u32 {
+        if self.0 & CLASSED == 0 {
+            return self.0 as u32;
+        }
+        let (exponent, mantissa) = (self.0 >> 4 & 0x1f, self.0 & 0xf);
+        (16 + mantissa as u32) << exponent
+    }
+
+    /// Whether all places are filled.
+    pub(crate) const fn is_exact(self) -> bool {
+        self.0 & CLASSED == 0
+    }
+
+    /// The next smaller size, whose places are all filled in a list of this one, if some places of
+    /// this one may be empty.
+    pub(crate) fn below(self) -> Option<Self> {
+        if self.is_exact() {
+            return None;
+        }
+        let (exponent, mantissa) = (u32::from(self.0 >> 4 & 0x1f), u32::from(self.0 & 0xf));
+        let places = match mantissa {
+            0 => 31 << (exponent - 1),
+            _ => (15 + mantissa) << exponent,
+        };
+        Some(Self::of(places))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.places().fmt(f)
+    }
+}
+
+/// A number as nft prints a packet's priority.
+pub(crate) struct Printed(pub(crate) u32);
+
+impl fmt::Display for Printed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}:{:x}", self.0 >> 16, self.0 & 0xffff)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_list_has_a_size_that_holds_it_and_not_many_more() {
+        let mut sizes = std::collections::BTreeSet::new();
+        for endpoints in (0..70_000).chain([100_000, 1 << 24, u32::MAX]) {
+            let size = Size::of(endpoints);
+            sizes.insert(size);
+            assert_eq!(Size::from_code(size.code()), Some(size), "{endpoints}");
+            if endpoints <= EXACT {
+                assert_eq!((size.places(), size.below()), (endpoints, None));
+                continue;
+            }
+            let endpoints = endpoints.min(MOST_PLACES);
+            assert!(size.places() >= endpoints, "{endpoints}: {size}");
+            let empty = size.places() - endpoints;
+            assert!(empty * 16 < size.places(), "{endpoints}: {size}");
+            let below = size.below().unwrap();
+            assert!(below < size && below.places() < endpoints, "{endpoints}");
+            assert_eq!(Size::of(below.places() + 1), size, "{endpoints}");
+        }
+        assert!(sizes.len() < 450, "{}", sizes.len());
+    }
+
+    #[test]
+    fn a_shape_is_its_number_and_no_other_number_is_one() {
+        let mut numbers = std::collections::BTreeSet::from([Shape::Drop.number()]);
+        for node_port in [false, true] {
+            for policy in [
+                SourcePolicy::ClusterIp,
+                SourcePolicy::External,
+                SourcePolicy::ExternalLocal,
+            ] {
+                for class in [0, 1, CLASSES] {
+                    for endpoints in [0, 1, 10, 256, 257, 100_000] {
+                        let shape = Shape::Balance {
+                            node_port,
+                            policy,
+                            class,
+                            size: Size::of(endpoints),
+                        };
+                        assert_eq!(Shape::from_number(shape.number()), Some(shape));
+                        assert_eq!(shape.number() & KIND_MASK & !NODE_PORT, SHAPE);
+                        assert!(numbers.insert(shape.number()));
+                    }
+                }
+            }
+        }
+        for number in [0, 5, 0x8000_9000, 0x8040_0001, 0x8100_0001, 0xc000_0000] {
+            assert_eq!(Shape::from_number(number), None, "{number:x}");
+        }
+    }
+
+    #[test]
+    fn places_and_ids_of_the_two_lists_never_meet() {
+        let endpoint = Endpoint::new([10, 0, 0, 1].into(), 80);
+        for list in List::BOTH {
+            assert_eq!(place_of(place(list, 7)), Some((list, 7)));
+            assert_eq!(id_list(place(list, 7)), None);
+            let bare = bare_id(list, SourcePolicy::External, endpoint);
+            assert_eq!(bare & BARE_MASK, bare);
+            let full = full_id(bare, CLASSES);
+            assert_eq!((id_list(full), place_of(full)), (Some(list), None));
+            assert_eq!(full & BARE_MASK, bare);
+            assert_eq!(full & CLASS_MASK, class_bits(CLASSES));
+            assert_eq!(next_id(bare) & KIND_MASK, id_kind(list));
+        }
+        let other = bare_id(List::Primary, SourcePolicy::ClusterIp, endpoint);
+        assert_ne!(
+            other,
+            bare_id(List::Primary, SourcePolicy::External, endpoint)
+        );
+    }
+}

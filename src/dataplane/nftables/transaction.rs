@@ -1,0 +1,521 @@
+//! What is programmed, and the transactions that change it: everything that takes no socket.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::KUBE_PROXY_TABLE;
+use super::affinity::{Affinity, Rounded, Staged};
+use super::choice::{self, Verdict};
+use super::element::{Element, shape};
+use super::numbers::{Class, EXACT, Size};
+use super::program::{Program, ProgramConfig};
+use super::sets::{SETS, SetId};
+use super::sources::{self, CHECK_SOURCE};
+use super::statement::Chain;
+use super::wire::batch::{Batch, ElementOperation, FinishedBatch};
+use super::wire::{elements, objects};
+use crate::core::ir::{Delta, Destination, Entry, List, Operation};
+use crate::core::model::{Family, PerFamily, ServiceId};
+
+/// The parts of the program that come and go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Sizes of which there is a chain that draws.
+    pub(super) draws: BTreeSet<Size>,
+    /// Sizes that lead to a chain.
+    pub(super) sizes: BTreeSet<Size>,
+    /// The timeouts that there are rules for.
+    pub(super) timeouts: BTreeMap<Class, u32>,
+    /// The lengths of prefixes that there are rules for.
+    pub(super) lengths: BTreeSet<u8>,
+}
+
+/// The program, and how much of it the kernel holds.
+pub(super) struct Programmed {
+    pub(super) config: ProgramConfig,
+    /// What the kernel holds of what comes and goes.
+    pub(super) parts: PerFamily<Parts>,
+    /// How many lists have each size.
+    sizes: PerFamily<BTreeMap<Size, usize>>,
+    /// How many source ranges have each length of prefix.
+    lengths: PerFamily<BTreeMap<u8, usize>>,
+    pub(super) affinity: Affinity,
+    /// The next transaction replaces the whole table: what is there is not our program.
+    pub(super) replace: bool,
+    /// The next transactions keep Services apart, to find the one that is refused.
+    pub(super) isolate: bool,
+    /// Elements by set.
+    pub(super) elements: PerFamily<[usize; SETS.len()]>,
+    /// Elements that belong to nothing, to go with the next transaction.
+    pub(super) debris: Vec<Element<'static>>,
+    /// Tables of kube-proxy that go with the next transaction.
+    pub(super) leftovers: Vec<Family>,
+}
+
+/// What a transaction will have changed.
+pub(super) struct Change {
+    affinity: Staged,
+    sizes: PerFamily<BTreeMap<Size, isize>>,
+    lengths: PerFamily<BTreeMap<u8, isize>>,
+    elements: PerFamily<[isize; SETS.len()]>,
+    /// What comes to the parts, and the timeouts if they are other ones.
+    parts: PerFamily<(Parts, bool)>,
+}
+
+/// A route that a delta takes away and puts in place as the same element: beyond 256 endpoints one
+/// more or less is no other size.
+type Unchanged = FxHashSet<(Destination, List)>;
+
+impl Programmed {
+    /// Nothing yet.
+    pub(super) fn new(config: ProgramConfig) -> Self {
+        Self {
+            config,
+            parts: PerFamily::default(),
+            sizes: PerFamily::default(),
+            lengths: PerFamily::default(),
+            affinity: Affinity::default(),
+            replace: true,
+            isolate: false,
+            elements: PerFamily::default(),
+            debris: Vec::new(),
+            leftovers: Vec::new(),
+        }
+    }
+
+    /// Forgets what the kernel holds: it holds nothing that is of use.
+    pub(super) fn start_over(&mut self) {
+        self.parts = PerFamily::default();
+        self.sizes = PerFamily::default();
+        self.lengths = PerFamily::default();
+        self.affinity = Affinity::default();
+        self.elements = PerFamily::default();
+        self.debris.clear();
+        self.replace = true;
+    }
+
+    /// Takes in an element that was found in the kernel.
+    pub(super) fn found(&mut self, family: Family, element: &Element<'_>) {
+        self.elements.get_mut(family)[element.set() as usize] += 1;
+        if let Element::Shape { shape, .. } = element
+            && let Some(size) = shape.size()
+        {
+            *self.sizes.get_mut(family).entry(size).or_insert(0) += 1;
+        }
+        if let Element::AllowedSource { network, .. } = element {
+            let lengths = self.lengths.get_mut(family);
+            *lengths.entry(network.prefix()).or_insert(0) += 1;
+        }
+    }
+
+    /// The transaction for a delta, and what will have changed once the kernel has taken it.
+    pub(super) fn encode(&self, delta: &Delta) -> (FinishedBatch, Change) {
+        let mut batch = Batch::new(self.isolate);
+        for family in &self.leftovers {
+            objects::put_delete_named_table(&mut batch, *family, KUBE_PROXY_TABLE);
+        }
+        if self.replace {
+            for family in &self.config.families {
+                objects::put_delete_table(&mut batch, *family);
+                objects::put_create_table(&mut batch, *family);
+                for set in SETS {
+                    objects::put_set(&mut batch, *family, set);
+                }
+            }
+        }
+        let mut change = Change {
+            affinity: self.affinity.stage(delta),
+            sizes: PerFamily::default(),
+            lengths: PerFamily::default(),
+            elements: PerFamily::default(),
+            parts: PerFamily::default(),
+        };
+        let unchanged = unchanged(delta);
+        self.put_removals(&mut batch, delta, &unchanged, &mut change);
+        batch.barrier();
+        for family in &self.config.families {
+            self.put_parts(&mut batch, *family, delta, &mut change);
+        }
+        put_additions(&mut batch, delta, &unchanged, &mut change);
+        (batch.finish(), change)
+    }
+
+    fn put_removals(
+        &self,
+        batch: &mut Batch,
+        delta: &Delta,
+        unchanged: &Unchanged,
+        change: &mut Change,
+    ) {
+        let mut put = |owner, family, element: &Element<'_>| {
+            let kind = ElementOperation::Delete;
+            batch.put_element(family, element.set(), kind, owner, |out| {
+                elements::put_key(out, element);
+            });
+            change.elements.get_mut(family)[element.set() as usize] -= 1;
+        };
+        for element in &self.debris {
+            if let Some(family) = element.family() {
+                put(ServiceId::CLUSTER, family, element);
+            }
+        }
+        for Operation { owner, entry } in &delta.remove {
+            if let Some(element) = Element::of(entry, 0, None)
+                && !is_unchanged(entry, unchanged)
+            {
+                put(*owner, entry.family(), &element);
+            }
+            if let Some(size) = size(entry) {
+                let sizes = change.sizes.get_mut(entry.family());
+                *sizes.entry(size).or_insert(0) -= 1;
+            }
+            if let Entry::AllowedSource { network, .. } = entry {
+                let lengths = change.lengths.get_mut(entry.family());
+                *lengths.entry(network.prefix()).or_insert(0) -= 1;
+            }
+        }
+        for (owner, element) in &change.affinity.remove {
+            if let Some(family) = element.family() {
+                put(*owner, family, element);
+            }
+        }
+    }
+
+    /// Appends the parts of the program that are needed from now on and are not there.
+    fn put_parts(&self, batch: &mut Batch, family: Family, delta: &Delta, change: &mut Change) {
+        let sizes = change.sizes.get_mut(family);
+        let lengths = change.lengths.get_mut(family);
+        for Operation { entry, .. } in &delta.add {
+            if entry.family() != family {
+                continue;
+            }
+            if let Some(size) = size(entry) {
+                *sizes.entry(size).or_insert(0) += 1;
+            }
+            if let Entry::AllowedSource { network, .. } = entry {
+                *lengths.entry(network.prefix()).or_insert(0) += 1;
+            }
+        }
+        let known = self.parts.get(family);
+        // Nothing new is the rule.
+        let needed: BTreeSet<Size> = sizes
+            .iter()
+            .filter(|(size, by)| **by > 0 && !known.sizes.contains(size))
+            .map(|(size, _)| *size)
+            .filter(|size| *size != Size::NONE)
+            .collect();
+        let chains: Vec<Size> = drawn(&needed).difference(&known.draws).copied().collect();
+        let program = Program::new(&self.config, family);
+        let mut new: Vec<Chain> = if self.replace {
+            program.fixed_chains()
+        } else {
+            Vec::new()
+        };
+        new.extend(chains.iter().map(|size| choice::draw_chain(*size)));
+        // First all chains, then all rules: a rule may go to any chain.
+        for chain in &new {
+            objects::put_chain(batch, family, chain);
+        }
+        for chain in &new {
+            objects::put_rules(batch, family, chain);
+        }
+        let mut put = |(map, number, verdict): (SetId, u32, Verdict)| {
+            let (kind, verdict) = (ElementOperation::Add, Cow::Owned(verdict));
+            let element = Element::Verdict {
+                map,
+                number,
+                verdict,
+            };
+            batch.put_element(family, map, kind, ServiceId::CLUSTER, |out| {
+                elements::put(out, &element);
+            });
+        };
+        if self.replace {
+            choice::fixed_elements().for_each(&mut put);
+        }
+        for size in &needed {
+            choice::draw_elements(*size).for_each(&mut put);
+        }
+        batch.barrier();
+        let new_lengths = lengths
+            .iter()
+            .filter(|(length, by)| **by > 0 && !known.lengths.contains(length))
+            .map(|(length, _)| *length);
+        let lengths: BTreeSet<u8> = new_lengths.collect();
+        if !lengths.is_empty() {
+            put_lengths(batch, family, &(&known.lengths | &lengths));
+        }
+        let (parts, new_timeouts) = change.parts.get_mut(family);
+        parts.lengths = lengths;
+        parts.draws.extend(chains);
+        parts.sizes = needed;
+        if let Some(timeouts) = change.affinity.timeouts(family)
+            && timeouts
+                .iter()
+                .any(|(class, seconds)| known.timeouts.get(class) != Some(seconds))
+        {
+            put_timeouts(batch, family, &timeouts, !self.replace);
+            (parts.timeouts, *new_timeouts) = (timeouts, true);
+        }
+    }
+
+    /// Takes in that the kernel has taken a transaction. Returns what was rounded.
+    pub(super) fn applied(&mut self, mut change: Change) -> Vec<Rounded> {
+        for family in Family::BOTH {
+            let sizes = self.sizes.get_mut(family);
+            for (size, by) in std::mem::take(change.sizes.get_mut(family)) {
+                let count = sizes.entry(size).or_insert(0);
+                *count = count.saturating_add_signed(by);
+                if *count == 0 {
+                    sizes.remove(&size);
+                }
+            }
+            let lengths = self.lengths.get_mut(family);
+            for (length, by) in std::mem::take(change.lengths.get_mut(family)) {
+                let count = lengths.entry(length).or_insert(0);
+                *count = count.saturating_add_signed(by);
+                if *count == 0 {
+                    lengths.remove(&length);
+                }
+            }
+            let elements = self.elements.get_mut(family);
+            for (count, by) in elements.iter_mut().zip(change.elements.get(family)) {
+                *count = count.saturating_add_signed(*by);
+            }
+            let (new, new_timeouts) = std::mem::take(change.parts.get_mut(family));
+            let parts = self.parts.get_mut(family);
+            parts.draws.extend(new.draws);
+            parts.sizes.extend(new.sizes);
+            parts.lengths.extend(new.lengths);
+            if new_timeouts {
+                parts.timeouts = new.timeouts;
+            }
+        }
+        let rounded = std::mem::take(&mut change.affinity.rounded);
+        self.affinity.commit(change.affinity);
+        self.replace = false;
+        self.debris.clear();
+        self.leftovers.clear();
+        rounded
+    }
+
+    /// The parts of the program that are of use in a family.
+    fn used(&self, family: Family) -> Parts {
+        let sizes: BTreeSet<Size> = self
+            .sizes
+            .get(family)
+            .keys()
+            .copied()
+            .filter(|size| *size != Size::NONE)
+            .collect();
+        Parts {
+            draws: drawn(&sizes),
+            sizes,
+            timeouts: self.affinity.classes.get(family).timeouts(),
+            lengths: self.lengths.get(family).keys().copied().collect(),
+        }
+    }
+
+    /// Whether the kernel holds parts of the program that nobody uses any more.
+    pub(super) fn has_garbage(&self) -> bool {
+        let mut families = self.config.families.iter();
+        families.any(|family| self.used(*family) != *self.parts.get(*family))
+    }
+
+    /// The transaction that takes away the parts that nobody uses any more, and what is left.
+    pub(super) fn collect(&self) -> (Batch, PerFamily<Parts>) {
+        let mut batch = Batch::new(false);
+        let mut left = self.parts.clone();
+        for family in &self.config.families {
+            let (known, used) = (self.parts.get(*family), self.used(*family));
+            for size in known.sizes.difference(&used.sizes) {
+                for (map, number, verdict) in choice::draw_elements(*size) {
+                    let (kind, verdict) = (ElementOperation::Delete, Cow::Owned(verdict));
+                    let element = Element::Verdict {
+                        map,
+                        number,
+                        verdict,
+                    };
+                    batch.put_element(*family, map, kind, ServiceId::CLUSTER, |out| {
+                        elements::put_key(out, &element);
+                    });
+                }
+            }
+            batch.barrier();
+            for size in known.draws.difference(&used.draws) {
+                objects::put_delete_chain(&mut batch, *family, &choice::draw_name(*size));
+            }
+            if known.timeouts != used.timeouts {
+                put_timeouts(&mut batch, *family, &used.timeouts, true);
+            }
+            if known.lengths != used.lengths {
+                put_lengths(&mut batch, *family, &used.lengths);
+            }
+            *left.get_mut(*family) = used;
+        }
+        (batch, left)
+    }
+}
+
+/// The sizes of which there has to be a chain that draws.
+fn drawn(sizes: &BTreeSet<Size>) -> BTreeSet<Size> {
+    let below = sizes.iter().filter_map(|size| size.below());
+    sizes.iter().copied().chain(below).collect()
+}
+
+/// Writes the rules that remember anew.
+fn put_timeouts(batch: &mut Batch, family: Family, timeouts: &BTreeMap<Class, u32>, flush: bool) {
+    if flush {
+        objects::put_flush_chain(batch, family, super::program::TABLE, choice::REMEMBER);
+    }
+    let rules = timeouts
+        .iter()
+        .map(|(class, seconds)| choice::remember_rule(family, *class, *seconds));
+    let chain = Chain::regular(choice::REMEMBER, rules.collect());
+    objects::put_rules(batch, family, &chain);
+}
+
+/// Writes the rules that admit sources anew.
+fn put_lengths(batch: &mut Batch, family: Family, lengths: &BTreeSet<u8>) {
+    objects::put_flush_chain(batch, family, super::program::TABLE, CHECK_SOURCE);
+    objects::put_rules(batch, family, &sources::check_source(family, lengths));
+}
+
+fn put_additions(batch: &mut Batch, delta: &Delta, unchanged: &Unchanged, change: &mut Change) {
+    let (staged, counts) = (&change.affinity, &mut change.elements);
+    let mut put = |owner, family, element: &Element<'_>| {
+        let kind = ElementOperation::Add;
+        batch.put_element(family, element.set(), kind, owner, |out| {
+            elements::put(out, element);
+        });
+        counts.get_mut(family)[element.set() as usize] += 1;
+    };
+    for Operation { owner, entry } in &delta.add {
+        let (class, wanted) = match entry {
+            Entry::Route { destination, .. } | Entry::ExternalRoute { destination, .. } => {
+                staged.class_of(destination)
+            }
+            _ => (0, None),
+        };
+        if let Some(element) = Element::of(entry, class, wanted)
+            && !is_unchanged(entry, unchanged)
+        {
+            put(*owner, entry.family(), &element);
+        }
+    }
+    for (owner, element) in &staged.add {
+        if let Some(family) = element.family() {
+            put(*owner, family, element);
+        }
+    }
+}
+
+/// The size of the list that a route leads to.
+fn size(entry: &Entry) -> Option<Size> {
+    match entry {
+        Entry::Route {
+            destination, route, ..
+        }
+        | Entry::ExternalRoute { destination, route } => shape(destination, *route, 0).size(),
+        _ => None,
+    }
+}
+
+/// Which routes of long lists are the same element before and after.
+fn unchanged(delta: &Delta) -> Unchanged {
+    let long = |operation: &Operation| -> Option<(Destination, List)> {
+        let (destination, list) = match &operation.entry {
+            Entry::Route { destination, .. } => (*destination, List::Primary),
+            Entry::ExternalRoute { destination, .. } => (*destination, List::External),
+            _ => return None,
+        };
+        let long = size(&operation.entry).is_some_and(|size| size.places() > EXACT);
+        long.then_some((destination, list))
+    };
+    let removed: FxHashMap<(Destination, List), &Entry> = delta
+        .remove
+        .iter()
+        .filter_map(|operation| Some((long(operation)?, &operation.entry)))
+        .collect();
+    if removed.is_empty() {
+        return Unchanged::default();
+    }
+    let is_same = |before: &Entry, after: &Entry| match (before, after) {
+        (
+            Entry::Route { route, label, .. },
+            Entry::Route {
+                route: other,
+                label: other_label,
+                ..
+            },
+        ) => same_but_count(*route, *other) && label == other_label,
+        (Entry::ExternalRoute { route, .. }, Entry::ExternalRoute { route: other, .. }) => {
+            same_but_count(*route, *other)
+        }
+        _ => false,
+    };
+    delta
+        .add
+        .iter()
+        .filter_map(|operation| {
+            let key = long(operation)?;
+            let before = removed.get(&key)?;
+            let same = size(before) == size(&operation.entry) && is_same(before, &operation.entry);
+            same.then_some(key)
+        })
+        .collect()
+}
+
+/// Whether two routes differ in the number of endpoints only.
+fn same_but_count(route: crate::core::ir::Route, other: crate::core::ir::Route) -> bool {
+    use crate::core::ir::Route::Balance;
+    match (route, other) {
+        (
+            Balance {
+                policy, affinity, ..
+            },
+            Balance {
+                policy: other_policy,
+                affinity: other_affinity,
+                ..
+            },
+        ) => policy == other_policy && affinity == other_affinity,
+        _ => false,
+    }
+}
+
+fn is_unchanged(entry: &Entry, unchanged: &Unchanged) -> bool {
+    !unchanged.is_empty()
+        && match entry {
+            Entry::Route { destination, .. } => unchanged.contains(&(*destination, List::Primary)),
+            Entry::ExternalRoute { destination, .. } => {
+                unchanged.contains(&(*destination, List::External))
+            }
+            _ => false,
+        }
+}
+
+/// Makes transactions without a kernel to take them: what a node would be sent, for tests and
+/// benchmarks to count and measure. Every transaction is taken to have been applied.
+pub struct Encoder(Programmed);
+
+impl Encoder {
+    /// One that begins with an empty kernel.
+    #[must_use]
+    pub fn new(config: ProgramConfig) -> Self {
+        Self(Programmed::new(config))
+    }
+
+    /// The bytes of the transaction for a delta, as they go over the socket.
+    pub fn transaction(&mut self, delta: &Delta) -> Vec<u8> {
+        let (batch, change) = self.0.encode(delta);
+        self.0.applied(change);
+        batch.into_bytes()
+    }
+}
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;

@@ -1,0 +1,551 @@
+//! Reading back what the kernel holds: is it our program, and which entries are in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::elements::{self, Listed};
+use super::lookup;
+use super::objects::{self, SetShape};
+use super::uapi::*;
+use crate::core::model::Family;
+use crate::dataplane::nftables::choice::{self, REMEMBER, Verdict};
+use crate::dataplane::nftables::contents::Assembly;
+use crate::dataplane::nftables::element::Element;
+use crate::dataplane::nftables::numbers::{self, CLASS_MASK, Class, Size};
+use crate::dataplane::nftables::program::{Program, TABLE};
+use crate::dataplane::nftables::sets::{SETS, SetId};
+use crate::dataplane::nftables::sources::{self, CHECK_SOURCE};
+use crate::dataplane::nftables::statement::{Base, Chain, Hook};
+use crate::dataplane::nftables::transaction::Parts;
+use crate::host::netlink::attributes::{Attributes, find, put_string, string};
+use crate::host::netlink::socket::{Message, RESTLESS, Socket, SocketError, number};
+use crate::host::netlink::{
+    NLM_F_ACK, NLM_F_REQUEST, close_message, dump_request, family_number, message_type, put_headers,
+};
+
+/// Lists what one family's table holds.
+///
+/// The kernel narrows these listings down to our table. A listing that was disturbed by a change of
+/// another table is whole all the same, and one of ours is [`super::super::watch`]'s business: so
+/// nothing is listed twice, however often others write.
+pub(crate) struct Lister<'a> {
+    pub(crate) socket: &'a mut Socket,
+    pub(crate) family: Family,
+    /// Something, ours or not, has changed during a listing.
+    pub(crate) disturbed: bool,
+}
+
+impl Lister<'_> {
+    /// The objects of a kind in our table. Where the kernel does not narrow a listing down, the
+    /// caller has to.
+    fn list<S>(
+        &mut self,
+        kind: u16,
+        narrow: &[u8],
+        state: S,
+        each: impl FnMut(&mut S, &Message<'_>),
+    ) -> Result<S, SocketError> {
+        let request = dump_request(
+            message_type(NFNL_SUBSYS_NFTABLES, kind),
+            self.family,
+            narrow,
+        );
+        let (state, disturbed) = self.socket.dump_once(&request, state, each)?;
+        self.disturbed |= disturbed;
+        Ok(state)
+    }
+}
+
+/// The attribute that narrows a listing of rules, sets or elements down to our table: it has this
+/// number in all of them.
+fn in_our_table() -> Vec<u8> {
+    const { assert!(NFTA_RULE_TABLE == NFTA_SET_TABLE && NFTA_SET_TABLE == NFTA_SET_ELEM_LIST_TABLE) };
+    let mut narrow = Vec::new();
+    put_string(&mut narrow, NFTA_RULE_TABLE, TABLE);
+    narrow
+}
+
+/// What the kernel holds of one family's table.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// There is no such table.
+    Nothing,
+    /// There is one, but it is not the program; why.
+    Another(String),
+    /// It is the program.
+    Ours(Installed),
+}
+
+/// The parts of the program that come and go, and how much data there is.
+#[derive(Debug, Default)]
+pub(crate) struct Installed {
+    /// The parts.
+    pub(crate) parts: Parts,
+    /// How many elements the kernel counts in each set, if it says so.
+    pub(crate) counts: BTreeMap<SetId, u32>,
+}
+
+/// A chain as listed.
+#[derive(Debug, PartialEq, Eq)]
+struct ListedChain {
+    base: Option<(Vec<u8>, u32, i32, u32)>,
+    rules: Vec<String>,
+    /// For which class and how long each rule remembers, if it does.
+    timeouts: Vec<Option<(Class, u32)>>,
+    /// The length of prefix that each rule is for, if it is.
+    lengths: Vec<Option<u8>>,
+}
+
+/// Compares one family's table with the program.
+pub(crate) fn program(
+    lister: &mut Lister<'_>,
+    program: &Program<'_>,
+) -> Result<Found, SocketError> {
+    let family = lister.family;
+    let began = Instant::now();
+    let mut tries = 0;
+    let (mut chains, sets) = loop {
+        let Some(objects) = objects_in(lister.socket, family, TABLE)? else {
+            return Ok(Found::Nothing);
+        };
+        if objects == 0 {
+            return Ok(Found::Another("the table is empty".to_owned()));
+        }
+        let sets = list_sets(lister)?;
+        let disturbed = std::mem::take(&mut lister.disturbed);
+        let chains = list_chains(lister)?;
+        // Chains are listed with everybody's: if those change, ours may be missing.
+        if !lister.disturbed || chains.len() + sets.len() == objects as usize {
+            lister.disturbed |= disturbed;
+            break (chains, sets);
+        }
+        tries += 1;
+        if began.elapsed() >= RESTLESS {
+            return Err(SocketError::Restless { tries });
+        }
+    };
+    list_rules(lister, &mut chains)?;
+    let mut installed = match compare(family, program, &chains, &sets) {
+        Ok(installed) => installed,
+        Err(why) => return Ok(Found::Another(why)),
+    };
+    let mut verdicts = BTreeMap::new();
+    for map in SETS.into_iter().filter(|set| set.is_of_the_program()) {
+        let Some(found) = list_elements(lister, map, |listed| listed.number_verdict())? else {
+            return Ok(Found::Another(format!("map {} is not ours", map.name())));
+        };
+        let found = found.into_iter();
+        verdicts.extend(found.map(|(number, verdict)| ((map, number), verdict)));
+    }
+    Ok(match sizes(verdicts, &installed.parts.draws) {
+        Some(sizes) => {
+            installed.parts.sizes = sizes;
+            Found::Ours(installed)
+        }
+        None => Found::Another("the maps of chains have other elements".to_owned()),
+    })
+}
+
+/// The sizes that lead to a chain, if the verdict maps hold what they should.
+fn sizes(
+    verdicts: BTreeMap<(SetId, u32), Verdict>,
+    draws: &BTreeSet<Size>,
+) -> Option<BTreeSet<Size>> {
+    let sizes: BTreeSet<Size> = draws
+        .iter()
+        .copied()
+        .filter(|size| verdicts.contains_key(&(SetId::Draws, u32::from(size.code()))))
+        .collect();
+    let wanted: BTreeMap<(SetId, u32), Verdict> = sizes
+        .iter()
+        .flat_map(|size| choice::draw_elements(*size))
+        .chain(choice::fixed_elements())
+        .map(|(map, number, verdict)| ((map, number), verdict))
+        .collect();
+    (wanted == verdicts).then_some(sizes)
+}
+
+fn compare(
+    family: Family,
+    program: &Program<'_>,
+    chains: &BTreeMap<String, ListedChain>,
+    sets: &BTreeMap<String, (SetShape, Option<u32>)>,
+) -> Result<Installed, String> {
+    let mut installed = Installed::default();
+    for (name, (shape, count)) in sets {
+        let set = SetId::from_name(name).ok_or_else(|| format!("set {name} is not ours"))?;
+        if SetShape::of(family, set) != *shape {
+            return Err(format!("set {name} is of another type"));
+        }
+        installed.counts.extend(count.map(|count| (set, count)));
+    }
+    if let Some(set) = SETS.into_iter().find(|set| !sets.contains_key(set.name())) {
+        return Err(format!("set {} is missing", set.name()));
+    }
+    let fixed = program.fixed_chains();
+    for chain in &fixed {
+        let found = chains
+            .get(&chain.name)
+            .ok_or_else(|| format!("chain {} is missing", chain.name))?;
+        if chain.name == CHECK_SOURCE {
+            let lengths: BTreeSet<u8> = found.lengths.iter().flatten().copied().collect();
+            same(family, &sources::check_source(family, &lengths), found)?;
+            installed.parts.lengths = lengths;
+            continue;
+        }
+        if chain.name != REMEMBER {
+            same(family, chain, found)?;
+            continue;
+        }
+        let timeouts: Option<BTreeMap<Class, u32>> = found.timeouts.iter().copied().collect();
+        let timeouts = timeouts.ok_or("chain remember has other rules")?;
+        let rules = timeouts
+            .iter()
+            .map(|(class, seconds)| choice::remember_rule(family, *class, *seconds));
+        same(family, &Chain::regular(REMEMBER, rules.collect()), found)?;
+        installed.parts.timeouts = timeouts;
+    }
+    for (name, found) in chains {
+        if fixed.iter().any(|chain| chain.name == *name) {
+            continue;
+        }
+        let size = choice::drawn_size(name).ok_or_else(|| format!("chain {name} is not ours"))?;
+        same(family, &choice::draw_chain(size), found)?;
+        installed.parts.draws.insert(size);
+    }
+    Ok(installed)
+}
+
+fn same(family: Family, wanted: &Chain, found: &ListedChain) -> Result<(), String> {
+    let base = wanted
+        .base
+        .map(|Base { hook, priority }| (b"nat\0".to_vec(), hook_number(hook), priority, ACCEPT));
+    if base != found.base {
+        return Err(format!("chain {} is hooked elsewhere", wanted.name));
+    }
+    let rules: Vec<String> = objects::rule_messages(family, wanted, 0)
+        .filter_map(|message| objects::describe_rule(&message))
+        .collect();
+    if rules != found.rules {
+        return Err(format!("chain {} has other rules", wanted.name));
+    }
+    Ok(())
+}
+
+/// `NF_ACCEPT`.
+const ACCEPT: u32 = 1;
+
+const fn hook_number(hook: Hook) -> u32 {
+    match hook {
+        Hook::Prerouting => 0,
+        Hook::Output => 3,
+        Hook::Postrouting => 4,
+    }
+}
+
+fn is_our_table(attributes: &[u8], kind: u16) -> bool {
+    find(attributes, kind).and_then(string) == Some(TABLE)
+}
+
+/// Whether there is a table with our name.
+pub(crate) fn table_exists(socket: &mut Socket, family: Family) -> Result<bool, SocketError> {
+    named_table_exists(socket, family, TABLE)
+}
+
+/// Whether there is a table with this name.
+pub(crate) fn named_table_exists(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<bool, SocketError> {
+    Ok(objects_in(socket, family, table)?.is_some())
+}
+
+/// How many chains, sets and other objects a table has, if it exists.
+fn objects_in(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<Option<u32>, SocketError> {
+    let mut request = Vec::new();
+    put_headers(
+        &mut request,
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE),
+        NLM_F_REQUEST | NLM_F_ACK,
+        0,
+        family_number(family),
+        0,
+    );
+    put_string(&mut request, NFTA_TABLE_NAME, table);
+    close_message(&mut request, 0);
+    let mut objects = None;
+    socket.ask(&request, 1, |message| {
+        objects = number(message.attributes(), NFTA_TABLE_USE);
+    })?;
+    Ok(objects)
+}
+
+/// The names of the chains of any table; none if there is no such table.
+pub(crate) fn chain_names(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<Vec<String>, SocketError> {
+    let request = dump_request(
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN),
+        family,
+        &[],
+    );
+    socket.dump(&request, Vec::new, |names, message| {
+        let attributes = message.attributes();
+        if find(attributes, NFTA_CHAIN_TABLE).and_then(string) == Some(table) {
+            let name = find(attributes, NFTA_CHAIN_NAME).and_then(string);
+            names.extend(name.map(str::to_owned));
+        }
+    })
+}
+
+/// A rule that jumps or goes to a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Jump {
+    /// Where the rule is.
+    pub(crate) chain: String,
+    /// Its handle.
+    pub(crate) handle: u64,
+    /// Where it leads.
+    pub(crate) to: String,
+}
+
+/// Where an expression leads, if it says goto or jump.
+fn verdict_chain(expression: &[u8]) -> Option<&str> {
+    let data = find(expression, NFTA_EXPR_DATA)?;
+    let verdict = find(find(data, NFTA_IMMEDIATE_DATA)?, NFTA_DATA_VERDICT)?;
+    find(verdict, NFTA_VERDICT_CHAIN).and_then(string)
+}
+
+/// The rules of any table that lead to another chain.
+pub(crate) fn jumps(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> Result<Vec<Jump>, SocketError> {
+    let mut narrow = Vec::new();
+    put_string(&mut narrow, NFTA_RULE_TABLE, table);
+    let request = dump_request(
+        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE),
+        family,
+        &narrow,
+    );
+    socket.dump(&request, Vec::new, |jumps, message: &Message<'_>| {
+        let attributes = message.attributes();
+        let jump = || {
+            let to = Attributes(find(attributes, NFTA_RULE_EXPRESSIONS)?)
+                .find_map(|(_, expression)| verdict_chain(expression))?;
+            let handle = find(attributes, NFTA_RULE_HANDLE)?;
+            Some(Jump {
+                chain: find(attributes, NFTA_RULE_CHAIN)
+                    .and_then(string)?
+                    .to_owned(),
+                handle: u64::from_be_bytes(handle.try_into().ok()?),
+                to: to.to_owned(),
+            })
+        };
+        if find(attributes, NFTA_RULE_TABLE).and_then(string) == Some(table) {
+            jumps.extend(jump());
+        }
+    })
+}
+
+fn list_chains(lister: &mut Lister<'_>) -> Result<BTreeMap<String, ListedChain>, SocketError> {
+    let chains = BTreeMap::new();
+    lister.list(NFT_MSG_GETCHAIN, &[], chains, |chains, message| {
+        let attributes = message.attributes();
+        if !is_our_table(attributes, NFTA_CHAIN_TABLE) {
+            return;
+        }
+        let Some(name) = find(attributes, NFTA_CHAIN_NAME).and_then(string) else {
+            return;
+        };
+        let base = find(attributes, NFTA_CHAIN_HOOK).map(|hook| {
+            (
+                find(attributes, NFTA_CHAIN_TYPE).unwrap_or(&[]).to_vec(),
+                number(hook, NFTA_HOOK_HOOKNUM).unwrap_or(u32::MAX),
+                number(hook, NFTA_HOOK_PRIORITY).map_or(0, u32::cast_signed),
+                number(attributes, NFTA_CHAIN_POLICY).unwrap_or(u32::MAX),
+            )
+        });
+        chains.insert(
+            name.to_owned(),
+            ListedChain {
+                base,
+                rules: Vec::new(),
+                timeouts: Vec::new(),
+                lengths: Vec::new(),
+            },
+        );
+    })
+}
+
+fn list_rules(
+    lister: &mut Lister<'_>,
+    chains: &mut BTreeMap<String, ListedChain>,
+) -> Result<(), SocketError> {
+    let (narrow, rules) = (in_our_table(), Vec::new());
+    let rules = lister.list(NFT_MSG_GETRULE, &narrow, rules, |rules, message| {
+        let attributes = message.attributes();
+        if let Some(chain) = find(attributes, NFTA_RULE_CHAIN).and_then(string)
+            && is_our_table(attributes, NFTA_RULE_TABLE)
+        {
+            let rule = objects::describe_rule(message.whole).unwrap_or_default();
+            let parts = (timeout(attributes), length(attributes));
+            rules.push((chain.to_owned(), rule, parts));
+        }
+    })?;
+    for (chain, rule, (timeout, length)) in rules {
+        if let Some(chain) = chains.get_mut(&chain) {
+            chain.rules.push(rule);
+            chain.timeouts.push(timeout);
+            chain.lengths.push(length);
+        }
+    }
+    Ok(())
+}
+
+/// The first expression of a rule with this name.
+fn expression<'a>(rule: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    Attributes(find(rule, NFTA_RULE_EXPRESSIONS)?)
+        .map(|(_, expression)| expression)
+        .find(|expression| find(expression, NFTA_EXPR_NAME).and_then(string) == Some(name))
+        .and_then(|expression| find(expression, NFTA_EXPR_DATA))
+}
+
+/// The length of prefix that a rule is for, if it is for one.
+fn length(rule: &[u8]) -> Option<u8> {
+    let data = find(expression(rule, "immediate")?, NFTA_IMMEDIATE_DATA)?;
+    let number = find(data, NFTA_DATA_VALUE)?;
+    numbers::length_of(u32::from_ne_bytes(number.try_into().ok()?))
+}
+
+/// For which class and for how many seconds a rule remembers, if it does.
+fn timeout(rule: &[u8]) -> Option<(Class, u32)> {
+    let expression = |name| expression(rule, name);
+    let value = find(find(expression("cmp")?, NFTA_CMP_DATA)?, NFTA_DATA_VALUE)?;
+    let bits = u32::from_ne_bytes(value.try_into().ok()?);
+    let class = (bits & CLASS_MASK) >> CLASS_MASK.trailing_zeros();
+    let milliseconds = find(expression("dynset")?, NFTA_DYNSET_TIMEOUT)?;
+    let milliseconds = u64::from_be_bytes(milliseconds.try_into().ok()?);
+    let seconds = u32::try_from(milliseconds / 1000).ok()?;
+    Some((Class::try_from(class).ok()?, seconds))
+}
+
+fn list_sets(
+    lister: &mut Lister<'_>,
+) -> Result<BTreeMap<String, (SetShape, Option<u32>)>, SocketError> {
+    let (narrow, sets) = (in_our_table(), BTreeMap::new());
+    let sets = lister.list(NFT_MSG_GETSET, &narrow, sets, |sets, message| {
+        let attributes = message.attributes();
+        if !is_our_table(attributes, NFTA_SET_TABLE) {
+            return;
+        }
+        let Some(name) = find(attributes, NFTA_SET_NAME).and_then(string) else {
+            return;
+        };
+        let data = number(attributes, NFTA_SET_DATA_TYPE)
+            .map(|kind| (kind, number(attributes, NFTA_SET_DATA_LEN).unwrap_or(0)));
+        let shape = SetShape {
+            flags: number(attributes, NFTA_SET_FLAGS).unwrap_or(0),
+            key_type: number(attributes, NFTA_SET_KEY_TYPE).unwrap_or(0),
+            key_length: number(attributes, NFTA_SET_KEY_LEN).unwrap_or(0),
+            data,
+        };
+        sets.insert(name.to_owned(), (shape, number(attributes, NFTA_SET_COUNT)));
+    });
+    match sets {
+        // The table is not there.
+        Err(SocketError::Dump(nix::errno::Errno::ENOENT)) => Ok(BTreeMap::new()),
+        sets => sets,
+    }
+}
+
+/// The elements of all sets of one family but the program's own; `None` if one of them is nothing
+/// that we write. `each` is called with all of them.
+///
+/// A large set of endpoints is not dumped, unless it holds what no route leads to. Where the kernel
+/// does not count elements that is not known, and it is dumped if `thorough`, however long that
+/// takes.
+pub(crate) fn contents(
+    lister: &mut Lister<'_>,
+    installed: &Installed,
+    thorough: bool,
+    mut each: impl FnMut(&Element<'_>),
+) -> Result<Option<Assembly>, SocketError> {
+    let family = lister.family;
+    let mut assembly = Assembly::default();
+    // Routes and ids tell which endpoints there have to be, so they come first.
+    for set in SETS {
+        if set.is_of_the_program() || set.is_dynamic() {
+            continue;
+        }
+        let counted = installed.counts.get(&set).copied();
+        if counted.is_some() || !thorough {
+            match lookup::read(lister.socket, family, set, &assembly, counted)? {
+                None => {}
+                Some(found) => {
+                    for element in &found {
+                        each(element);
+                        if !assembly.take(element) {
+                            return Ok(None);
+                        }
+                    }
+                    continue;
+                }
+            }
+        }
+        let is_ours = if set == SetId::ServiceCidrs {
+            let bounds = list_elements(lister, set, |listed| listed.interval_bound(family))?;
+            let ranges = bounds.and_then(elements::service_cidrs);
+            let ranges: Option<Vec<Element<'_>>> =
+                ranges.map(|ranges| ranges.into_iter().map(Element::Shared).collect());
+            ranges.is_some_and(|ranges| {
+                ranges.iter().all(|element| {
+                    each(element);
+                    assembly.take(element)
+                })
+            })
+        } else {
+            let found = list_elements(lister, set, |listed| {
+                listed.element(set, family).map(Element::into_owned)
+            })?;
+            found.is_some_and(|found| {
+                found.iter().all(|element| {
+                    each(element);
+                    assembly.take(element)
+                })
+            })
+        };
+        if !is_ours {
+            return Ok(None);
+        }
+    }
+    Ok(Some(assembly))
+}
+
+/// Reads one set's elements; `None` if one of them cannot be read.
+fn list_elements<T>(
+    lister: &mut Lister<'_>,
+    set: SetId,
+    read: impl Fn(&Listed<'_>) -> Option<T>,
+) -> Result<Option<Vec<T>>, SocketError> {
+    let mut narrow = in_our_table();
+    put_string(&mut narrow, NFTA_SET_ELEM_LIST_SET, set.name());
+    let found = Some(Vec::new());
+    lister.list(NFT_MSG_GETSETELEM, &narrow, found, |found, message| {
+        for attributes in elements::listed(message.attributes()) {
+            let Some(list) = found else { return };
+            match Listed::read(attributes).and_then(|listed| read(&listed)) {
+                Some(entry) => list.push(entry),
+                None => *found = None,
+            }
+        }
+    })
+}

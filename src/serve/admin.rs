@@ -1,0 +1,207 @@
+//! The ports that kubelet, load balancers and Prometheus ask: health on one, metrics on the
+//! other (SEMANTICS I4, I5, L).
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::{Request, Response, StatusCode};
+
+use crate::serve::health::{Health, Report};
+use crate::serve::http::{self, Answer};
+use crate::serve::metrics::Metrics;
+
+/// The pause before an address that could not be had is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What the servers answer from.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Health.
+    pub health: Arc<Health>,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// The effective configuration as JSON, for `/configz`.
+    pub configuration: Arc<str>,
+}
+
+impl Sources {
+    /// The health port: `/healthz` and `/livez`.
+    fn health(&self, request: &Request<Incoming>) -> Answer {
+        match request.uri().path() {
+            "/healthz" => {
+                let report = self.health.healthz();
+                self.metrics
+                    .healthz
+                    .with_label_values(&[code(&report).as_str()])
+                    .inc();
+                health_answer(report)
+            }
+            "/livez" => {
+                let report = self.health.livez();
+                self.metrics
+                    .livez
+                    .with_label_values(&[code(&report).as_str()])
+                    .inc();
+                health_answer(report)
+            }
+            _ => not_found(),
+        }
+    }
+
+    /// The metrics port.
+    fn metrics(&self, request: &Request<Incoming>) -> Answer {
+        match request.uri().path() {
+            "/metrics" => match self.metrics.text() {
+                Ok(text) => answer(
+                    StatusCode::OK,
+                    "text/plain; version=0.0.4; charset=utf-8",
+                    text,
+                ),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            "/healthz" | "/healthz/ping" => text(StatusCode::OK, "ok"),
+            "/proxyMode" => text(StatusCode::OK, "nftables"),
+            "/configz" => answer(
+                StatusCode::OK,
+                "application/json",
+                self.configuration.as_bytes().to_vec(),
+            ),
+            // Nothing is measured for service levels that /metrics does not have.
+            "/metrics/slis" => answer(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                "",
+            ),
+            "/flagz" => text(StatusCode::OK, self.flags()),
+            "/statusz" => text(StatusCode::OK, self.status()),
+            _ => not_found(),
+        }
+    }
+
+    /// The configuration, a line for each field, as it is in effect.
+    fn flags(&self) -> String {
+        let mut lines = String::from("pointsman flags\n\n");
+        let configuration: serde_json::Value =
+            serde_json::from_str(&self.configuration).unwrap_or_default();
+        for (_, fields) in configuration.as_object().into_iter().flatten() {
+            for (name, value) in fields.as_object().into_iter().flatten() {
+                // Writing to a String cannot fail.
+                let _ = writeln!(lines, "{name}={value}");
+            }
+        }
+        lines
+    }
+
+    fn status(&self) -> String {
+        let version = env!("CARGO_PKG_VERSION");
+        let report = self.health.healthz();
+        format!(
+            "pointsman statusz\n\nVersion: {version}\nHealth: {}\n",
+            report.body
+        )
+    }
+}
+
+fn code(report: &Report) -> StatusCode {
+    if report.ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+fn health_answer(report: Report) -> Answer {
+    answer(code(&report), "application/json", report.body)
+}
+
+fn answer(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn text(code: StatusCode, body: impl Into<Bytes>) -> Answer {
+    answer(code, "text/plain; charset=utf-8", body)
+}
+
+fn not_found() -> Answer {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// An address that could not be had, and has to be.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot serve {what} on {address}: {source}; free it, choose another, or do without --bind-address-hard-fail"
+)]
+pub struct BindError {
+    /// Health or metrics.
+    pub what: &'static str,
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Serves health.
+///
+/// # Errors
+///
+/// If the address cannot be had and `hard_fail` says that this is fatal. Otherwise it is tried
+/// again every 5 s.
+pub async fn serve_health(
+    sources: Sources,
+    address: SocketAddr,
+    hard_fail: bool,
+) -> Result<(), BindError> {
+    let listener = bind("health", address, hard_fail).await?;
+    http::serve(listener, move |request: &Request<Incoming>| {
+        sources.health(request)
+    })
+    .await;
+    Ok(())
+}
+
+/// Serves metrics.
+///
+/// # Errors
+///
+/// As for [`serve_health`].
+pub async fn serve_metrics(
+    sources: Sources,
+    address: SocketAddr,
+    hard_fail: bool,
+) -> Result<(), BindError> {
+    let listener = bind("metrics", address, hard_fail).await?;
+    http::serve(listener, move |request: &Request<Incoming>| {
+        sources.metrics(request)
+    })
+    .await;
+    Ok(())
+}
+
+async fn bind(
+    what: &'static str,
+    address: SocketAddr,
+    hard_fail: bool,
+) -> Result<tokio::net::TcpListener, BindError> {
+    loop {
+        match http::listen_everywhere(address) {
+            Ok(listener) => return Ok(listener),
+            Err(source) if hard_fail => {
+                return Err(BindError {
+                    what,
+                    address,
+                    source,
+                });
+            }
+            Err(error) => tracing::warn!(%address, %error, "cannot serve {what}; trying again"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}

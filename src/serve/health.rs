@@ -1,0 +1,232 @@
+//! Whether this proxy does its work, and whether its node may get new traffic (SEMANTICS I1 to
+//! I4).
+//!
+//! The sync loop says what happens; `/healthz`, `/livez` and the health checks of Services ask.
+
+use std::fmt::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::core::model::Family;
+
+/// The proxy's state of health.
+#[derive(Debug)]
+pub struct Health {
+    state: Mutex<State>,
+    /// For so long a change may wait for a successful sync.
+    timeout: Duration,
+    families: Vec<Family>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Since when the oldest change waits.
+    pending: Option<Instant>,
+    /// The last successful sync.
+    updated: Option<Timestamp>,
+    eligible: bool,
+    stopping: bool,
+}
+
+/// What `/healthz` and `/livez` answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Whether the answer is 200, not 503.
+    pub ok: bool,
+    /// Compact JSON.
+    pub body: String,
+}
+
+impl Health {
+    /// Not healthy until the first sync. A change may wait for a sync as long as `timeout`.
+    #[must_use]
+    pub fn new(timeout: Duration, families: Vec<Family>) -> Self {
+        Self {
+            state: Mutex::default(),
+            timeout,
+            families,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every state is a valid one, whoever panicked while it was locked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A change waits for a sync.
+    pub fn queued(&self) {
+        self.state().pending.get_or_insert_with(Instant::now);
+    }
+
+    /// A sync has succeeded.
+    pub fn synced(&self) {
+        let mut state = self.state();
+        state.pending = None;
+        state.updated = Some(Timestamp::now());
+    }
+
+    /// Whether the Node may get new traffic.
+    pub fn set_eligible(&self, eligible: bool) {
+        self.state().eligible = eligible;
+    }
+
+    /// The proxy is about to end.
+    pub fn stop(&self) {
+        self.state().stopping = true;
+    }
+
+    /// Whether the proxy does its work.
+    pub fn is_healthy(&self) -> bool {
+        self.state().is_healthy(self.timeout)
+    }
+
+    /// What `/healthz` answers.
+    pub fn healthz(&self) -> Report {
+        let state = self.state();
+        let ok = state.is_healthy(self.timeout) && state.eligible;
+        self.report(&state, ok, true)
+    }
+
+    /// What `/livez` answers.
+    pub fn livez(&self) -> Report {
+        let state = self.state();
+        // One that still waits for the cluster does what it can, and a restart would not help.
+        let ok = state.keeps_up(self.timeout);
+        self.report(&state, ok, false)
+    }
+
+    fn report(&self, state: &State, ok: bool, with_eligible: bool) -> Report {
+        let now = Timestamp::now();
+        let healthy = if with_eligible {
+            state.is_healthy(self.timeout)
+        } else {
+            ok
+        };
+        let last = state.updated.unwrap_or(NEVER);
+        let updated = if ok { now } else { last };
+        let mut body = format!(r#"{{"lastUpdated":"{updated}","currentTime":"{now}""#);
+        // Writing to a String cannot fail.
+        if with_eligible {
+            let _ = write!(body, r#","nodeEligible":{}"#, state.eligible);
+        }
+        let _ = write!(body, r#","healthy":{healthy}"#);
+        if state.updated.is_some() {
+            body.push_str(r#","status":{"#);
+            for (index, family) in self.families.iter().enumerate() {
+                let comma = if index == 0 { "" } else { "," };
+                let _ = write!(
+                    body,
+                    r#"{comma}"{family}":{{"lastUpdated":"{last}","healthy":{healthy}}}"#
+                );
+            }
+            body.push('}');
+        }
+        body.push('}');
+        Report { ok, body }
+    }
+}
+
+/// Go's zero time, which kube-proxy prints for what has never happened.
+const NEVER: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+
+impl State {
+    fn is_healthy(&self, timeout: Duration) -> bool {
+        self.updated.is_some() && self.keeps_up(timeout)
+    }
+
+    fn keeps_up(&self, timeout: Duration) -> bool {
+        !self.stopping && self.pending.is_none_or(|since| since.elapsed() < timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(timeout: Duration) -> Health {
+        Health::new(timeout, Family::BOTH.to_vec())
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn n_i2_a_proxy_is_alive_but_not_healthy_before_its_first_sync() {
+        let health = health(LONG);
+        health.set_eligible(true);
+        assert!(!health.is_healthy());
+        assert!(!health.healthz().ok);
+        assert!(health.livez().ok);
+        health.queued();
+        health.synced();
+        assert!(health.healthz().ok);
+        assert!(health.livez().ok);
+    }
+
+    #[test]
+    fn i1_a_change_that_waits_too_long_for_a_sync_makes_it_unhealthy() {
+        let health = health(Duration::ZERO);
+        health.synced();
+        assert!(health.is_healthy());
+        health.queued();
+        assert!(!health.is_healthy());
+        health.synced();
+        assert!(health.is_healthy());
+    }
+
+    #[test]
+    fn i3_a_node_that_is_not_eligible_fails_healthz_and_not_livez() {
+        let health = health(LONG);
+        health.synced();
+        let healthz = health.healthz();
+        assert!(!healthz.ok);
+        assert!(
+            healthz
+                .body
+                .contains(r#""nodeEligible":false,"healthy":true"#)
+        );
+        assert!(health.livez().ok);
+    }
+
+    #[test]
+    fn a_proxy_that_is_about_to_end_fails_both() {
+        let health = health(LONG);
+        health.set_eligible(true);
+        health.synced();
+        health.stop();
+        assert!(!health.healthz().ok);
+        assert!(!health.livez().ok);
+    }
+
+    #[test]
+    fn i4_bodies_have_kube_proxys_fields_in_their_order() {
+        let health = health(LONG);
+        health.set_eligible(true);
+        let before: serde_json::Value = serde_json::from_str(&health.healthz().body).unwrap();
+        assert_eq!(before["lastUpdated"], "0001-01-01T00:00:00Z");
+        assert!(before.get("status").is_none());
+        health.synced();
+        let shape = |body: &str| {
+            let value: serde_json::Value = serde_json::from_str(body).unwrap();
+            for name in ["lastUpdated", "currentTime"] {
+                let time = value[name].as_str().unwrap();
+                assert!(time.parse::<Timestamp>().is_ok(), "{time}");
+            }
+            body.split('"')
+                .skip(1)
+                .step_by(2)
+                .filter(|text| !text.ends_with('Z'))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(
+            shape(&health.healthz().body),
+            "lastUpdated currentTime nodeEligible healthy status IPv4 lastUpdated healthy IPv6 lastUpdated healthy"
+        );
+        assert_eq!(
+            shape(&health.livez().body),
+            "lastUpdated currentTime healthy status IPv4 lastUpdated healthy IPv6 lastUpdated healthy"
+        );
+    }
+}

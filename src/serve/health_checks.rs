@@ -1,0 +1,226 @@
+//! The HTTP servers behind `spec.healthCheckNodePort`: they tell load balancers whether this
+//! node has endpoints of a Service (SEMANTICS I6 to I8).
+//!
+//! What the answers are is decided by `compile` and the sync loop; listening and answering live
+//! here. Any path and any method get the same answer, byte for byte that of kube-proxy.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::{Request, Response, StatusCode};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::core::compile::HealthCheck;
+use crate::core::model::{Family, ObjectKey, PerFamily};
+use crate::serve::http;
+
+/// What is to be served, as of the last sync.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// The checks, and whose they are.
+    pub checks: Vec<(ObjectKey, HealthCheck)>,
+    /// Where to listen in each family: on these addresses, or everywhere.
+    pub addresses: PerFamily<Addresses>,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Addresses {
+    /// On every address, by one wildcard socket.
+    #[default]
+    All,
+    /// On these.
+    Some(Vec<IpAddr>),
+}
+
+/// Whether the proxy does its work; a node whose proxy does not gets no traffic.
+pub type Healthy = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Hears of a Service whose health checks cannot be served, and why.
+pub type Failed = Box<dyn Fn(&ObjectKey, &str) + Send + Sync>;
+
+/// A running server.
+struct Server {
+    service: ObjectKey,
+    local_endpoints: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+
+/// Serves what the table says, until its sender is gone. A listener that cannot be had is tried
+/// again with every new table.
+pub async fn serve(mut tables: watch::Receiver<Table>, healthy: Healthy, failed: Failed) {
+    let mut servers: BTreeMap<SocketAddr, Server> = BTreeMap::new();
+    loop {
+        let wanted = wanted(&tables.borrow_and_update());
+        servers.retain(|address, server| {
+            wanted
+                .get(address)
+                .is_some_and(|(service, _)| *service == server.service)
+        });
+        for (address, (service, count)) in wanted {
+            if let Some(server) = servers.get(&address) {
+                server.local_endpoints.store(count, Ordering::Relaxed);
+                continue;
+            }
+            match http::listen(address) {
+                Ok(listener) => {
+                    let local_endpoints = Arc::new(AtomicUsize::new(count));
+                    let answers = Answers {
+                        service: service.clone(),
+                        local_endpoints: Arc::clone(&local_endpoints),
+                        healthy: Arc::clone(&healthy),
+                    };
+                    let answer = move |_: &Request<Incoming>| answers.response();
+                    let task = tokio::spawn(http::serve(listener, answer));
+                    servers.insert(
+                        address,
+                        Server {
+                            service,
+                            local_endpoints,
+                            task,
+                        },
+                    );
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        %service, %address, %error,
+                        "cannot listen for health checks; trying again at the next sync",
+                    );
+                    failed(&service, &format!("cannot listen on {address}: {error}"));
+                }
+            }
+        }
+        if tables.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What listens where. Of two Services with one port the first by name has it.
+fn wanted(table: &Table) -> BTreeMap<SocketAddr, (ObjectKey, usize)> {
+    let mut wanted: BTreeMap<SocketAddr, (ObjectKey, usize)> = BTreeMap::new();
+    let mut checks: Vec<_> = table.checks.iter().collect();
+    checks.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (service, check) in checks {
+        for family in Family::BOTH {
+            let Some(count) = *check.local_endpoints.get(family) else {
+                continue;
+            };
+            let addresses = match table.addresses.get(family) {
+                Addresses::All => vec![match family {
+                    Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                    Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+                }],
+                Addresses::Some(list) => list
+                    .iter()
+                    .copied()
+                    .filter(|address| Family::of(*address) == family)
+                    .collect(),
+            };
+            for address in addresses {
+                wanted
+                    .entry(SocketAddr::new(address, check.port))
+                    .or_insert_with(|| (service.clone(), count));
+            }
+        }
+    }
+    wanted
+}
+
+/// What one server answers with.
+#[derive(Clone)]
+struct Answers {
+    service: ObjectKey,
+    local_endpoints: Arc<AtomicUsize>,
+    healthy: Healthy,
+}
+
+impl Answers {
+    fn response(&self) -> Response<Full<Bytes>> {
+        let count = self.local_endpoints.load(Ordering::Relaxed);
+        let healthy = (self.healthy)();
+        let mut response = Response::new(Full::from(body(&self.service, count, healthy)));
+        *response.status_mut() = if count > 0 && healthy {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(WEIGHT, HeaderValue::from(count));
+        response
+    }
+}
+
+/// Names are DNS labels: nothing in them needs escaping.
+fn body(service: &ObjectKey, local_endpoints: usize, healthy: bool) -> String {
+    let mut body = String::new();
+    // Writing to a String cannot fail.
+    let _ = write!(
+        body,
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{}\",\n\t\t\"name\": \"{}\"\n\t}},\n\t\"localEndpoints\": {local_endpoints},\n\t\"serviceProxyHealthy\": {healthy}\n}}",
+        service.namespace, service.name,
+    );
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(port: u16, v4: Option<usize>, v6: Option<usize>) -> HealthCheck {
+        HealthCheck {
+            port,
+            local_endpoints: PerFamily { v4, v6 },
+        }
+    }
+
+    #[test]
+    fn i7_the_body_is_kube_proxys_to_the_byte() {
+        let expected = "{\n\t\"service\": {\n\t\t\"namespace\": \"d\",\n\t\t\"name\": \"b\"\n\t},\n\t\"localEndpoints\": 1,\n\t\"serviceProxyHealthy\": true\n}";
+        assert_eq!(body(&ObjectKey::new("d", "b"), 1, true), expected);
+    }
+
+    #[test]
+    fn i6_servers_listen_in_the_families_and_on_the_addresses_that_are_theirs() {
+        let key = |name: &str| ObjectKey::new("default", name);
+        let table = Table {
+            checks: vec![
+                (key("b"), check(32000, Some(2), Some(3))),
+                (key("a"), check(32001, Some(1), None)),
+                (key("c"), check(32000, Some(9), None)),
+            ],
+            addresses: PerFamily {
+                v4: Addresses::Some(vec!["192.0.2.1".parse().unwrap(), "::1".parse().unwrap()]),
+                v6: Addresses::All,
+            },
+        };
+        let found: Vec<(String, String, usize)> = wanted(&table)
+            .into_iter()
+            .map(|(address, (service, count))| (address.to_string(), service.to_string(), count))
+            .collect();
+        let expected = [
+            ("192.0.2.1:32000", "default/b", 2),
+            ("192.0.2.1:32001", "default/a", 1),
+            ("[::]:32000", "default/b", 3),
+        ]
+        .map(|(address, service, count)| (address.to_owned(), service.to_owned(), count));
+        assert_eq!(found, expected);
+    }
+}
