@@ -6,7 +6,8 @@ use pointsman::agent::reconciler::{Desired, Proxy};
 use pointsman::core::compile::{NodePortAddresses, compile_cluster, compile_known};
 use pointsman::core::diff::Engine;
 use pointsman::core::model::{Change, Dirty, Family, Node, ServiceId, State};
-use pointsman::dataplane::nftables::{Encoder, Nftables, ProgramConfig, render};
+use pointsman::dataplane::Options;
+use pointsman::dataplane::nftables::{Encoder, Nftables, render};
 
 use crate::bare;
 use crate::cluster::Shape;
@@ -24,10 +25,10 @@ const CHAINS: u32 = 5_000;
 const AT_ONCE: usize = 1 << 15;
 
 /// IPv4 only, like the clusters.
-pub fn program() -> ProgramConfig {
-    ProgramConfig {
+pub fn program() -> Options {
+    Options {
         families: vec![Family::V4],
-        ..ProgramConfig::default()
+        ..Options::default()
     }
 }
 

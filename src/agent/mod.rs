@@ -15,7 +15,8 @@ use anyhow::{Context, Result};
 use crate::config::{Config, NoPodCidrs};
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Node, PerFamily};
-use crate::dataplane::nftables::{Nftables, ProgramConfig};
+use crate::dataplane::Options;
+use crate::dataplane::nftables::Nftables;
 use crate::host::{self, addresses::interface_addresses};
 use crate::source::convert::ConvertOptions;
 
@@ -33,7 +34,7 @@ pub(crate) fn start(config: &Config, desired: Desired) -> Result<Proxy<Nftables>
             "there is no Node of this name with an address: NodePorts are accepted nowhere until there is",
         );
     }
-    let program = ProgramConfig {
+    let program = Options {
         families: host::families(),
         ..program(config, node)?
     };
@@ -86,12 +87,12 @@ pub(crate) fn convert_options(config: &Config) -> ConvertOptions {
 }
 
 /// The program that suits a node.
-pub(crate) fn program(config: &Config, node: &Node) -> Result<ProgramConfig, NoPodCidrs> {
-    Ok(ProgramConfig {
+pub(crate) fn program(config: &Config, node: &Node) -> Result<Options, NoPodCidrs> {
+    Ok(Options {
         masquerade_bit: config.masquerade_bit,
         masquerade_all: config.masquerade_all,
         local_detector: config.local_detector(node)?,
         node_ports_everywhere: PerFamily::from_fn(|family| config.node_port_addresses.all(family)),
-        ..ProgramConfig::default()
+        ..Options::default()
     })
 }

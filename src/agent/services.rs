@@ -16,7 +16,7 @@ use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
 use crate::core::model::Change;
 use crate::dataplane::conntrack::Cleaner;
-use crate::dataplane::nftables;
+use crate::dataplane::{self, nftables};
 use crate::host::addresses::AddressWatch;
 use crate::host::families;
 use crate::serve::admin::{self, Sources};
@@ -34,9 +34,9 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
     let mut signals = Signals::new()?;
     let families = families();
     // What is missing for good is said at once, not after the first list.
-    nftables::Nftables::connect(nftables::ProgramConfig {
+    nftables::Nftables::connect(dataplane::Options {
         families: families.clone(),
-        ..nftables::ProgramConfig::default()
+        ..dataplane::Options::default()
     })?;
     let health = Arc::new(Health::new(config.sync_period * 2, families.clone()));
     let metrics = Metrics::new(&families)?;

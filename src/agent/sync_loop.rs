@@ -207,7 +207,7 @@ impl SyncLoop {
                 return;
             }
         };
-        let program = crate::dataplane::nftables::ProgramConfig {
+        let program = crate::dataplane::Options {
             families: crate::host::families(),
             ..program
         };

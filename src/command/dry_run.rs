@@ -7,11 +7,11 @@ use serde::Serialize;
 use crate::agent::reconciler::Desired;
 use crate::core::ir::{Action, Destination, Forwarding, Host, Shared, SourcePolicy};
 use crate::core::model::{Endpoints, Family};
-use crate::dataplane::nftables::{self, ProgramConfig};
+use crate::dataplane::{Options, nftables};
 
 /// The ruleset in nft syntax.
 #[must_use]
-pub fn nft(config: &ProgramConfig, desired: &Desired) -> String {
+pub fn nft(config: &Options, desired: &Desired) -> String {
     nftables::render(config, &desired.engine().wanted_entries())
 }
 

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use crate::agent::reconciler::Desired;
 use crate::agent::{self, cluster, files};
 use crate::config::{self, Action, Config, Origin, Output};
+use crate::dataplane::Options;
 use crate::dataplane::conntrack;
-use crate::dataplane::nftables::{Nftables, ProgramConfig};
+use crate::dataplane::nftables::Nftables;
 use crate::host;
 
 /// Does what was asked.
@@ -53,9 +54,9 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 fn cleanup() -> Result<()> {
-    let program = ProgramConfig {
+    let program = Options {
         families: host::families(),
-        ..ProgramConfig::default()
+        ..Options::default()
     };
     Ok(Nftables::connect(program)?.cleanup()?)
 }

@@ -13,9 +13,9 @@ use super::file::{FileError, load};
 use super::validate::validate;
 use super::{Args, flags};
 use crate::core::compile::NodePortAddresses;
+use crate::core::model::LocalDetector;
 use crate::core::model::{Family, Node, PerFamily};
 use crate::core::networks;
-use crate::dataplane::nftables::LocalDetector;
 use crate::host::sysctl::Conntrack;
 
 /// A flag or a field whose value makes no sense. Nothing has been done; exit code 2.

@@ -5,6 +5,7 @@
 
 pub mod conntrack;
 pub mod nftables;
+pub mod options;
 
 use std::error::Error;
 use std::ops::AddAssign;
@@ -14,6 +15,8 @@ use thiserror::Error;
 
 use crate::core::ir::{Delta, Entry};
 use crate::core::model::ServiceId;
+
+pub use options::Options;
 
 /// The kernel could not be asked at all. Nothing has changed; try again after a while.
 #[derive(Debug, Error)]

@@ -10,7 +10,8 @@ use pointsman::core::model::{
     Change, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol, Service,
     ServicePort, SliceEndpoint, SlicePort, SourceRanges,
 };
-use pointsman::dataplane::nftables::{Encoder, ProgramConfig};
+use pointsman::dataplane::Options;
+use pointsman::dataplane::nftables::Encoder;
 use pointsman::dataplane::{Applied, ApplyError, Backend, Unavailable};
 
 /// Endpoints of Services, the smallest first. A hundred thousand would take callgrind minutes to
@@ -57,9 +58,9 @@ pub const REPLACED: u32 = 100;
 /// Loads a Service of so many endpoints and replaces one of them so many times, each time another.
 /// All changes are made before the first one is taken in, whatever is done with them.
 pub fn replace(endpoints: u32, times: u32) {
-    let encoder = Encoder::new(ProgramConfig {
+    let encoder = Encoder::new(Options {
         families: vec![Family::V4],
-        ..ProgramConfig::default()
+        ..Options::default()
     });
     let desired = Desired::new(Node::named("node-1"), NodePortAddresses::Primary);
     let mut proxy = Proxy::start(desired, Encoding(encoder)).expect("it has no kernel to ask");

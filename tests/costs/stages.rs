@@ -8,7 +8,8 @@ use pointsman::core::model::{
     Affinity, Change, Dirty, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol,
     Service, ServiceId, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State,
 };
-use pointsman::dataplane::nftables::{Encoder, ProgramConfig};
+use pointsman::dataplane::Options;
+use pointsman::dataplane::nftables::Encoder;
 
 /// Services, and endpoints of each.
 const SERVICES: u32 = 300;
@@ -75,9 +76,9 @@ pub fn walk(until: Stage, mut after: impl FnMut(Stage)) {
         ..Node::named("node-1")
     });
     let mut engine = Engine::default();
-    let mut encoder = Encoder::new(ProgramConfig {
+    let mut encoder = Encoder::new(Options {
         families: vec![Family::V4],
-        ..ProgramConfig::default()
+        ..Options::default()
     });
     let mut end = |stage| {
         after(stage);

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use pointsman::agent::reconciler::{Desired, Proxy, Synced};
 use pointsman::core::compile::NodePortAddresses;
 use pointsman::core::model::{Change, Family, Node};
-use pointsman::dataplane::nftables::{Nftables, ProgramConfig};
+use pointsman::dataplane::Options;
+use pointsman::dataplane::nftables::Nftables;
 
 use crate::harness::{Host, NODE, have_root};
 use crate::hostile::{Attack, Tenant, attacks};
@@ -22,9 +23,9 @@ const OPERATIONS: usize = (1 << 15) + 4_096;
 type Kernel = Proxy<Nftables>;
 
 fn start() -> Kernel {
-    let backend = Nftables::connect(ProgramConfig {
+    let backend = Nftables::connect(Options {
         families: vec![Family::V4],
-        ..ProgramConfig::default()
+        ..Options::default()
     });
     let desired = Desired::new(Node::named(NODE), NodePortAddresses::Primary);
     Proxy::start(desired, backend.expect("nftables")).expect("the kernel's state")

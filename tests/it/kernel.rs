@@ -628,7 +628,8 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
     use pointsman::core::diff::Engine;
     use pointsman::core::ir::{Action, Destination, Forwarding, Host as At, Label};
     use pointsman::core::model::{ObjectKey, Protocol, ServiceId};
-    use pointsman::dataplane::nftables::{Nftables, ProgramConfig};
+    use pointsman::dataplane::Options;
+    use pointsman::dataplane::nftables::Nftables;
     use pointsman::dataplane::{ApplyError, Backend};
 
     if !have_root("a_refusal_names_the_service_that_caused_it_and_applies_nothing") {
@@ -666,7 +667,7 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
     for isolate in [false, true] {
         let wanted = wanted.clone();
         let refused = host.run(move || {
-            let mut backend = Nftables::connect(ProgramConfig::default()).expect("nftables");
+            let mut backend = Nftables::connect(Options::default()).expect("nftables");
             let mut engine = Engine::default();
             for (number, compiled) in wanted {
                 engine.update(ServiceId(u32::from(number)), Some(compiled));
@@ -698,7 +699,8 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
     };
     use pointsman::core::model::{Endpoint, Endpoints, Family, Protocol, ServiceId};
     use pointsman::dataplane::Backend;
-    use pointsman::dataplane::nftables::{Nftables, ProgramConfig};
+    use pointsman::dataplane::Options;
+    use pointsman::dataplane::nftables::Nftables;
 
     if !have_root("many_endpoints_are_read_back_whole_and_what_was_tampered_with_too") {
         return;
@@ -744,7 +746,7 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
     let host = Host::new();
     let read = |host: &Host| {
         host.run(|| {
-            let mut backend = Nftables::connect(ProgramConfig::default()).expect("nftables");
+            let mut backend = Nftables::connect(Options::default()).expect("nftables");
             let mut entries = backend.read().expect("the entries");
             entries.sort_unstable();
             entries
@@ -757,7 +759,7 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
             ..Compiled::default()
         };
         engine.update(ServiceId(1), Some(compiled));
-        let mut backend = Nftables::connect(ProgramConfig::default()).expect("nftables");
+        let mut backend = Nftables::connect(Options::default()).expect("nftables");
         engine.adopt(backend.read().expect("an empty kernel"));
         let pending = engine.pending();
         backend.apply(pending.delta()).expect("a transaction");

@@ -4,6 +4,7 @@
 //! Everything after `source` works on these types. No parsing lives here, no decision about
 //! packets, and no I/O.
 
+mod detector;
 mod endpoint;
 mod endpoints;
 mod names;
@@ -12,6 +13,7 @@ mod service;
 mod slice_endpoints;
 mod state;
 
+pub use detector::LocalDetector;
 pub use endpoint::{Endpoint, EndpointSlice, Hint, SliceEndpoint, SlicePort, ZoneHints};
 pub use endpoints::Endpoints;
 pub use names::{Interner, Name, ObjectKey};

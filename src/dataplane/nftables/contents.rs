@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::affinity::{Found, How};
-use super::element::{Comment, Element};
-use super::numbers::{self, BARE_MASK, Class, Shape, Size};
+use super::program::element::{Comment, Element};
+use super::program::numbers::{self, BARE_MASK, Class, Shape, Size};
 use crate::core::ir::{Destination, Entry, Label, List, Route, SourcePolicy};
 use crate::core::model::Endpoint;
 

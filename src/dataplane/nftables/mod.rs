@@ -5,16 +5,9 @@
 //! uses any more stay until [`Nftables::tidy`].
 
 mod affinity;
-mod choice;
-mod classes;
 mod contents;
-mod element;
 mod leftovers;
-mod numbers;
 mod program;
-mod sets;
-mod sources;
-mod statement;
 mod text;
 mod transaction;
 mod watch;
@@ -22,27 +15,23 @@ mod wire;
 
 use std::time::{Duration, Instant};
 
-use super::{Applied, ApplyError, Backend, Refused, Unavailable};
 use crate::core::ir::{Delta, Entry};
 use crate::core::model::Family;
+use crate::dataplane::{Applied, ApplyError, Backend, Options, Refused, Unavailable};
 use crate::host::netlink::socket::{Refusal, Socket, SocketError};
 
 use contents::Contents;
-use element::Element;
-use program::Program;
-use sets::SETS;
+use program::element::Element;
+use program::sets::SETS;
+use program::{KUBE_PROXY_TABLE, Program};
 use transaction::Programmed;
 use wire::batch::{Batch, FinishedBatch, Subject};
 use wire::dump::{self, Found, Lister};
 use wire::objects;
 
-pub use program::{LocalDetector, ProgramConfig};
 pub use text::{render, render_cleanup};
 pub use transaction::Encoder;
 pub use watch::watch;
-
-/// The table of kube-proxy's nftables mode, in each family.
-const KUBE_PROXY_TABLE: &str = "kube-proxy";
 
 /// Operations in one transaction, a tenth of a second of the kernel's time or so: what else
 /// changes the packet filter on the node (a CNI plugin, a firewall) waits no longer for us.
@@ -78,7 +67,7 @@ impl Nftables {
     /// # Errors
     ///
     /// If there is no nf_tables, or we may not use it.
-    pub fn connect(config: ProgramConfig) -> Result<Self, SocketError> {
+    pub fn connect(config: Options) -> Result<Self, SocketError> {
         let mut socket = Socket::open()?;
         for family in &config.families {
             dump::table_exists(&mut socket, *family).map_err(|error| match error {
@@ -99,7 +88,7 @@ impl Nftables {
     }
 
     /// Programs differently from the next transaction on. The caller reads again first.
-    pub fn reconfigure(&mut self, config: ProgramConfig) {
+    pub fn reconfigure(&mut self, config: Options) {
         self.programmed.config = config;
     }
 

@@ -8,19 +8,20 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::affinity::Affinity;
-use super::choice::{self, REMEMBER, Verdict};
-use super::element::Element;
-use super::numbers::{self, Printed, Size};
-use super::program::{Program, ProgramConfig, TABLE};
-use super::sets::{AFFINITY_SIZE, Data, Field, SETS, SetId};
-use super::sources::{self, CHECK_SOURCE};
-use super::statement::{Base, Chain, Hook, Load, Priority, Statement};
+use super::program::choice::{self, REMEMBER, Verdict};
+use super::program::element::Element;
+use super::program::numbers::{self, Printed, Size};
+use super::program::sets::{AFFINITY_SIZE, Data, Field, SETS, SetId};
+use super::program::sources::{self, CHECK_SOURCE};
+use super::program::statement::{Base, Chain, Hook, Load, Priority, Statement};
+use super::program::{Program, TABLE};
 use crate::core::ir::{Delta, Destination, Entry, Host, Operation, Shared};
 use crate::core::model::{Endpoint, Family, ServiceId};
+use crate::dataplane::Options;
 
 /// The whole ruleset for these entries, replacing whatever was there, in a stable order.
 #[must_use]
-pub fn render(config: &ProgramConfig, entries: &[Entry]) -> String {
+pub fn render(config: &Options, entries: &[Entry]) -> String {
     let add = entries.iter().cloned().map(|entry| Operation {
         owner: ServiceId::CLUSTER,
         entry,
@@ -63,7 +64,7 @@ fn line(out: &mut String, depth: usize, text: std::fmt::Arguments<'_>) {
     let _ = writeln!(out, "{text}");
 }
 
-fn render_table(out: &mut String, config: &ProgramConfig, family: Family, delta: &Delta) {
+fn render_table(out: &mut String, config: &Options, family: Family, delta: &Delta) {
     let staged = Affinity::default().stage(delta);
     let mut elements: BTreeMap<SetId, Vec<String>> = BTreeMap::new();
     let (mut sizes, mut lengths) = (BTreeSet::new(), BTreeSet::new());

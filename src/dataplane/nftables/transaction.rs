@@ -5,36 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::KUBE_PROXY_TABLE;
 use super::affinity::{Affinity, Rounded, Staged};
-use super::choice::{self, Verdict};
-use super::element::{Element, shape};
-use super::numbers::{Class, EXACT, Size};
-use super::program::{Program, ProgramConfig};
-use super::sets::{SETS, SetId};
-use super::sources::{self, CHECK_SOURCE};
-use super::statement::Chain;
+use super::program::KUBE_PROXY_TABLE;
+use super::program::Program;
+use super::program::choice::{self, Verdict};
+use super::program::element::{Element, shape};
+use super::program::numbers::{Class, EXACT, Size};
+use super::program::parts::Parts;
+use super::program::sets::{SETS, SetId};
+use super::program::sources::{self, CHECK_SOURCE};
+use super::program::statement::Chain;
 use super::wire::batch::{Batch, ElementOperation, FinishedBatch};
 use super::wire::{elements, objects};
 use crate::core::ir::{Delta, Destination, Entry, List, Operation};
 use crate::core::model::{Family, PerFamily, ServiceId};
-
-/// The parts of the program that come and go.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Parts {
-    /// Sizes of which there is a chain that draws.
-    pub(super) draws: BTreeSet<Size>,
-    /// Sizes that lead to a chain.
-    pub(super) sizes: BTreeSet<Size>,
-    /// The timeouts that there are rules for.
-    pub(super) timeouts: BTreeMap<Class, u32>,
-    /// The lengths of prefixes that there are rules for.
-    pub(super) lengths: BTreeSet<u8>,
-}
+use crate::dataplane::Options;
 
 /// The program, and how much of it the kernel holds.
 pub(super) struct Programmed {
-    pub(super) config: ProgramConfig,
+    pub(super) config: Options,
     /// What the kernel holds of what comes and goes.
     pub(super) parts: PerFamily<Parts>,
     /// How many lists have each size.
@@ -70,7 +59,7 @@ type Unchanged = FxHashSet<(Destination, List)>;
 
 impl Programmed {
     /// Nothing yet.
-    pub(super) fn new(config: ProgramConfig) -> Self {
+    pub(super) fn new(config: Options) -> Self {
         Self {
             config,
             parts: PerFamily::default(),
@@ -504,7 +493,7 @@ pub struct Encoder(Programmed);
 impl Encoder {
     /// One that begins with an empty kernel.
     #[must_use]
-    pub fn new(config: ProgramConfig) -> Self {
+    pub fn new(config: Options) -> Self {
         Self(Programmed::new(config))
     }
 

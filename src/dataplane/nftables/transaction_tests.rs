@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::super::contents::Assembly;
-use super::super::numbers::BARE_MASK;
+use super::super::program::numbers::BARE_MASK;
 use super::super::wire::elements::{Listed, listed};
 use super::*;
 use crate::core::compile::Compiled;
@@ -196,7 +196,7 @@ proptest! {
         most in prop_oneof![Just(usize::MAX), 1usize..20],
     ) {
         let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
-        let mut programmed = Programmed::new(ProgramConfig::default());
+        let mut programmed = Programmed::new(Options::default());
         for (cluster, restarts) in clusters {
             want(&mut engine, cluster);
             sync(&mut engine, &mut programmed, &mut kernel, most);
@@ -261,7 +261,7 @@ proptest! {
     ) {
         const MOST: usize = 600;
         let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
-        let mut programmed = Programmed::new(ProgramConfig::default());
+        let mut programmed = Programmed::new(Options::default());
         programmed.replace = false;
         for wanted in wanted {
             want(&mut engine, vec![None, None, wanted.clone()]);
@@ -326,7 +326,7 @@ fn balance(numbers: &[u8], affinity: Option<u32>) -> Option<Forwarding> {
 #[test]
 fn f3_clients_keep_an_endpoint_whose_place_or_timeout_changes_and_lose_one_that_leaves() {
     let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
-    let mut programmed = Programmed::new(ProgramConfig::default());
+    let mut programmed = Programmed::new(Options::default());
     let mut step = |wanted| {
         want(&mut engine, vec![None, None, wanted]);
         sync(&mut engine, &mut programmed, &mut kernel, usize::MAX);
@@ -355,7 +355,7 @@ fn of_two_endpoints_with_one_hash_each_has_an_id_of_its_own() {
         *primary = list.clone();
     }
     let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
-    let mut programmed = Programmed::new(ProgramConfig::default());
+    let mut programmed = Programmed::new(Options::default());
     want(&mut engine, vec![None, None, Some(forwarding)]);
     sync(&mut engine, &mut programmed, &mut kernel, usize::MAX);
     let ids: BTreeSet<u32> = ids(&kernel).into_values().collect();
@@ -374,7 +374,7 @@ fn a_long_list_that_gets_one_more_endpoint_takes_one_operation() {
         vec![None, None, Some(forwarding)]
     };
     let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
-    let mut programmed = Programmed::new(ProgramConfig::default());
+    let mut programmed = Programmed::new(Options::default());
     want(&mut engine, list(1000));
     sync(&mut engine, &mut programmed, &mut kernel, usize::MAX);
     want(&mut engine, list(1001));
@@ -386,7 +386,7 @@ fn a_long_list_that_gets_one_more_endpoint_takes_one_operation() {
 #[test]
 fn no_timeouts_and_no_sizes_make_more_than_a_bounded_number_of_parts() {
     let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
-    let mut programmed = Programmed::new(ProgramConfig::default());
+    let mut programmed = Programmed::new(Options::default());
     for index in 0u32..6_000 {
         let destination = Destination {
             host: Host::Address(std::net::Ipv4Addr::from(0x0a60_0000 + index).into()),

@@ -9,7 +9,7 @@ use super::elements::ELEMENT_MAX;
 use super::uapi::*;
 use crate::core::model::{Family, ServiceId};
 use crate::dataplane::nftables::program::TABLE;
-use crate::dataplane::nftables::sets::SetId;
+use crate::dataplane::nftables::program::sets::SetId;
 use crate::host::netlink::attributes::{HEADER, begin_nest, end_nest, put_string};
 use crate::host::netlink::{
     NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, close_message, family_number, message_type,

@@ -13,10 +13,10 @@ use super::uapi::*;
 use crate::core::ir::{Destination, Host, List, Shared};
 use crate::core::model::{Endpoint, Family, Protocol};
 use crate::core::networks;
-use crate::dataplane::nftables::choice::Verdict;
-use crate::dataplane::nftables::element::{Comment, Element};
-use crate::dataplane::nftables::numbers::{self, Shape};
-use crate::dataplane::nftables::sets::{Data, Field, SetId};
+use crate::dataplane::nftables::program::choice::Verdict;
+use crate::dataplane::nftables::program::element::{Comment, Element};
+use crate::dataplane::nftables::program::numbers::{self, Shape};
+use crate::dataplane::nftables::program::sets::{Data, Field, SetId};
 use crate::host::netlink::attributes::{
     Attributes, be_u32, begin_nest, end_nest, find, put_bytes, put_string, put_u32, string,
 };

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::ir::SourcePolicy;
-use crate::dataplane::nftables::numbers::{self, CLASSES, Size};
-use crate::dataplane::nftables::sets::SETS;
+use crate::dataplane::nftables::program::numbers::{self, CLASSES, Size};
+use crate::dataplane::nftables::program::sets::SETS;
 use ipnetwork::IpNetwork;
 
 fn read_back(element: &Element<'_>, family: Family) -> Option<Vec<Element<'static>>> {

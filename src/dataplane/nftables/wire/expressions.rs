@@ -12,8 +12,8 @@ use sys::libc;
 
 use super::ffi::{Expression, Value};
 use crate::core::model::Family;
-use crate::dataplane::nftables::sets::{Field, SetId};
-use crate::dataplane::nftables::statement::{Load, Priority, Rule, Statement};
+use crate::dataplane::nftables::program::sets::{Field, SetId};
+use crate::dataplane::nftables::program::statement::{Load, Priority, Rule, Statement};
 
 /// A 32-bit register by its number among all of them: 4 bytes each, 16 in all.
 #[derive(Debug, Clone, Copy)]

@@ -12,10 +12,10 @@ use super::uapi::*;
 use crate::core::ir::{Destination, Host};
 use crate::core::model::{Endpoint, Family};
 use crate::dataplane::nftables::contents::Assembly;
-use crate::dataplane::nftables::element::Element;
-use crate::dataplane::nftables::numbers::{BARE_MASK, place};
 use crate::dataplane::nftables::program::TABLE;
-use crate::dataplane::nftables::sets::SetId;
+use crate::dataplane::nftables::program::element::Element;
+use crate::dataplane::nftables::program::numbers::{BARE_MASK, place};
+use crate::dataplane::nftables::program::sets::SetId;
 use crate::host::netlink::attributes::{begin_nest, end_nest, put_string};
 use crate::host::netlink::socket::{Socket, SocketError};
 use crate::host::netlink::{
@@ -119,7 +119,7 @@ pub(super) fn read(
 }
 
 const fn is_place(number: u32) -> bool {
-    crate::dataplane::nftables::numbers::place_of(number).is_some()
+    crate::dataplane::nftables::program::numbers::place_of(number).is_some()
 }
 
 struct Reader<'a> {

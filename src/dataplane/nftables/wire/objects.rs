@@ -8,8 +8,8 @@ use super::ffi::{self, NewSet};
 use super::uapi::*;
 use crate::core::model::Family;
 use crate::dataplane::nftables::program::TABLE;
-use crate::dataplane::nftables::sets::{AFFINITY_SIZE, Data, Field, SetId};
-use crate::dataplane::nftables::statement::{Base, Chain, Hook};
+use crate::dataplane::nftables::program::sets::{AFFINITY_SIZE, Data, Field, SetId};
+use crate::dataplane::nftables::program::statement::{Base, Chain, Hook};
 use crate::host::netlink::attributes::{put_bytes, put_string};
 use crate::host::netlink::{
     NLM_F_REQUEST, close_message, family_number, message_type, put_headers,

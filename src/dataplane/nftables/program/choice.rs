@@ -5,15 +5,15 @@
 //! depends on a Service; those that draw a place of so many, and the rules that remember a client
 //! for so long, come and go with the sizes and timeouts in use, whose number is bounded.
 
+use super::base::{DESTINATION, NODE_PORT, Program};
 use super::numbers::{
     BARE_MASK, CLASS_MASK, Class, KIND_MASK, LOCAL_BIT, ROUTE_MASK, SIZE_MASK, Shape, Size,
     class_bits, id_kind, place,
 };
-use super::program::{DESTINATION, LocalDetector, NODE_PORT, Program};
 use super::sets::SetId;
 use super::statement::{Chain, Load, Priority, Rule, Statement};
 use crate::core::ir::{List, SourcePolicy};
-use crate::core::model::Family;
+use crate::core::model::{Family, LocalDetector};
 
 /// What a verdict map of the program holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,7 +230,7 @@ pub(crate) fn fixed_elements() -> impl Iterator<Item = (SetId, u32, Verdict)> {
 impl Program<'_> {
     /// The chains that choose, each after those that it leads to; of those with rules that come and
     /// go, `remember` is empty here.
-    pub(super) fn choice(&self) -> Vec<Chain> {
+    pub(crate) fn choice(&self) -> Vec<Chain> {
         let mut chains = vec![Chain::regular(REMEMBER, Vec::new())];
         for node_port in [false, true] {
             chains.extend(self.recall(node_port));

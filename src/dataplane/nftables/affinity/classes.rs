@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::numbers::{CLASSES, Class};
+use crate::dataplane::nftables::program::numbers::{CLASSES, Class};
 
 /// How many different timeouts are honoured to the second.
 pub(crate) const EXACT_CLASSES: usize = 40;

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::classes::Classes;
-use super::element::Element;
-use super::numbers::{self, Class};
 use crate::core::ir::{Delta, Destination, Entry, List, Operation, Route, SourcePolicy};
 use crate::core::model::{Endpoint, Family, PerFamily, ServiceId};
+use crate::dataplane::nftables::program::element::Element;
+use crate::dataplane::nftables::program::numbers::{self, Class};
 
 /// The ids of one list, without their class, and in how many places each endpoint is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,38 +35,38 @@ struct Remembering {
 
 /// What the kernel holds about clients that are remembered.
 #[derive(Debug, Default)]
-pub(super) struct Affinity {
+pub(crate) struct Affinity {
     destinations: FxHashMap<Destination, Remembering>,
-    pub(super) classes: PerFamily<Classes>,
+    pub(crate) classes: PerFamily<Classes>,
 }
 
 /// A destination that remembers, as found in the kernel.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) destination: Destination,
-    pub(super) how: How,
+pub(crate) struct Found {
+    pub(crate) destination: Destination,
+    pub(crate) how: How,
     /// The ids of its endpoints, without their class.
-    pub(super) ids: Vec<(List, Endpoint, u32)>,
+    pub(crate) ids: Vec<(List, Endpoint, u32)>,
 }
 
 /// A route that remembers, rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rounded {
-    pub(super) owner: ServiceId,
-    pub(super) destination: Destination,
-    pub(super) wanted_seconds: u32,
-    pub(super) seconds: u32,
+pub(crate) struct Rounded {
+    pub(crate) owner: ServiceId,
+    pub(crate) destination: Destination,
+    pub(crate) wanted_seconds: u32,
+    pub(crate) seconds: u32,
 }
 
 /// What a delta is, as far as clients are remembered.
 #[derive(Debug, Default)]
-pub(super) struct Staged {
+pub(crate) struct Staged {
     /// Elements to take away.
-    pub(super) remove: Vec<(ServiceId, Element<'static>)>,
+    pub(crate) remove: Vec<(ServiceId, Element<'static>)>,
     /// Elements to put in place.
-    pub(super) add: Vec<(ServiceId, Element<'static>)>,
+    pub(crate) add: Vec<(ServiceId, Element<'static>)>,
     /// Timeouts that could not be honoured to the second.
-    pub(super) rounded: Vec<Rounded>,
+    pub(crate) rounded: Vec<Rounded>,
     /// The class of each destination that remembers from now on.
     classes_of: FxHashMap<Destination, (Class, Option<u32>)>,
     /// The classes as they will be, if they change.
@@ -76,13 +76,13 @@ pub(super) struct Staged {
 
 impl Staged {
     /// The timeouts that there have to be rules for, if a delta has to do with them.
-    pub(super) fn timeouts(&self, family: Family) -> Option<BTreeMap<Class, u32>> {
+    pub(crate) fn timeouts(&self, family: Family) -> Option<BTreeMap<Class, u32>> {
         let classes = self.classes.as_ref()?;
         Some(classes.get(family).timeouts())
     }
 
     /// The class of a destination's route, and the timeout that it wanted if that is another.
-    pub(super) fn class_of(&self, destination: &Destination) -> (Class, Option<u32>) {
+    pub(crate) fn class_of(&self, destination: &Destination) -> (Class, Option<u32>) {
         self.classes_of
             .get(destination)
             .copied()
@@ -104,15 +104,15 @@ enum Edit {
 
 /// For how long a destination remembers, and whom it sends to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct How {
+pub(crate) struct How {
     /// What its Service wants.
-    pub(super) wanted_seconds: u32,
+    pub(crate) wanted_seconds: u32,
     /// What it got.
-    pub(super) class: Class,
+    pub(crate) class: Class,
     /// How long that is.
-    pub(super) seconds: u32,
+    pub(crate) seconds: u32,
     /// Whom it sends to.
-    pub(super) policy: SourcePolicy,
+    pub(crate) policy: SourcePolicy,
 }
 
 impl How {
@@ -213,7 +213,7 @@ fn touched(delta: &Delta) -> FxHashMap<Destination, Touched> {
 
 impl Affinity {
     /// What a delta is.
-    pub(super) fn stage(&self, delta: &Delta) -> Staged {
+    pub(crate) fn stage(&self, delta: &Delta) -> Staged {
         let mut staged = Staged::default();
         let mut touched: Vec<(Destination, Touched)> = touched(delta).into_iter().collect();
         if touched.is_empty() {
@@ -358,7 +358,7 @@ impl Affinity {
     }
 
     /// Takes in that the kernel has taken what was staged.
-    pub(super) fn commit(&mut self, staged: Staged) {
+    pub(crate) fn commit(&mut self, staged: Staged) {
         if let Some(classes) = staged.classes {
             self.classes = classes;
         }
@@ -399,7 +399,7 @@ impl Affinity {
     }
 
     /// Takes in a destination that was found in the kernel.
-    pub(super) fn found(&mut self, found: Found) {
+    pub(crate) fn found(&mut self, found: Found) {
         let Found {
             destination,
             how,

@@ -3,69 +3,15 @@
 //!
 //! Every base chain is of `type nat`, which sees a connection's first packet only: an established
 //! packet passes none of our rules. What the rules must do to packets is `docs/semantics.md`'s section E;
-//! why they are shaped so is DESIGN.md's section 1.
+//! why they are shaped so, `docs/design.md`.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::IpNetwork;
-
+use super::base::{DESTINATION, NODE_PORT, Program};
 use super::numbers::OURS;
 use super::sets::SetId;
 use super::sources;
 use super::statement::{Base, Chain, Hook, Load, Priority, Rule, Statement};
-use crate::core::model::{Family, PerFamily};
-
-/// The name of our table in each family.
-pub(crate) const TABLE: &str = "pointsman";
-
-/// How packets of pods on this cluster are recognised (`detectLocalMode`), in one family.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum LocalDetector {
-    /// They are not: nobody counts as a pod, and `ClusterIP` traffic is never masqueraded.
-    #[default]
-    None,
-    /// By their source address.
-    Network(IpNetwork),
-    /// By the interface that they come in by.
-    Interface(String),
-    /// By the first characters of the interface that they come in by.
-    InterfacePrefix(String),
-}
-
-/// What the program depends on besides the cluster's objects.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProgramConfig {
-    /// The bit of the packet mark that asks for masquerading, 0 to 31.
-    pub masquerade_bit: u8,
-    /// Whether `ClusterIP` traffic of pods is masqueraded too.
-    pub masquerade_all: bool,
-    /// How pods are recognised.
-    pub local_detector: PerFamily<LocalDetector>,
-    /// Whether `NodePort`s are accepted on every local address but loopback, or only on those
-    /// in the `nodeport-ips` set.
-    pub node_ports_everywhere: PerFamily<bool>,
-    /// Which families are programmed.
-    pub families: Vec<Family>,
-}
-
-impl Default for ProgramConfig {
-    fn default() -> Self {
-        Self {
-            masquerade_bit: 14,
-            masquerade_all: false,
-            local_detector: PerFamily::default(),
-            node_ports_everywhere: PerFamily::default(),
-            families: Family::BOTH.to_vec(),
-        }
-    }
-}
-
-impl ProgramConfig {
-    pub(super) const fn mark(&self) -> u32 {
-        1u32.wrapping_shl(self.masquerade_bit as u32)
-    }
-}
 
 const DSTNAT: i32 = -100;
 const SRCNAT: i32 = 100;
@@ -74,24 +20,7 @@ const BEFORE_DSTNAT: i32 = DSTNAT - 10;
 /// What nobody has translated is refused.
 const AFTER_DSTNAT: i32 = DSTNAT + 10;
 
-pub(super) const DESTINATION: [Load; 3] = [
-    Load::DestinationAddress,
-    Load::Protocol,
-    Load::DestinationPort,
-];
-pub(super) const NODE_PORT: [Load; 2] = [Load::Protocol, Load::DestinationPort];
-
-/// The program of one family.
-pub(crate) struct Program<'a> {
-    pub(super) config: &'a ProgramConfig,
-    pub(super) family: Family,
-}
-
-impl<'a> Program<'a> {
-    pub(crate) const fn new(config: &'a ProgramConfig, family: Family) -> Self {
-        Self { config, family }
-    }
-
+impl Program<'_> {
     /// The chains that every ruleset has. A chain comes after those that it leads to.
     pub(crate) fn fixed_chains(&self) -> Vec<Chain> {
         let mut chains = self.choice();
@@ -127,32 +56,6 @@ impl<'a> Program<'a> {
         let masquerading = self.masquerading();
         base("nat-postrouting", Hook::Postrouting, SRCNAT, masquerading);
         chains
-    }
-
-    /// Matches packets to an address that accepts `NodePort`s.
-    pub(super) fn node_port_condition(&self) -> Rule {
-        let load = Load::DestinationAddress;
-        if !*self.config.node_ports_everywhere.get(self.family) {
-            return vec![Statement::InSet {
-                key: vec![load],
-                set: SetId::NodePortIps,
-                negate: false,
-            }];
-        }
-        let loopback = match self.family {
-            Family::V4 => IpNetwork::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
-            Family::V6 => IpNetwork::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
-        };
-        let mut rule = vec![Statement::AddressIsLocal {
-            load,
-            negate: false,
-        }];
-        rule.extend(loopback.ok().map(|network| Statement::AddressIn {
-            load,
-            network,
-            negate: true,
-        }));
-        rule
     }
 
     fn no_endpoints(&self) -> Chain {

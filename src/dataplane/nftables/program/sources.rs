@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use super::base::DESTINATION;
 use super::numbers;
-use super::program::DESTINATION;
 use super::sets::SetId;
 use super::statement::{Chain, Load, Priority, Rule, Statement};
 use crate::core::model::Family;
