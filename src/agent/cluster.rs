@@ -7,12 +7,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::convert_options;
-use super::files::Events;
-use super::sync_loop::Event;
+use super::sync_loop::Events;
 use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
 use crate::serve::metrics::Metrics;
-use crate::source::cluster::{self, Changes, Kind, Notice, Options, Trigger};
+use crate::source::changes::{Changes, Trigger};
+use crate::source::cluster::{self, Kind, Notice, WatchOptions};
 use crate::source::convert::Converter;
 use crate::source::report;
 
@@ -35,7 +35,7 @@ pub(crate) async fn connect(config: &Config) -> Result<Cluster> {
     };
     let client = cluster::connect(kubeconfig.clone(), server.as_deref()).await?;
     let converter = Converter::new(config.node_name.as_str()).with_options(convert_options(config));
-    let notices = cluster::follow(&client, converter, &Options::new(&config.node_name));
+    let notices = cluster::follow(&client, converter, &WatchOptions::new(&config.node_name));
     Ok(Cluster { client, notices })
 }
 
@@ -100,7 +100,8 @@ pub(crate) async fn follow(mut cluster: Cluster, metrics: Metrics, events: Event
             Notice::Changes(changes) => {
                 if !changes.is_empty() {
                     events
-                        .send(Event::Changes(changes))
+                        .send(changes)
+                        .await
                         .context("the sync thread has ended")?;
                 }
             }

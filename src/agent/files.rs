@@ -5,11 +5,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::convert_options;
-use super::sync_loop::Event;
+use super::sync_loop::Events;
 use crate::config::Config;
 use crate::core::model::Change;
 use crate::host::file_watch::FileWatch;
-use crate::source::cluster::Changes;
+use crate::source::changes::Changes;
 use crate::source::manifests::{Manifests, STDIN};
 use crate::source::report;
 
@@ -46,13 +46,13 @@ pub(crate) async fn follow(mut manifests: Manifests, events: Events) -> Result<(
     };
     // What changed between the first load and the start of the watch.
     if files.is_some() {
-        load_again(&mut manifests, &events)?;
+        load_again(&mut manifests, &events).await?;
     }
     while let Some(watch) = &mut files {
         match watch.changed().await {
             Some(()) => {
                 tokio::time::sleep(SETTLE).await;
-                load_again(&mut manifests, &events)?;
+                load_again(&mut manifests, &events).await?;
             }
             None => files = None,
         }
@@ -60,10 +60,7 @@ pub(crate) async fn follow(mut manifests: Manifests, events: Events) -> Result<(
     std::future::pending().await
 }
 
-/// The sync loop's inbox.
-pub(crate) type Events = std::sync::mpsc::Sender<Event>;
-
-fn load_again(manifests: &mut Manifests, events: &Events) -> Result<()> {
+async fn load_again(manifests: &mut Manifests, events: &Events) -> Result<()> {
     match manifests.load() {
         Ok(loaded) => {
             for error in &loaded.broken {
@@ -75,7 +72,8 @@ fn load_again(manifests: &mut Manifests, events: &Events) -> Result<()> {
                 triggers: Vec::new(),
             };
             events
-                .send(Event::Changes(changes))
+                .send(changes)
+                .await
                 .context("the sync thread has ended")?;
         }
         Err(error) => tracing::warn!(%error, "everything stays as it was"),

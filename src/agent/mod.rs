@@ -7,6 +7,7 @@
 pub(crate) mod cluster;
 pub(crate) mod files;
 pub mod reconciler;
+mod schedule;
 mod services;
 mod sync_loop;
 
@@ -15,8 +16,7 @@ use anyhow::{Context, Result};
 use crate::config::{Config, NoPodCidrs};
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Node, PerFamily};
-use crate::dataplane::Options;
-use crate::dataplane::nftables::Nftables;
+use crate::dataplane::{ApplyError, Backend, Options};
 use crate::host::{self, addresses::interface_addresses};
 use crate::source::convert::ConvertOptions;
 
@@ -25,8 +25,8 @@ use reconciler::{Desired, Proxy};
 pub(crate) use services::run;
 pub(crate) use sync_loop::{log_sync, stale_flows};
 
-/// Connects to the kernel and takes over what it holds. Changes nothing yet.
-pub(crate) fn start(config: &Config, desired: Desired) -> Result<Proxy<Nftables>> {
+/// Connects to the kernel. Reads and changes nothing yet.
+pub(crate) fn start<B: Backend>(config: &Config, desired: Desired) -> Result<Proxy<B>> {
     let node = desired.state().node();
     if config.node_port_addresses == NodePortAddresses::Primary && node.addresses.is_empty() {
         tracing::warn!(
@@ -34,29 +34,22 @@ pub(crate) fn start(config: &Config, desired: Desired) -> Result<Proxy<Nftables>
             "there is no Node of this name with an address: NodePorts are accepted nowhere until there is",
         );
     }
-    let program = Options {
+    let options = Options {
         families: host::families(),
-        ..program(config, node)?
+        ..options(config, node)?
     };
-    let mut backend = Nftables::connect(program)?;
+    let mut backend = B::open(options)?;
     if config.takeover {
         backend.take_over()?;
     }
-    Ok(Proxy::start(desired, backend)?)
+    Ok(Proxy::new(desired, backend))
 }
 
-/// Removes the chains of kube-proxy's iptables mode, once our own rules are in place.
-pub(crate) fn take_over_iptables(config: &Config, proxy: &mut Proxy<Nftables>) {
-    if !config.takeover {
-        return;
-    }
-    match proxy.backend_mut().remove_iptables_leftovers() {
-        Ok(0) => {}
-        Ok(chains) => tracing::info!(chains, "kube-proxy's iptables chains are removed"),
-        Err(error) => tracing::warn!(
-            %error,
-            "kube-proxy's iptables chains could not be removed; kube-proxy --cleanup does it",
-        ),
+/// Removes what kube-proxy's iptables mode has left, once our own rules are in place.
+pub(crate) fn take_over_leftovers<B: Backend>(proxy: &mut Proxy<B>) -> Result<(), ApplyError> {
+    let chains = proxy.backend_mut().remove_leftovers()?;
+    if chains > 0 {
+        tracing::info!(chains, "kube-proxy's iptables chains are removed");
     }
     // Written by iptables-legacy, which does not go through nf_tables.
     let legacy = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
@@ -68,6 +61,7 @@ pub(crate) fn take_over_iptables(config: &Config, proxy: &mut Proxy<Nftables>) {
             "this node has iptables-legacy rules: if they are kube-proxy's, remove them with kube-proxy --cleanup",
         );
     }
+    Ok(())
 }
 
 /// An empty cluster around this node.
@@ -86,8 +80,8 @@ pub(crate) fn convert_options(config: &Config) -> ConvertOptions {
     }
 }
 
-/// The program that suits a node.
-pub(crate) fn program(config: &Config, node: &Node) -> Result<Options, NoPodCidrs> {
+/// What a backend has to know on this node.
+pub(crate) fn options(config: &Config, node: &Node) -> Result<Options, NoPodCidrs> {
     Ok(Options {
         masquerade_bit: config.masquerade_bit,
         masquerade_all: config.masquerade_all,

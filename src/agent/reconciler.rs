@@ -36,6 +36,8 @@ pub struct Synced {
 /// How often one sync reads the kernel again and retries: once for drift, once to find a
 /// Service that is refused, and then without it.
 const ATTEMPTS: usize = 4;
+/// From which refusal in a row on it is the fault of the Service that it names.
+const TO_BLAME: usize = 3;
 /// How often one sync does that in all, before it gives up until the next one.
 const MOST_REFUSALS: usize = 100;
 
@@ -232,6 +234,8 @@ pub struct Proxy<B> {
     desired: Desired,
     backend: B,
     left_out: BTreeSet<ServiceId>,
+    /// Transactions keep Services apart.
+    isolated: bool,
     stale_flows: Vec<StaleFlows>,
 }
 
@@ -242,14 +246,21 @@ impl<B: Backend> Proxy<B> {
     ///
     /// If the kernel cannot be asked.
     pub fn start(desired: Desired, backend: B) -> Result<Self, Unavailable> {
-        let mut proxy = Self {
+        let mut proxy = Self::new(desired, backend);
+        proxy.adopt()?;
+        Ok(proxy)
+    }
+
+    /// One that does not know yet what the kernel holds: [`Self::read_again`] must come first.
+    #[must_use]
+    pub const fn new(desired: Desired, backend: B) -> Self {
+        Self {
             desired,
             backend,
             left_out: BTreeSet::new(),
+            isolated: false,
             stale_flows: Vec::new(),
-        };
-        proxy.adopt()?;
-        Ok(proxy)
+        }
     }
 
     fn adopt(&mut self) -> Result<(), Unavailable> {
@@ -321,24 +332,25 @@ impl<B: Backend> Proxy<B> {
                     let started = std::time::Instant::now();
                     self.stale_flows.extend(self.desired.engine.commit(pending));
                     synced.computing += started.elapsed();
-                    self.backend.isolate_services(false);
+                    self.isolate(false);
                     refusals = 0;
                     if self.desired.engine.is_settled() {
                         break;
                     }
                 }
                 Err(ApplyError::Unavailable(error)) => {
-                    self.backend.isolate_services(false);
+                    self.isolate(false);
                     return Err(error.into());
                 }
                 Err(ApplyError::Refused(refused)) => {
                     refusals += 1;
                     all_refusals += 1;
-                    if all_refusals == MOST_REFUSALS {
-                        // Somebody keeps changing what we program: others want to be heard too.
-                        refusals = ATTEMPTS;
+                    // Somebody keeps changing what we program: others want to be heard too.
+                    let enough = all_refusals >= MOST_REFUSALS;
+                    if self.refused(refused, refusals, enough)? {
+                        // That was one to blame; there may be more.
+                        refusals = TO_BLAME - 1;
                     }
-                    self.refused(refused, refusals)?;
                 }
             }
         }
@@ -347,8 +359,13 @@ impl<B: Backend> Proxy<B> {
     }
 
     /// Makes ready for another attempt after a transaction was refused for the given time in a
-    /// row.
-    fn refused(&mut self, refused: Vec<Refused>, times: usize) -> Result<(), ApplyError> {
+    /// row, unless that is enough. Returns whether a Service is left out from now on.
+    fn refused(
+        &mut self,
+        refused: Vec<Refused>,
+        times: usize,
+        enough: bool,
+    ) -> Result<bool, ApplyError> {
         let blamed: BTreeSet<ServiceId> = refused
             .iter()
             .flat_map(|refused| refused.owners.iter().copied())
@@ -356,21 +373,27 @@ impl<B: Backend> Proxy<B> {
             .collect();
         let error = ApplyError::Refused(refused);
         tracing::warn!(times, %error, "transaction refused; reading the kernel again");
-        if times > 2 {
+        // Of a transaction that keeps Services apart a refusal names the one that is to blame, of any
+        // other whoever is in it.
+        let found = self.isolated && times >= TO_BLAME && !blamed.is_empty();
+        if found {
             self.leave_out(&blamed);
         }
+        let enough = enough || (times >= ATTEMPTS && !found);
         // From the second time on it is not drift: find out whose fault it is.
-        self.backend.isolate_services(times > 1 && times < ATTEMPTS);
+        self.isolate(times > 1 && !enough);
         self.adopt()?;
-        if times == ATTEMPTS {
-            return Err(error);
-        }
-        Ok(())
+        if enough { Err(error) } else { Ok(found) }
     }
 
     /// The UDP destinations whose flows may be stale, since the last call.
     pub fn take_stale_flows(&mut self) -> Vec<StaleFlows> {
         std::mem::take(&mut self.stale_flows)
+    }
+
+    fn isolate(&mut self, isolate: bool) {
+        self.isolated = isolate;
+        self.backend.isolate_services(isolate);
     }
 
     fn leave_out(&mut self, services: &BTreeSet<ServiceId>) {

@@ -7,8 +7,10 @@ use nix::errno::Errno;
 
 use super::*;
 use crate::core::ir::{Delta, Entry, Operation};
-use crate::core::model::{ObjectKey, PerFamily, Protocol, Service, ServicePort, SourceRanges};
-use crate::dataplane::Refused;
+use crate::core::model::{
+    Family, ObjectKey, PerFamily, Protocol, Service, ServicePort, SourceRanges,
+};
+use crate::dataplane::{Changed, Options, Refused};
 
 /// Holds entries as a kernel would, and refuses some.
 #[derive(Default)]
@@ -32,6 +34,37 @@ fn port(entry: &Entry) -> Option<u16> {
 }
 
 impl Backend for &mut Picky {
+    fn open(_: Options) -> Result<Self, Unavailable> {
+        Err(Unavailable(Box::new(Errno::ENOSYS)))
+    }
+
+    fn render(_: &Options, entries: &[Entry]) -> String {
+        format!("{entries:?}")
+    }
+
+    fn reconfigure(&mut self, _: Options) {}
+
+    fn take_over(&mut self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
+    fn remove_leftovers(&mut self) -> Result<usize, ApplyError> {
+        Ok(0)
+    }
+
+    fn clean_up(&mut self) -> Result<(), ApplyError> {
+        self.held.clear();
+        Ok(())
+    }
+
+    fn watch(&mut self, _: Changed) -> Result<bool, Unavailable> {
+        Ok(true)
+    }
+
+    fn counts(&self) -> Vec<(Family, &'static str, usize)> {
+        vec![(Family::V4, "entries", self.held.len())]
+    }
+
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
         Ok(self.held.iter().cloned().collect())
     }
@@ -178,6 +211,27 @@ fn more_than_the_backend_wants_at_once_takes_several_transactions_in_one_sync() 
     let addresses = proxy.backend.held.len() - 7;
     assert_eq!(addresses, 7, "those that are left out refuse nothing");
     assert_eq!(synced.applied.operations, 14);
+}
+
+#[test]
+fn after_many_refusals_nobody_is_left_out_who_is_not_to_blame() {
+    // In transactions of two Services each, of which one is refused.
+    let culprits: BTreeSet<u16> = (100..400).step_by(2).collect();
+    let mut backend = Picky {
+        most: 2,
+        hates: culprits.clone(),
+        ..Picky::default()
+    };
+    let mut proxy = proxy(&mut backend);
+    proxy.take((100..400).map(service));
+    let mut syncs = 1;
+    while proxy.sync().is_err() {
+        syncs += 1;
+        assert!(syncs < 10, "it comes to an end");
+    }
+    assert!(syncs > 1, "there were too many for one sync");
+    let innocent: Vec<u16> = (100..400).filter(|port| !culprits.contains(port)).collect();
+    assert_eq!(served(proxy.backend), innocent);
 }
 
 #[test]

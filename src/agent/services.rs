@@ -1,8 +1,8 @@
 //! Being the proxy: the sync loop's thread, the sources that feed it, and the servers beside it,
 //! from the first moment to SIGTERM.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::sync_loop::{Event, Outlets, SyncLoop};
+use super::sync_loop::{self, Inbox, Outlets, SyncLoop};
 use super::{cluster, files, new_desired};
 use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
 use crate::core::model::Change;
 use crate::dataplane::conntrack::Cleaner;
-use crate::dataplane::{self, nftables};
+use crate::dataplane::{Backend, Options};
 use crate::host::addresses::AddressWatch;
 use crate::host::families;
 use crate::serve::admin::{self, Sources};
@@ -24,30 +24,43 @@ use crate::serve::events::{Events, News};
 use crate::serve::health::Health;
 use crate::serve::health_checks::{self, Table};
 use crate::serve::metrics::Metrics;
-use crate::source::cluster::{Changes, Notice, Trigger};
+use crate::source::changes::{Changes, Trigger};
+use crate::source::cluster::Notice;
 
 /// For so long the end waits for the event that says why.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs until a signal says stop, or something that cannot be mended.
-pub(crate) async fn run(config: &Config) -> Result<()> {
+pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<()> {
     let mut signals = Signals::new()?;
     let families = families();
     // What is missing for good is said at once, not after the first list.
-    nftables::Nftables::connect(dataplane::Options {
+    B::open(Options {
         families: families.clone(),
-        ..dataplane::Options::default()
+        ..Options::default()
     })?;
     let health = Arc::new(Health::new(config.sync_period * 2, families.clone()));
     let metrics = Metrics::new(&families)?;
     let (news, announced) = mpsc::unbounded_channel();
-    let servers = serve(config, &health, &metrics, news.clone())?;
-    tokio::select! {
-        result = work(config, &health, &metrics, news, announced) => result,
-        result = servers => result,
+    let (stop, stopped) = watch::channel(());
+    let mut servers = pin!(serve(config, &health, &metrics, news.clone(), stopped)?);
+    let mut running = None;
+    let result = tokio::select! {
+        result = work::<B>(config, (&health, &metrics), news, announced, &mut running) => result,
+        result = &mut servers => return result,
         result = files::until_changed(config.file.as_ref()) => result,
         () = signals.received() => Ok(()),
-    }
+    };
+    // Who asks meanwhile hears that this proxy ends.
+    health.stop();
+    drop(stop);
+    let ended = async {
+        if let Some(running) = running {
+            running.end().await;
+        }
+    };
+    let (served, ()) = tokio::join!(servers, ended);
+    result.and(served)
 }
 
 /// Starts the servers; the future ends only if one of them must not fail and does.
@@ -56,6 +69,7 @@ fn serve(
     health: &Arc<Health>,
     metrics: &Metrics,
     news: mpsc::UnboundedSender<News>,
+    stopped: watch::Receiver<()>,
 ) -> Result<impl Future<Output = Result<()>> + use<>> {
     let configuration = serde_json::to_string(&serde_json::json!({
         "kubeproxy.config.k8s.io": config.effective,
@@ -69,18 +83,25 @@ fn serve(
     let hard_fail = config.bind_hard_fail;
     let metrics_address = config.metrics_address;
     let health_address = config.health_address;
+    let stop = move || {
+        let mut stopped = stopped.clone();
+        async move {
+            // Never sent: it ends when its sender is gone.
+            let _ = stopped.changed().await;
+        }
+    };
     Ok(async move {
-        let metrics = admin::serve_metrics(sources.clone(), metrics_address, hard_fail);
+        let metrics = admin::serve_metrics(sources.clone(), metrics_address, hard_fail, stop());
         let health = async {
             match health_address {
-                Some(address) => admin::serve_health(sources, address, hard_fail).await,
-                None => std::future::pending().await,
+                Some(address) => admin::serve_health(sources, address, hard_fail, stop()).await,
+                None => {
+                    stop().await;
+                    Ok(())
+                }
             }
         };
-        let failed = tokio::select! {
-            result = metrics => result,
-            result = health => result,
-        };
+        let failed = tokio::try_join!(metrics, health).map(|_| ());
         if let Err(error) = &failed {
             let (told, written) = oneshot::channel();
             let _ = news.send(News::ServerFailed(error.what, error.to_string(), told));
@@ -92,12 +113,12 @@ fn serve(
 }
 
 /// Gets the cluster's objects, and keeps the kernel in step with them.
-async fn work(
+async fn work<B: Backend + Send + 'static>(
     config: &Config,
-    health: &Arc<Health>,
-    metrics: &Metrics,
+    (health, metrics): (&Arc<Health>, &Metrics),
     news: mpsc::UnboundedSender<News>,
     announced: mpsc::UnboundedReceiver<News>,
+    running: &mut Option<Running>,
 ) -> Result<()> {
     let started = Timestamp::now();
     let mut desired = new_desired(config)?;
@@ -107,14 +128,17 @@ async fn work(
             drop(announced);
             let mut manifests = files::manifests(config, path);
             desired.take(files::load_strictly(&mut manifests)?);
-            let running = Running::start(
-                config,
-                desired,
-                Vec::new(),
-                started,
-                (health, metrics),
-                news,
-            )?;
+            let running = running.insert(
+                Running::start::<B>(
+                    config,
+                    desired,
+                    Vec::new(),
+                    started,
+                    (health, metrics),
+                    news,
+                )
+                .await?,
+            );
             files::follow(manifests, running.events.clone()).await
         }
         Origin::Cluster { .. } => {
@@ -131,23 +155,26 @@ async fn work(
                 }
             })
             .await?;
-            let running =
-                Running::start(config, desired, triggers, started, (health, metrics), news)?;
+            let running = running.insert(
+                Running::start::<B>(config, desired, triggers, started, (health, metrics), news)
+                    .await?,
+            );
             cluster::follow(cluster, metrics.clone(), running.events.clone()).await
         }
     }
 }
 
-/// The sync loop and what hangs on it. Dropping it finishes the transaction under way.
+/// The sync loop and what hangs on it.
 struct Running {
-    events: Sender<Event>,
-    health: Arc<Health>,
+    events: sync_loop::Events,
+    /// Dropped to end the loop.
+    stop: oneshot::Sender<()>,
     threads: Vec<thread::JoinHandle<()>>,
     health_checks: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
-    fn start(
+    async fn start<B: Backend + Send + 'static>(
         config: &Config,
         desired: Desired,
         triggers: Vec<Trigger>,
@@ -155,50 +182,42 @@ impl Running {
         (health, metrics): (&Arc<Health>, &Metrics),
         news: mpsc::UnboundedSender<News>,
     ) -> Result<Self> {
-        let (events, inbox) = channel();
+        let (events, inbox) = mpsc::channel(sync_loop::WAITING);
         health.set_eligible(desired.state().node().eligible);
-        let proxy = super::start(config, desired)?;
-        let port = proxy.backend().port();
+        // Before the first transaction, so that no change is missed.
+        follow_addresses(&events);
+        let owned = config.clone();
+        // The kernel is not read on the runtime that answers `/livez`.
+        let proxy = tokio::task::spawn_blocking(move || super::start::<B>(&owned, desired))
+            .await
+            .context("the kernel could not be read")??;
         let counted = metrics.clone();
         let (cleaner, cleaning) = Cleaner::start(move |family, cleaned| {
             counted.conntrack_cleaned(family, cleaned.took, cleaned.ended);
         })
         .context("cannot start the conntrack thread")?;
         let (tables, health_checks) = watch::channel(Table::default());
-        let (interference, looking_again) = (events.clone(), events.clone());
-        let owned = config.clone();
         let outlets = Outlets {
             cleaner,
             tables,
             health: Arc::clone(health),
             metrics: metrics.clone(),
-            // The first sync is the largest, and nobody knows our tables yet: it goes unwatched.
-            first_sync: Some(Box::new(move |proxy| {
-                super::take_over_iptables(&owned, proxy);
-                let changed = move || {
-                    // The loop that has ended needs to know nothing.
-                    let _ = interference.send(Event::Interference);
-                };
-                let disturbed = proxy.backend().was_disturbed();
-                match nftables::watch(port, changed) {
-                    // Nobody watched when they were read.
-                    Ok(()) if disturbed => {
-                        let _ = looking_again.send(Event::ReadAgain);
-                    }
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "changes of our tables by others are not noticed");
-                    }
-                }
-            })),
         };
         let mut sync_loop = SyncLoop::new(proxy, outlets, config.clone(), started);
         sync_loop.await_effect(triggers);
+        let (stop, stopped) = oneshot::channel();
+        let inbox = Inbox {
+            events: inbox,
+            stop: stopped,
+        };
         let sync = thread::Builder::new()
             .name("sync".to_owned())
-            .spawn(move || sync_loop.run(&inbox))
+            .spawn(move || {
+                if let Err(error) = sync_loop.run(inbox) {
+                    tracing::error!(%error, "the rules stay in place");
+                }
+            })
             .context("cannot start the sync thread")?;
-        follow_addresses(&events);
         // With health off, the proxy counts as healthy (SEMANTICS I8).
         let off = config.health_address.is_none();
         let asked = Arc::clone(health);
@@ -216,30 +235,32 @@ impl Running {
         ));
         Ok(Self {
             events,
-            health: Arc::clone(health),
+            stop,
             // With the sync loop goes the cleaner's handle: its thread ends when its work is done.
             threads: vec![sync, cleaning],
             health_checks,
         })
     }
-}
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.health.stop();
-        // The loop may have ended already, with nobody to tell.
-        let _ = self.events.send(Event::Stop);
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread panicked; the rules stay in place");
+    /// Finishes the transaction under way, and drains the health checks.
+    async fn end(self) {
+        drop(self.stop);
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread panicked; the rules stay in place");
+                }
             }
-        }
-        self.health_checks.abort();
+        });
+        let _ = joined.await;
+        // Their table went with the loop.
+        let _ = self.health_checks.await;
     }
 }
 
 /// Tells the sync loop when the node's addresses change.
-fn follow_addresses(events: &Sender<Event>) {
+fn follow_addresses(events: &sync_loop::Events) {
     let events = events.clone();
     let watch = AddressWatch::start(move |addresses| {
         let changes = Changes {
@@ -247,7 +268,7 @@ fn follow_addresses(events: &Sender<Event>) {
             ..Changes::default()
         };
         // The loop that has ended needs to know nothing.
-        let _ = events.send(Event::Changes(changes));
+        let _ = events.blocking_send(changes);
     });
     if let Err(error) = watch {
         tracing::warn!(%error, "changes of the node's addresses are not followed");

@@ -6,33 +6,43 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::schedule::Deadline;
 use crate::agent::reconciler::{Proxy, Synced};
 use crate::config::Config;
 use crate::core::model::{Change, Family, ObjectKey, PerFamily};
+use crate::dataplane::Backend;
 use crate::dataplane::conntrack::{Cleaner, Work};
-use crate::dataplane::nftables::Nftables;
+use crate::host;
 use crate::serve::health::Health;
 use crate::serve::health_checks::{Addresses, Table};
 use crate::serve::metrics::{Metrics, SyncTimes};
-use crate::source::cluster::{Changes, Trigger};
+use crate::source::changes::{Changes, Trigger};
 use crate::source::report;
 
-/// A message to the sync loop.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// Something happened in the cluster.
-    Changes(Changes),
-    /// Somebody else has changed our tables.
+/// Something happened in the cluster or to the node's addresses.
+pub(crate) type Events = mpsc::Sender<Changes>;
+
+/// Messages that may wait. Who has more waits too, and so does the API server.
+pub(crate) const WAITING: usize = 16;
+
+/// What the loop hears.
+pub(crate) struct Inbox {
+    pub(crate) events: mpsc::Receiver<Changes>,
+    /// Ends the loop when the sender is gone, after the transaction that is under way.
+    pub(crate) stop: oneshot::Receiver<()>,
+}
+
+/// Why the loop goes on.
+enum Woken {
+    Event(Changes),
     Interference,
-    /// Somebody else may have changed our tables while nobody watched.
-    ReadAgain,
-    /// Finish what is under way, and end.
+    Time,
     Stop,
 }
 
@@ -42,17 +52,13 @@ const STEADY: u32 = 2;
 /// How long there is between two repairs, and how old what is unused becomes: it may be of use again
 /// soon, and is gone by then however busy the node is.
 const QUIET: Duration = Duration::from_secs(1);
-/// The pause after the first failure of a sync; it doubles with each further one.
-const FIRST_RETRY: Duration = Duration::from_millis(100);
 
 /// Where the loop tells what a sync has brought.
 pub(crate) struct Outlets {
-    pub(super) cleaner: Cleaner,
-    pub(super) tables: watch::Sender<Table>,
-    pub(super) health: Arc<Health>,
-    pub(super) metrics: Metrics,
-    /// Called after the first sync.
-    pub(super) first_sync: Option<Box<dyn FnOnce(&mut Proxy<Nftables>) + Send>>,
+    pub(crate) cleaner: Cleaner,
+    pub(crate) tables: watch::Sender<Table>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Metrics,
 }
 
 /// What has been taken in and not yet been programmed.
@@ -64,87 +70,134 @@ struct Waiting {
     triggers: HashMap<ObjectKey, (Family, Vec<i128>)>,
 }
 
-pub(crate) struct SyncLoop {
-    pub(super) proxy: Proxy<Nftables>,
-    pub(super) outlets: Outlets,
-    pub(super) config: Config,
+/// When each task is due.
+#[derive(Debug)]
+struct Tasks {
+    sync: Deadline,
+    /// To read the kernel again.
+    repair: Deadline,
+    /// To take away what is unused.
+    tidy: Deadline,
+    /// To hear of changes by others.
+    watch: Deadline,
+    /// To remove what another proxy has left.
+    take_over: Deadline,
+}
+
+impl Tasks {
+    fn next(&self, may_sync: bool) -> Option<Instant> {
+        let sync = may_sync.then_some(&self.sync);
+        let all = [&self.repair, &self.tidy, &self.watch, &self.take_over];
+        let all = all.into_iter().chain(sync);
+        all.filter_map(Deadline::at).min()
+    }
+}
+
+pub(crate) struct SyncLoop<B> {
+    pub(crate) proxy: Proxy<B>,
+    pub(crate) outlets: Outlets,
+    pub(crate) config: Config,
     waiting: Waiting,
     started: Timestamp,
     families: usize,
-    last_repair: Option<Instant>,
+    tasks: Tasks,
+    /// Wakes the loop when somebody else has changed our tables.
+    interfered: (mpsc::Sender<()>, mpsc::Receiver<()>),
     /// Somebody else has changed our tables since they were last read.
-    interfered: bool,
-    /// When to read the kernel again.
-    repair_due: Option<Instant>,
-    /// When to take away what is unused.
-    tidy_due: Option<Instant>,
-    last_end: Option<Instant>,
-    retry: Duration,
+    interference: bool,
+    /// What the kernel holds has to be read before anything is sent.
+    outdated: bool,
+    first: bool,
     /// The kernel was read anew, so that the next sync compares everything.
     full: bool,
 }
 
-impl SyncLoop {
+impl<B: Backend> SyncLoop<B> {
     /// A loop that has not begun. Changes that began before `started` are not its delay.
-    pub(super) fn new(
-        proxy: Proxy<Nftables>,
+    pub(crate) fn new(
+        proxy: Proxy<B>,
         outlets: Outlets,
         config: Config,
         started: Timestamp,
     ) -> Self {
+        let deadline = || Deadline::new(config.sync_period);
         Self {
             proxy,
             outlets,
-            config,
             waiting: Waiting::default(),
             started,
-            families: crate::host::families().len(),
-            last_repair: None,
-            interfered: false,
-            repair_due: None,
-            tidy_due: None,
-            last_end: None,
-            retry: FIRST_RETRY,
+            families: host::families().len(),
+            tasks: Tasks {
+                sync: deadline(),
+                repair: deadline(),
+                tidy: deadline(),
+                watch: deadline(),
+                take_over: deadline(),
+            },
+            interfered: mpsc::channel(1),
+            interference: false,
+            // Nothing has been read yet.
+            outdated: true,
+            first: true,
             full: true,
+            config,
         }
     }
 
-    /// Runs until it is told to stop, or nobody can tell it any more.
-    pub(super) fn run(mut self, inbox: &Receiver<Event>) {
-        let mut sync_due = Some(Instant::now());
+    /// Runs until it is told to stop, or nobody can tell it anything any more.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot begin.
+    pub(crate) fn run(mut self, mut inbox: Inbox) -> Result<()> {
+        // Of this thread alone: a transaction blocks.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .context("cannot start the sync loop's runtime")?;
+        self.tasks.repair.want(Instant::now());
+        self.tasks.sync.want(Instant::now());
         self.queued();
+        self.perform();
         loop {
-            let due = [sync_due, self.repair_due, self.tidy_due];
-            let event = match due.into_iter().flatten().min() {
-                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
-            };
-            match event {
-                Ok(event) => {
-                    for event in std::iter::once(event).chain(inbox.try_iter()) {
-                        match event {
-                            Event::Changes(changes) => self.take(changes),
-                            Event::Interference => self.interference(),
-                            Event::ReadAgain => self.repair_due = Some(Instant::now()),
-                            Event::Stop => return,
-                        }
-                    }
+            let next = self.tasks.next(!self.outdated);
+            match runtime.block_on(wait(&mut inbox, &mut self.interfered.1, next)) {
+                Woken::Stop => return Ok(()),
+                Woken::Time => {}
+                Woken::Interference => {
+                    self.interference = true;
+                    self.tasks.repair.want(Instant::now());
                     self.queued();
-                    sync_due = Some(Instant::now());
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {}
+                Woken::Event(changes) => {
+                    self.take(changes);
+                    while let Ok(changes) = inbox.events.try_recv() {
+                        self.take(changes);
+                    }
+                    self.tasks.sync.want(Instant::now());
+                    self.queued();
+                }
             }
-            if is_due(self.repair_due) {
-                self.repair();
-                sync_due = Some(Instant::now());
-            }
-            if is_due(sync_due) {
-                sync_due = self.too_early().or_else(|| self.sync());
-            }
-            if is_due(self.tidy_due) {
-                self.tidy();
-            }
+            self.perform();
+        }
+    }
+
+    /// Does what is due.
+    fn perform(&mut self) {
+        if self.tasks.repair.take(Instant::now()) {
+            self.repair();
+        }
+        if !self.outdated && self.tasks.sync.take(Instant::now()) {
+            self.sync();
+        }
+        if self.tasks.watch.take(Instant::now()) {
+            self.watch();
+        }
+        if self.tasks.take_over.take(Instant::now()) {
+            self.take_over();
+        }
+        if self.tasks.tidy.take(Instant::now()) {
+            self.tidy();
         }
     }
 
@@ -200,7 +253,7 @@ impl SyncLoop {
 
     /// Follows the Node's pod ranges: they are part of the program.
     fn reconfigure(&mut self) {
-        let program = match super::program(&self.config, self.proxy.desired().state().node()) {
+        let program = match super::options(&self.config, self.proxy.desired().state().node()) {
             Ok(program) => program,
             Err(error) => {
                 tracing::warn!(%error, "pods are recognised as before");
@@ -208,102 +261,129 @@ impl SyncLoop {
             }
         };
         let program = crate::dataplane::Options {
-            families: crate::host::families(),
+            families: host::families(),
             ..program
         };
         self.proxy.backend_mut().reconfigure(program);
-        if let Err(error) = self.proxy.read_again() {
-            tracing::error!(%error, "cannot read our tables; trying again");
-            self.repair_due = Some(Instant::now() + QUIET);
-        }
-        self.full = true;
+        // Nothing is programmed by the new options before that.
+        self.outdated = true;
+        self.tasks.repair.succeeded();
+        self.tasks.repair.want(Instant::now());
     }
 
-    /// When the next sync may be, if that is not now.
-    fn too_early(&self) -> Option<Instant> {
-        let at = self.last_end? + self.config.min_sync_period;
-        (at > Instant::now()).then_some(at)
-    }
-
-    fn interference(&mut self) {
-        self.interfered = true;
-        self.repair_due = Some(Instant::now());
-    }
-
-    /// Reads what is really there, after somebody else has changed it, or notes to do so: two that
-    /// undo each other's work all the time must not keep the node busy.
+    /// Reads what is really there, after somebody else has changed it: at most once a second, for two
+    /// that undo each other's work all the time must not keep the node busy.
     fn repair(&mut self) {
-        let due = self
-            .last_repair
-            .map_or_else(Instant::now, |last| last + QUIET);
-        if due > Instant::now() {
-            self.repair_due = Some(due);
-            return;
-        }
-        self.repair_due = None;
-        self.last_repair = Some(Instant::now());
-        if std::mem::take(&mut self.interfered) {
+        if std::mem::take(&mut self.interference) {
             tracing::warn!("somebody else has changed our tables: reading them again");
             self.outlets.metrics.interference.inc();
         }
-        if let Err(error) = self.proxy.read_again() {
-            tracing::error!(%error, "cannot read our tables; trying again");
-            self.repair_due = Some(Instant::now() + QUIET);
-            return;
+        match self.proxy.read_again() {
+            Ok(()) => {
+                self.outdated = false;
+                self.tasks.repair.succeeded();
+                self.tasks.repair.not_before(Instant::now() + QUIET);
+                self.full = true;
+                self.tasks.sync.want(Instant::now());
+            }
+            Err(error) => {
+                let retry = self.tasks.repair.failed(Instant::now());
+                tracing::error!(%error, ?retry, "cannot read our tables; what was programmed stays in place");
+            }
         }
-        self.full = true;
     }
 
-    /// Programs what has changed. Returns when to try again, if that failed.
-    fn sync(&mut self) -> Option<Instant> {
+    /// Programs what has changed.
+    fn sync(&mut self) {
         let started = Instant::now();
         let result = self.proxy.sync();
-        self.last_end = Some(Instant::now());
+        let now = Instant::now();
         match result {
             Ok(synced) => {
-                let first = self.outlets.first_sync.take();
                 // A busy cluster has hundreds of transactions a second.
                 let changed = synced.applied.operations > 0;
-                if first.is_some() || (changed && (self.full || self.config.verbosity >= STEADY)) {
+                if self.first || (changed && (self.full || self.config.verbosity >= STEADY)) {
                     log_sync(&self.proxy, &synced);
                 }
                 self.measure(&synced, started.elapsed());
                 self.outlets.health.synced();
                 self.publish();
-                self.retry = FIRST_RETRY;
                 self.full = false;
-                if let Some(first) = first {
-                    first(&mut self.proxy);
+                self.tasks.sync.succeeded();
+                self.tasks
+                    .sync
+                    .not_before(now + self.config.min_sync_period);
+                if std::mem::take(&mut self.first) {
+                    self.tasks.watch.want(now);
+                    if self.config.takeover {
+                        self.tasks.take_over.want(now);
+                    }
                 }
                 self.expect_garbage();
-                None
             }
             Err(error) => {
-                let retry = self.retry;
+                let retry = self.tasks.sync.failed(now);
                 tracing::error!(%error, ?retry, "sync failed; what was programmed stays in place");
                 self.outlets.metrics.sync_failed();
                 // What was committed before the failure counts: flows are judged by it now, and
                 // not by what has come since when the next sync succeeds.
                 self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
-                self.retry = (retry * 2).min(self.config.sync_period.max(FIRST_RETRY));
-                Some(Instant::now() + retry)
+            }
+        }
+    }
+
+    /// Begins to hear of changes by others.
+    fn watch(&mut self) {
+        let interfered = self.interfered.0.clone();
+        let changed = move || {
+            // One that waits already says the same.
+            let _ = interfered.try_send(());
+        };
+        match self.proxy.backend_mut().watch(Box::new(changed)) {
+            Ok(true) => self.tasks.watch.succeeded(),
+            Ok(false) => {
+                self.tasks.watch.succeeded();
+                tracing::info!(
+                    "another program has changed nftables meanwhile (nft monitor shows who): reading our tables again"
+                );
+                self.tasks.repair.want(Instant::now());
+            }
+            Err(error) => {
+                let retry = self.tasks.watch.failed(Instant::now());
+                tracing::warn!(%error, ?retry, "changes of our tables by others are not noticed yet");
+            }
+        }
+    }
+
+    /// Removes what another proxy has left, until that is done.
+    fn take_over(&mut self) {
+        match super::take_over_leftovers(&mut self.proxy) {
+            Ok(()) => self.tasks.take_over.succeeded(),
+            Err(error) => {
+                let retry = self.tasks.take_over.failed(Instant::now());
+                tracing::warn!(
+                    %error, ?retry,
+                    "kube-proxy's iptables chains could not be removed; kube-proxy --cleanup does it",
+                );
             }
         }
     }
 
     /// What is unused is taken away when it has been so for a while, whatever comes meanwhile.
     fn expect_garbage(&mut self) {
-        if self.tidy_due.is_none() && self.proxy.has_garbage() {
-            self.tidy_due = Some(Instant::now() + QUIET);
+        if self.tasks.tidy.at().is_none() && self.proxy.has_garbage() {
+            self.tasks.tidy.want(Instant::now() + QUIET);
         }
     }
 
     fn tidy(&mut self) {
-        self.tidy_due = None;
-        if !self.proxy.tidy() {
+        if self.proxy.tidy() {
+            self.tasks.tidy.succeeded();
+            self.expect_garbage();
+        } else {
             self.outlets.metrics.cleanup_failed();
+            self.tasks.tidy.failed(Instant::now());
         }
-        self.expect_garbage();
     }
 
     fn measure(&mut self, synced: &Synced, whole: Duration) {
@@ -343,7 +423,7 @@ impl SyncLoop {
             metrics.set_no_local_endpoints(family, "internal", without.internal);
             metrics.set_no_local_endpoints(family, "external", without.external);
         }
-        for (family, set, count) in self.proxy.backend().elements() {
+        for (family, set, count) in self.proxy.backend().counts() {
             metrics.set_elements(family, set, count);
         }
         let contested = desired.engine().contested_claims();
@@ -375,12 +455,29 @@ impl SyncLoop {
     }
 }
 
-fn is_due(at: Option<Instant>) -> bool {
-    at.is_some_and(|at| at <= Instant::now())
+/// Waits until there is something to do, or until a time.
+async fn wait(
+    inbox: &mut Inbox,
+    interfered: &mut mpsc::Receiver<()>,
+    until: Option<Instant>,
+) -> Woken {
+    let time = async {
+        match until {
+            Some(until) => tokio::time::sleep_until(until.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = &mut inbox.stop => Woken::Stop,
+        Some(()) = interfered.recv() => Woken::Interference,
+        event = inbox.events.recv() => event.map_or(Woken::Stop, Woken::Event),
+        () = time => Woken::Time,
+    }
 }
 
 /// One line per sync.
-pub(crate) fn log_sync(proxy: &Proxy<Nftables>, synced: &Synced) {
+pub(crate) fn log_sync<B: Backend>(proxy: &Proxy<B>, synced: &Synced) {
     let applied = synced.applied;
     tracing::info!(
         services = proxy.desired().state().service_count(),
@@ -393,7 +490,7 @@ pub(crate) fn log_sync(proxy: &Proxy<Nftables>, synced: &Synced) {
 }
 
 /// The UDP flows that the last sync may have left stale.
-pub(crate) fn stale_flows(proxy: &mut Proxy<Nftables>) -> Work {
+pub(crate) fn stale_flows<B: Backend>(proxy: &mut Proxy<B>) -> Work {
     Work {
         destinations: proxy.take_stale_flows(),
         node_addresses: proxy.desired().node_port_addresses(),

@@ -7,12 +7,13 @@ use serde::Serialize;
 use crate::agent::reconciler::Desired;
 use crate::core::ir::{Action, Destination, Forwarding, Host, Shared, SourcePolicy};
 use crate::core::model::{Endpoints, Family};
-use crate::dataplane::{Options, nftables};
+use crate::dataplane::nftables::Nftables;
+use crate::dataplane::{Backend, Options};
 
 /// The ruleset in nft syntax.
 #[must_use]
 pub fn nft(config: &Options, desired: &Desired) -> String {
-    nftables::render(config, &desired.engine().wanted_entries())
+    Nftables::render(config, &desired.engine().wanted_entries())
 }
 
 /// The intermediate representation as JSON. Its format is documented in `ARCHITECTURE.md`.

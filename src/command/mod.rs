@@ -3,13 +3,14 @@
 pub mod dry_run;
 
 use anyhow::{Context, Result};
+use backon::{BlockingRetryable, ExponentialBuilder};
 
-use crate::agent::reconciler::Desired;
+use crate::agent::reconciler::{Desired, Proxy};
 use crate::agent::{self, cluster, files};
 use crate::config::{self, Action, Config, Origin, Output};
-use crate::dataplane::Options;
 use crate::dataplane::conntrack;
 use crate::dataplane::nftables::Nftables;
+use crate::dataplane::{Backend, Options};
 use crate::host;
 
 /// Does what was asked.
@@ -27,7 +28,7 @@ pub fn run(config: &Config) -> Result<()> {
         Action::Init => apply_sysctls(config),
         Action::DryRun(output) => {
             let desired = load(config)?;
-            let program = agent::program(config, desired.state().node())?;
+            let program = agent::options(config, desired.state().node())?;
             print_whole(&match output {
                 Output::Nft => dry_run::nft(&program, &desired),
                 Output::Json => dry_run::json(&desired)?,
@@ -41,7 +42,7 @@ pub fn run(config: &Config) -> Result<()> {
         Action::Run => {
             host::oom::adjust(config.oom_score_adj);
             apply_sysctls(config)?;
-            runtime()?.block_on(agent::run(config))
+            runtime()?.block_on(agent::run::<Nftables>(config))
         }
     }
 }
@@ -58,7 +59,7 @@ fn cleanup() -> Result<()> {
         families: host::families(),
         ..Options::default()
     };
-    Ok(Nftables::connect(program)?.cleanup()?)
+    Ok(Nftables::open(program)?.clean_up()?)
 }
 
 /// The cluster as it is now.
@@ -81,14 +82,23 @@ fn load(config: &Config) -> Result<Desired> {
 }
 
 fn once(config: &Config, desired: Desired) -> Result<()> {
-    let mut proxy = agent::start(config, desired)?;
+    let mut proxy: Proxy<Nftables> = agent::start(config, desired)?;
+    // Another program that changes nftables at the same time may be in the way.
+    (|| proxy.read_again())
+        .retry(ExponentialBuilder::new())
+        .sleep(std::thread::sleep)
+        .call()?;
     let synced = proxy.sync()?;
     anyhow::ensure!(
         synced.left_out == 0,
         "the kernel refused {} Services; everything else was committed",
         synced.left_out
     );
-    agent::take_over_iptables(config, &mut proxy);
+    if config.takeover {
+        agent::take_over_leftovers(&mut proxy).context(
+            "kube-proxy's iptables chains could not be removed; everything else is done",
+        )?;
+    }
     conntrack::clean(&agent::stale_flows(&mut proxy))?;
     // There is no later for what is left to do.
     proxy.tidy();

@@ -4,7 +4,7 @@
 use super::Args;
 use super::component_config::{KIND, KubeProxyConfiguration};
 use super::durations::GoDuration;
-use super::settings::UsageError;
+use super::errors::UsageError;
 
 /// Fields and the flags that set them.
 const FLAGS: [(&str, &str); 42] = [

@@ -1,10 +1,12 @@
 //! The command line and kube-proxy's configuration file: flags as typed (`args`), the file
 //! (`file`, `component_config`), flags as the same object (`flags`), what it may say
-//! (`validate`), and what it means (`settings`).
+//! (`validate`), and what it means (`settings`, `addresses`).
 
+mod addresses;
 mod args;
 mod component_config;
 mod durations;
+mod errors;
 mod file;
 mod flags;
 mod settings;
@@ -12,7 +14,6 @@ mod validate;
 
 pub use args::Args;
 pub use component_config::KubeProxyConfiguration;
+pub use errors::{ConfigError, NoPodCidrs, UsageError};
 pub use file::{FileError, write};
-pub use settings::{
-    Action, Config, ConfigError, ConfigFile, LogFormat, NoPodCidrs, Origin, Output, UsageError,
-};
+pub use settings::{Action, Config, ConfigFile, LogFormat, Origin, Output};

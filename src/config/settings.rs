@@ -1,59 +1,22 @@
 //! The configuration as meant: checked, parsed, and with every choice made.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use thiserror::Error;
 
+use super::addresses::{DetectLocal, detect_local, loopback, node_port_addresses};
 use super::component_config::{self as file, KubeProxyConfiguration};
-use super::file::{FileError, load};
+use super::errors::{ConfigError, NoPodCidrs, UsageError};
+use super::file::load;
 use super::validate::validate;
 use super::{Args, flags};
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::LocalDetector;
-use crate::core::model::{Family, Node, PerFamily};
+use crate::core::model::{Node, PerFamily};
 use crate::core::networks;
 use crate::host::sysctl::Conntrack;
-
-/// A flag or a field whose value makes no sense. Nothing has been done; exit code 2.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{name}: {problem}")]
-pub struct UsageError {
-    /// The flag with its dashes, or the field's path.
-    pub name: String,
-    /// What is wrong and what would be right.
-    pub problem: String,
-}
-
-impl UsageError {
-    pub(super) fn flag(flag: &str, problem: impl Into<String>) -> Self {
-        Self {
-            name: format!("--{flag}"),
-            problem: problem.into(),
-        }
-    }
-
-    pub(super) fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            name: field.into(),
-            problem: problem.into(),
-        }
-    }
-}
-
-/// A configuration that cannot be had. Nothing has been done.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// What was asked makes no sense.
-    #[error(transparent)]
-    Usage(#[from] UsageError),
-    /// The file cannot be used.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
 
 /// How a dry run is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,15 +65,6 @@ pub enum Origin {
         /// The server's URL, if the kubeconfig's is not the right one.
         server: Option<String>,
     },
-}
-
-/// How pods are recognised, as far as flags can say it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum DetectLocal {
-    ClusterCidr(Vec<IpNetwork>),
-    NodeCidr,
-    Interface(String),
-    InterfacePrefix(String),
 }
 
 /// The configuration file in use.
@@ -323,13 +277,6 @@ impl Config {
     }
 }
 
-/// The Node has no pod ranges, and they are needed to tell pods from others.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "--detect-local-mode: NodeCIDR needs spec.podCIDRs of Node {0:?}, and there are none; check the name with --hostname-override"
-)]
-pub struct NoPodCidrs(String);
-
 /// The times between syncs that somebody asked for.
 struct Periods {
     min: Duration,
@@ -476,109 +423,6 @@ fn conntrack(raw: &file::Conntrack) -> Conntrack {
         udp_timeout: raw.udp_timeout.to_std(),
         udp_stream_timeout: raw.udp_stream_timeout.to_std(),
     }
-}
-
-pub(super) fn network(field: impl fmt::Display, text: &str) -> Result<IpNetwork, UsageError> {
-    // Without a prefix it would be read as a single address, which nobody means.
-    text.parse()
-        .ok()
-        .filter(|_| text.contains('/'))
-        .map(networks::canonical)
-        .ok_or_else(|| {
-            UsageError::field(
-                field.to_string(),
-                format!("{text:?} is not a network in CIDR notation, like 10.244.0.0/16"),
-            )
-        })
-}
-
-fn node_port_addresses(raw: &KubeProxyConfiguration) -> Result<NodePortAddresses, UsageError> {
-    match raw.node_port_addresses.as_deref() {
-        // Unset: what the mode that was asked for would do. An empty list says all.
-        None if raw.mode == "nftables" => Ok(NodePortAddresses::Primary),
-        None | Some([]) => Ok(NodePortAddresses::All),
-        Some([one]) if one == "primary" => Ok(NodePortAddresses::Primary),
-        Some(many) => many
-            .iter()
-            .enumerate()
-            .map(|(index, text)| network(format!("nodePortAddresses[{index}]"), text))
-            .collect::<Result<_, _>>()
-            .map(NodePortAddresses::Networks),
-    }
-}
-
-/// A list that asks for loopback addresses asks in vain, unless it asks for all there are.
-fn loopback(addresses: &NodePortAddresses) -> Option<String> {
-    let NodePortAddresses::Networks(list) = addresses else {
-        return None;
-    };
-    let local = [
-        IpAddr::from([127, 0, 0, 1]),
-        IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
-    ];
-    let asks = list
-        .iter()
-        .find(|network| network.prefix() > 0 && local.iter().any(|ip| network.contains(*ip)))?;
-    Some(format!(
-        "nodePortAddresses has {asks}, but NodePorts are never served on loopback addresses"
-    ))
-}
-
-fn detect_local(raw: &KubeProxyConfiguration) -> Result<DetectLocal, UsageError> {
-    let interface = |field: &str, name: &str| {
-        // IFNAMSIZ, less the final NUL.
-        let valid = !name.is_empty()
-            && name.len() <= 15
-            && name
-                .chars()
-                .all(|c| c.is_ascii_graphic() && !"\"\\/*".contains(c));
-        if valid {
-            Ok(name.to_owned())
-        } else {
-            Err(UsageError::field(
-                field,
-                format!(
-                    "{name:?} is not an interface's name, which detectLocalMode {} needs",
-                    raw.detect_local_mode
-                ),
-            ))
-        }
-    };
-    let local = &raw.detect_local;
-    match raw.detect_local_mode.as_str() {
-        "NodeCIDR" => Ok(DetectLocal::NodeCidr),
-        "BridgeInterface" => interface("detectLocal.bridgeInterface", &local.bridge_interface)
-            .map(DetectLocal::Interface),
-        "InterfaceNamePrefix" => interface(
-            "detectLocal.interfaceNamePrefix",
-            &local.interface_name_prefix,
-        )
-        .map(DetectLocal::InterfacePrefix),
-        _ => cluster_cidrs(&raw.cluster_cidr).map(DetectLocal::ClusterCidr),
-    }
-}
-
-fn cluster_cidrs(text: &str) -> Result<Vec<IpNetwork>, UsageError> {
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    let cidrs: Vec<IpNetwork> = text
-        .split(',')
-        .map(|text| network("clusterCIDR", text))
-        .collect::<Result<_, _>>()?;
-    let of = |wanted: Family| {
-        cidrs
-            .iter()
-            .filter(|network| networks::family(**network) == wanted)
-            .count()
-    };
-    if of(Family::V4) > 1 || of(Family::V6) > 1 {
-        return Err(UsageError::field(
-            "clusterCIDR",
-            format!("{text:?} is neither one network nor one of each family"),
-        ));
-    }
-    Ok(cidrs)
 }
 
 #[cfg(test)]

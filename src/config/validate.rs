@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::component_config::KubeProxyConfiguration;
-use super::settings::UsageError;
+use super::errors::UsageError;
 
 /// The release whose hidden metrics may still be asked for.
 const PREVIOUS_MINOR: &str = "1.35";

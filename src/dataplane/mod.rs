@@ -14,7 +14,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::core::ir::{Delta, Entry};
-use crate::core::model::ServiceId;
+use crate::core::model::{Family, ServiceId};
 
 pub use options::Options;
 
@@ -101,8 +101,62 @@ impl AddAssign for Applied {
     }
 }
 
+/// Hears that somebody else has changed what is ours.
+pub type Changed = Box<dyn Fn() + Send>;
+
 /// The node's packet filter, as far as it is ours.
 pub trait Backend {
+    /// Connects to it. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If this kernel does not have it, or we may not use it.
+    fn open(options: Options) -> Result<Self, Unavailable>
+    where
+        Self: Sized;
+
+    /// The text that a person would load to have the same.
+    fn render(options: &Options, entries: &[Entry]) -> String
+    where
+        Self: Sized;
+
+    /// Programs differently from the next transaction on. The caller reads again first.
+    fn reconfigure(&mut self, options: Options);
+
+    /// Has the next transaction remove what another proxy has programmed by the same means.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    fn take_over(&mut self) -> Result<(), Unavailable>;
+
+    /// Removes what another proxy has programmed by other means, once our own rules serve. Returns how
+    /// many chains that were.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked or refuses; nothing has changed then.
+    fn remove_leftovers(&mut self) -> Result<usize, ApplyError>;
+
+    /// Removes everything that is ours, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked or refuses.
+    fn clean_up(&mut self) -> Result<(), ApplyError>;
+
+    /// Calls `changed` after every change of what is ours by somebody else, for as long as the process
+    /// lives. Returns whether nobody can have changed it since it was read.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    fn watch(&mut self, changed: Changed) -> Result<bool, Unavailable>;
+
+    /// How much it holds, by family and by what it is. Remembered clients do not count: the kernel adds
+    /// and removes them.
+    fn counts(&self) -> Vec<(Family, &'static str, usize)>;
+
     /// Reads what it holds. If that is anything but what we program, it is logged, nothing is
     /// returned, and the next [`Self::apply`] replaces all of it at once.
     ///

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR};
@@ -29,6 +31,8 @@ pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
 #[derive(Debug)]
 pub struct AddressWatch;
 
+/// The pause before a watch that has ended begins anew.
+const PAUSE: Duration = Duration::from_secs(1);
 /// More than the largest notice: `NLMSG_GOODSIZE` in the kernel.
 const NOTICE: usize = 32 * 1024;
 
@@ -40,11 +44,11 @@ impl AddressWatch {
     /// If the kernel refuses the socket.
     pub fn start(mut changed: impl FnMut(Vec<IpAddr>) + Send + 'static) -> io::Result<()> {
         let (ready, started) = std::sync::mpsc::channel();
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("addresses".to_owned())
             .spawn(move || {
                 // The socket stays in the thread that opens it.
-                let socket = match open() {
+                let mut socket = match open() {
                     Ok(socket) => socket,
                     Err(error) => {
                         let _ = ready.send(Err(error));
@@ -52,27 +56,43 @@ impl AddressWatch {
                     }
                 };
                 let _ = ready.send(Ok(()));
-                let mut buffer = vec![0u8; NOTICE];
                 loop {
-                    match interface_addresses() {
-                        Ok(addresses) => changed(addresses),
-                        Err(error) => tracing::warn!(%error, "cannot list the node's addresses"),
-                    }
-                    // What the notice says does not matter: all addresses are listed again. Nor
-                    // does it matter if some got lost (ENOBUFS).
-                    if let Err(error) = socket.recv_raw(&mut buffer)
-                        && ![Errno::ENOBUFS, Errno::EINTR]
-                            .map(|errno| Some(errno as i32))
-                            .contains(&error.raw_os_error())
-                    {
-                        tracing::warn!(%error, "changes of the node's addresses are no longer followed");
-                        return;
-                    }
+                    let error = follow(&socket, &mut changed);
+                    tracing::warn!(%error, "the watch of the node's addresses has ended; it begins anew");
+                    socket = loop {
+                        thread::sleep(PAUSE);
+                        match open() {
+                            Ok(socket) => break socket,
+                            Err(error) => {
+                                tracing::warn!(%error, "cannot watch the node's addresses; trying again");
+                            }
+                        }
+                    };
                 }
             })?;
         started
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
+    }
+}
+
+/// Tells all addresses, now and after every notice, until the socket fails.
+fn follow(socket: &mnl::Socket, changed: &mut impl FnMut(Vec<IpAddr>)) -> io::Error {
+    let mut buffer = vec![0u8; NOTICE];
+    loop {
+        match interface_addresses() {
+            Ok(addresses) => changed(addresses),
+            Err(error) => tracing::warn!(%error, "cannot list the node's addresses"),
+        }
+        // What the notice says does not matter: all addresses are listed again. Nor does it matter
+        // if some got lost (ENOBUFS).
+        if let Err(error) = socket.recv_raw(&mut buffer)
+            && ![Errno::ENOBUFS, Errno::EINTR]
+                .map(|errno| Some(errno as i32))
+                .contains(&error.raw_os_error())
+        {
+            return error;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,18 +154,15 @@ pub struct BindError {
 /// # Errors
 ///
 /// If the address cannot be had and `hard_fail` says that this is fatal. Otherwise it is tried
-/// again every 5 s.
+/// again every 5 s. Ends with `stop`.
 pub async fn serve_health(
     sources: Sources,
     address: SocketAddr,
     hard_fail: bool,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), BindError> {
-    let listener = bind("health", address, hard_fail).await?;
-    http::serve(listener, move |request: &Request<Incoming>| {
-        sources.health(request)
-    })
-    .await;
-    Ok(())
+    let answer = move |request: &Request<Incoming>| sources.health(request);
+    serve("health", answer, address, hard_fail, stop).await
 }
 
 /// Serves metrics.
@@ -176,12 +174,25 @@ pub async fn serve_metrics(
     sources: Sources,
     address: SocketAddr,
     hard_fail: bool,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), BindError> {
-    let listener = bind("metrics", address, hard_fail).await?;
-    http::serve(listener, move |request: &Request<Incoming>| {
-        sources.metrics(request)
-    })
-    .await;
+    let answer = move |request: &Request<Incoming>| sources.metrics(request);
+    serve("metrics", answer, address, hard_fail, stop).await
+}
+
+async fn serve(
+    what: &'static str,
+    answer: impl Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
+    address: SocketAddr,
+    hard_fail: bool,
+    stop: impl Future<Output = ()>,
+) -> Result<(), BindError> {
+    let mut stop = pin!(stop);
+    let listener = tokio::select! {
+        listener = bind(what, address, hard_fail) => listener?,
+        () = &mut stop => return Ok(()),
+    };
+    http::serve(listener, answer, stop).await;
     Ok(())
 }
 

@@ -6,16 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Request, Response, StatusCode};
-use tokio::sync::watch;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::core::compile::HealthCheck;
 use crate::core::model::{Family, ObjectKey, PerFamily};
@@ -46,68 +50,127 @@ pub type Healthy = Arc<dyn Fn() -> bool + Send + Sync>;
 /// Hears of a Service whose health checks cannot be served, and why.
 pub type Failed = Box<dyn Fn(&ObjectKey, &str) + Send + Sync>;
 
+/// The pause before a port that was taken is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+
 /// A running server.
 struct Server {
     service: ObjectKey,
     local_endpoints: Arc<AtomicUsize>,
+    /// Dropped to end it.
+    stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// The servers, and the addresses that could not be had.
+struct Servers {
+    running: BTreeMap<SocketAddr, Server>,
+    /// Whose health checks cannot be served, as was told.
+    without: BTreeMap<SocketAddr, ObjectKey>,
+    healthy: Healthy,
+    failed: Failed,
 }
 
-const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
-
 /// Serves what the table says, until its sender is gone. A listener that cannot be had is tried
-/// again with every new table.
+/// again every 5 s.
 pub async fn serve(mut tables: watch::Receiver<Table>, healthy: Healthy, failed: Failed) {
-    let mut servers: BTreeMap<SocketAddr, Server> = BTreeMap::new();
+    let mut servers = Servers {
+        running: BTreeMap::new(),
+        without: BTreeMap::new(),
+        healthy,
+        failed,
+    };
     loop {
         let wanted = wanted(&tables.borrow_and_update());
-        servers.retain(|address, server| {
+        servers.follow(wanted).await;
+        let changed = if servers.without.is_empty() {
+            tables.changed().await
+        } else {
+            // If the time has passed, the same table is looked at again.
+            timeout(RETRY, tables.changed()).await.unwrap_or(Ok(()))
+        };
+        if changed.is_err() {
+            break;
+        }
+    }
+    servers.follow(BTreeMap::new()).await;
+}
+
+impl Servers {
+    async fn follow(&mut self, wanted: BTreeMap<SocketAddr, (ObjectKey, usize)>) {
+        let is_wanted = |address: &SocketAddr, service: &ObjectKey| {
             wanted
                 .get(address)
-                .is_some_and(|(service, _)| *service == server.service)
-        });
+                .is_some_and(|(owner, _)| owner == service)
+        };
+        let gone = self
+            .running
+            .extract_if(.., |address, server| !is_wanted(address, &server.service));
+        let gone: Vec<Server> = gone.map(|(_, server)| server).collect();
+        self.without
+            .retain(|address, service| is_wanted(address, service));
+        // All at once, and before anybody else takes their addresses.
+        let tasks: Vec<JoinHandle<()>> = gone
+            .into_iter()
+            .map(|Server { stop, task, .. }| {
+                drop(stop);
+                task
+            })
+            .collect();
+        for task in tasks {
+            let _ = task.await;
+        }
         for (address, (service, count)) in wanted {
-            if let Some(server) = servers.get(&address) {
+            if let Some(server) = self.running.get(&address) {
                 server.local_endpoints.store(count, Ordering::Relaxed);
                 continue;
             }
             match http::listen(address) {
                 Ok(listener) => {
-                    let local_endpoints = Arc::new(AtomicUsize::new(count));
-                    let answers = Answers {
-                        service: service.clone(),
-                        local_endpoints: Arc::clone(&local_endpoints),
-                        healthy: Arc::clone(&healthy),
-                    };
-                    let answer = move |_: &Request<Incoming>| answers.response();
-                    let task = tokio::spawn(http::serve(listener, answer));
-                    servers.insert(
-                        address,
-                        Server {
-                            service,
-                            local_endpoints,
-                            task,
-                        },
-                    );
+                    self.without.remove(&address);
+                    self.running
+                        .insert(address, self.start(listener, service, count));
                 }
-                Err(error) => {
-                    tracing::warn!(
-                        %service, %address, %error,
-                        "cannot listen for health checks; trying again at the next sync",
-                    );
-                    failed(&service, &format!("cannot listen on {address}: {error}"));
-                }
+                Err(error) => self.cannot(address, service, &error),
             }
         }
-        if tables.changed().await.is_err() {
+    }
+
+    fn start(&self, listener: TcpListener, service: ObjectKey, count: usize) -> Server {
+        let local_endpoints = Arc::new(AtomicUsize::new(count));
+        let answers = Answers {
+            service: service.clone(),
+            local_endpoints: Arc::clone(&local_endpoints),
+            healthy: Arc::clone(&self.healthy),
+        };
+        let answer = move |_: &Request<Incoming>| answers.response();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            // Never sent: it ends when its sender is gone.
+            let _: Result<(), _> = stopped.await;
+        };
+        Server {
+            service,
+            local_endpoints,
+            stop,
+            task: tokio::spawn(http::serve(listener, answer, stopped)),
+        }
+    }
+
+    /// Tells once that an address cannot be had.
+    fn cannot(&mut self, address: SocketAddr, service: ObjectKey, error: &io::Error) {
+        if self.without.contains_key(&address) {
+            tracing::debug!(%service, %address, %error, "still cannot listen for health checks");
             return;
         }
+        tracing::warn!(
+            %service, %address, %error,
+            "cannot listen for health checks; trying again every {} s", RETRY.as_secs(),
+        );
+        (self.failed)(&service, &format!("cannot listen on {address}: {error}"));
+        self.without.insert(address, service);
     }
 }
 
@@ -224,3 +287,7 @@ mod tests {
         assert_eq!(found, expected);
     }
 }
+
+#[cfg(test)]
+#[path = "health_checks_tests.rs"]
+mod server_tests;

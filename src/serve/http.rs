@@ -1,10 +1,12 @@
-//! The few things that all of our HTTP servers share: listening and answering.
+//! The few things that all of our HTTP servers share: listening, answering, and ending.
 //!
 //! What is answered is the business of `health_checks` and `admin`.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -12,16 +14,26 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 
 /// An answer that is complete.
 pub type Answer = Response<Full<Bytes>>;
 
 const BACKLOG: u32 = 1024;
-/// For so long a client may take to send its request.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For so long a client may take to send the head of its request. Bodies are not read.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause when there are no descriptors left: others need a moment to give some back.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+/// Connections of one server. One more, and the oldest is closed: an answer takes a millisecond, so
+/// who has been there for long only holds a place.
+const MOST_CONNECTIONS: usize = 256;
+/// The largest head of a request.
+const MOST_HEAD: usize = 16 * 1024;
+/// For so long a server that ends waits for answers that are under way.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// Listens on exactly this address.
 ///
@@ -65,29 +77,67 @@ pub fn listen_everywhere(address: SocketAddr) -> io::Result<TcpListener> {
     })
 }
 
-/// Answers requests until the task is aborted.
-pub async fn serve<A>(listener: TcpListener, answer: A)
+/// Answers requests until `stop`. Then the listener is closed at once, connections that wait for a
+/// request are closed, and answers that are under way are finished.
+pub async fn serve<A>(listener: TcpListener, answer: A, stop: impl Future<Output = ()>)
 where
     A: Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
 {
+    let graceful = GracefulShutdown::new();
+    let mut connections = Connections::default();
+    let mut stop = pin!(stop);
     loop {
-        let Ok((connection, _)) = listener.accept().await else {
-            tokio::time::sleep(EXHAUSTED).await;
-            continue;
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = listener.accept() => accepted,
         };
-        let answer = answer.clone();
-        tokio::spawn(async move {
-            let service = |request: Request<Incoming>| {
-                let response = answer(&request);
-                async move { Ok::<_, Infallible>(response) }
-            };
-            // A client that goes away early is no error of ours.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .title_case_headers(true)
-                .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
-                .serve_connection(TokioIo::new(connection), service_fn(service))
-                .await;
+        match accepted {
+            Ok((stream, _)) => connections.add(stream, answer.clone(), &graceful),
+            Err(_) => tokio::time::sleep(EXHAUSTED).await,
+        }
+    }
+    drop(listener);
+    let _ = timeout(DRAIN, graceful.shutdown()).await;
+    connections.tasks.shutdown().await;
+}
+
+/// The connections of a server, the oldest first.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    order: VecDeque<AbortHandle>,
+}
+
+impl Connections {
+    fn add<A>(&mut self, stream: TcpStream, answer: A, graceful: &GracefulShutdown)
+    where
+        A: Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
+    {
+        while self.tasks.try_join_next().is_some() {}
+        if self.order.len() >= MOST_CONNECTIONS {
+            self.order.retain(|connection| !connection.is_finished());
+        }
+        if self.order.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            oldest.abort();
+        }
+        let service = service_fn(move |request: Request<Incoming>| {
+            let response = answer(&request);
+            async move { Ok::<_, Infallible>(response) }
         });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .title_case_headers(true)
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .max_buf_size(MOST_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        let task = self.tasks.spawn(async move {
+            // A client that goes away early is no error of ours.
+            let _ = connection.await;
+        });
+        self.order.push_back(task);
     }
 }

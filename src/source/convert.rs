@@ -2,16 +2,18 @@
 //!
 //! Pure. Whatever cannot be used is left out with a warning; what remains is programmed.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::objects::{self, GOING_TAINT, OTHER_PROXY_LABEL, ZONE_LABEL};
-use super::{Warning, parse, slices};
+use super::nodes::{networks, node};
+use super::objects::{self, OTHER_PROXY_LABEL};
+use super::parse::{self, port_number, protocol};
+use super::report::{Reporter, Warning};
+use super::slices;
 use crate::core::model::{
-    Affinity, Change, Family, Interner, Name, Node, ObjectKey, PerFamily, Protocol, Service,
-    ServicePort, SlicePort, SourceRanges,
+    Affinity, Change, Family, Interner, Name, ObjectKey, PerFamily, Service, ServicePort,
+    SlicePort, SourceRanges,
 };
 
 /// The longest affinity that the API server takes, in seconds (`MaxClientIPServiceAffinitySeconds`).
@@ -45,23 +47,6 @@ impl Default for ConvertOptions {
             bind_address: None,
             external_ips: true,
         }
-    }
-}
-
-/// Collects the warnings about one object.
-pub(super) struct Reporter<'a> {
-    kind: &'static str,
-    key: &'a dyn fmt::Display,
-    warnings: &'a mut Vec<Warning>,
-}
-
-impl Reporter<'_> {
-    pub(super) fn warn(&mut self, field: impl Into<String>, problem: impl Into<String>) {
-        self.warnings.push(Warning {
-            object: format!("{} {}", self.kind, self.key),
-            field: field.into(),
-            problem: problem.into(),
-        });
     }
 }
 
@@ -179,20 +164,6 @@ impl Converter {
         let cidrs = networks("spec.cidrs", &object.spec.cidrs, &mut report);
         Some(Change::ServiceCidr(name, Some(cidrs)))
     }
-}
-
-fn networks(field: &str, texts: &[String], report: &mut Reporter<'_>) -> Vec<IpNetwork> {
-    let mut networks = Vec::with_capacity(texts.len());
-    for (index, text) in texts.iter().enumerate() {
-        match parse::network(text.trim()) {
-            Some(network) => networks.push(network),
-            None => report.warn(
-                format!("{field}[{index}]"),
-                format!("{text:?} is not a network in CIDR notation; it is left out"),
-            ),
-        }
-    }
-    networks
 }
 
 fn service(
@@ -419,19 +390,6 @@ fn ports(
     ports
 }
 
-pub(super) fn protocol(text: Option<&str>) -> Option<Protocol> {
-    match text {
-        None | Some("" | "TCP") => Some(Protocol::Tcp),
-        Some("UDP") => Some(Protocol::Udp),
-        Some("SCTP") => Some(Protocol::Sctp),
-        Some(_) => None,
-    }
-}
-
-pub(super) fn port_number(number: i64) -> Option<u16> {
-    u16::try_from(number).ok().filter(|port| *port != 0)
-}
-
 fn affinity(spec: &objects::ServiceSpec, report: &mut Reporter<'_>) -> Option<Affinity> {
     match spec.session_affinity.as_deref() {
         Some("ClientIP") => {}
@@ -511,44 +469,6 @@ fn health_check_node_port(
             );
             0
         })
-}
-
-fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
-    let mut addresses = Vec::new();
-    for kind in ["InternalIP", "ExternalIP"] {
-        for (index, address) in object.status.addresses.iter().enumerate() {
-            if address.type_ != kind {
-                continue;
-            }
-            match parse::address(&address.address) {
-                Some(address) => addresses.push(address),
-                None => report.warn(
-                    format!("status.addresses[{index}].address"),
-                    format!("{:?} is not an IP address; it is left out", address.address),
-                ),
-            }
-        }
-    }
-    let spec = &object.spec;
-    let pod_cidrs = if spec.pod_cidrs.is_empty() {
-        let single: Vec<String> = spec.pod_cidr.iter().cloned().collect();
-        networks("spec.podCIDR", &single, report)
-    } else {
-        networks("spec.podCIDRs", &spec.pod_cidrs, report)
-    };
-    Node {
-        name: Name::from(object.metadata.name.as_str()),
-        zone: object
-            .metadata
-            .labels
-            .get(ZONE_LABEL)
-            .filter(|zone| !zone.is_empty())
-            .map(|zone| Name::from(zone.as_str())),
-        addresses,
-        pod_cidrs,
-        eligible: object.metadata.deletion_timestamp.is_none()
-            && spec.taints.iter().all(|taint| taint.key != GOING_TAINT),
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! test names are those of the project's semantics document.
 
 use super::*;
-use crate::core::model::{EndpointSlice, Hint, SliceEndpoint, ZoneHints};
+use crate::core::model::{EndpointSlice, Hint, Protocol, SliceEndpoint, ZoneHints};
 
 fn convert_slice(over: Value) -> (Option<EndpointSlice>, Vec<String>) {
     let mut object = json!({

@@ -4,9 +4,11 @@
 //! source: the part that is wrong is left out with a [`Warning`] that names the object and the
 //! field, and everything else goes on.
 
+pub mod changes;
 pub mod cluster;
 pub mod convert;
 pub mod manifests;
+mod nodes;
 pub mod objects;
 mod parse;
 mod report;

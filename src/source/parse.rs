@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
+use crate::core::model::Protocol;
+
 /// Reads an IP address. An IPv4-mapped IPv6 address is the IPv4 address.
 pub(super) fn address(text: &str) -> Option<IpAddr> {
     if !text.contains(':') {
@@ -51,6 +53,19 @@ pub(super) fn network(text: &str) -> Option<IpNetwork> {
     let address = address(address_text)?;
     let network = IpNetwork::new(address, decimal(prefix)?).ok()?;
     Some(crate::core::networks::canonical(network))
+}
+
+pub(super) fn protocol(text: Option<&str>) -> Option<Protocol> {
+    match text {
+        None | Some("" | "TCP") => Some(Protocol::Tcp),
+        Some("UDP") => Some(Protocol::Udp),
+        Some("SCTP") => Some(Protocol::Sctp),
+        Some(_) => None,
+    }
+}
+
+pub(super) fn port_number(number: i64) -> Option<u16> {
+    u16::try_from(number).ok().filter(|port| *port != 0)
 }
 
 #[cfg(test)]

@@ -47,3 +47,20 @@ pub fn report(warnings: impl IntoIterator<Item = Warning>) -> Vec<String> {
         })
         .collect()
 }
+
+/// Collects the warnings about one object.
+pub(super) struct Reporter<'a> {
+    pub(super) kind: &'static str,
+    pub(super) key: &'a dyn fmt::Display,
+    pub(super) warnings: &'a mut Vec<Warning>,
+}
+
+impl Reporter<'_> {
+    pub(super) fn warn(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        self.warnings.push(Warning {
+            object: format!("{} {}", self.kind, self.key),
+            field: field.into(),
+            problem: problem.into(),
+        });
+    }
+}

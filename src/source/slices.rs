@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use super::convert::{Reporter, port_number, protocol};
 use super::objects::{self, HEADLESS_LABEL, SERVICE_NAME_LABEL};
-use super::parse;
+use super::parse::{self, port_number, protocol};
+use super::report::Reporter;
 use crate::core::model::{
     EndpointSlice, Family, Hint, Interner, Name, ObjectKey, SliceEndpoint, SlicePort, ZoneHints,
 };

@@ -10,9 +10,8 @@ use pointsman::core::model::{
     Change, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol, Service,
     ServicePort, SliceEndpoint, SlicePort, SourceRanges,
 };
-use pointsman::dataplane::Options;
 use pointsman::dataplane::nftables::Encoder;
-use pointsman::dataplane::{Applied, ApplyError, Backend, Unavailable};
+use pointsman::dataplane::{Applied, ApplyError, Backend, Changed, Options, Unavailable};
 
 /// Endpoints of Services, the smallest first. A hundred thousand would take callgrind minutes to
 /// load, and makes trees that are one step higher than the last of these.
@@ -24,6 +23,36 @@ const SLICE: u32 = 100;
 struct Encoding(Encoder);
 
 impl Backend for Encoding {
+    fn open(options: Options) -> Result<Self, Unavailable> {
+        Ok(Self(Encoder::new(options)))
+    }
+
+    fn render(_: &Options, _: &[Entry]) -> String {
+        String::new()
+    }
+
+    fn reconfigure(&mut self, _: Options) {}
+
+    fn take_over(&mut self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
+    fn remove_leftovers(&mut self) -> Result<usize, ApplyError> {
+        Ok(0)
+    }
+
+    fn clean_up(&mut self) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    fn watch(&mut self, _: Changed) -> Result<bool, Unavailable> {
+        Ok(true)
+    }
+
+    fn counts(&self) -> Vec<(Family, &'static str, usize)> {
+        Vec::new()
+    }
+
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
         Ok(Vec::new())
     }

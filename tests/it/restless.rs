@@ -2,9 +2,11 @@
 //! listing of the kernel's is disturbed, and nothing waits for a quiet moment that never comes.
 
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
@@ -170,4 +172,33 @@ fn lines(ruleset: &str) -> Vec<&str> {
         .collect();
     lines.sort_unstable();
     lines
+}
+
+#[test]
+fn whoever_flushes_the_ruleset_while_it_starts_takes_nothing_away_for_good() {
+    if !have_root("a flush while it starts") {
+        return;
+    }
+    let manifests = Manifests::new(services());
+    for round in 0..12_u64 {
+        let node = Host::new();
+        node.sh("ip addr add 192.0.2.1/24 dev lo");
+        // The start takes some 150 ms: before, while and after it reads, programs and begins to watch.
+        let arguments = ["--manifests", manifests.path()];
+        // It finds something to read.
+        if round % 2 == 0 {
+            pointsman(&node, &[&arguments[..], &["--once"]].concat());
+        }
+        let flusher = node.spawn(move || {
+            std::thread::sleep(Duration::from_millis(15 * round));
+            let flushed = Command::new("nft").args(["flush", "ruleset"]).status();
+            assert!(flushed.expect("nft").success());
+        });
+        let process = Pointsman::start(&node, &arguments);
+        flusher.join().expect("a flush");
+        eventually("the rules are there", || {
+            node.ruleset().matches("svc-").count() == SERVICES
+        });
+        drop(process);
+    }
 }

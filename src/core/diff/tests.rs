@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::compile::{NodePortAddresses, compile_cluster, compile_known};
-use crate::core::ir::Label;
+use crate::core::ir::{Action, Label, List};
 use crate::core::model::{
     Affinity, Change, Dirty, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily,
     Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State, ZoneHints,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Family, Name, ObjectKey, Protocol, SliceEndpoints};
+use super::{Family, Name, Protocol};
 
 /// Where a connection can be sent: an address and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,16 +79,3 @@ pub struct SliceEndpoint {
 
 /// Zones that hints name. Boxed inside so that the many endpoints without any pay for one pointer.
 pub type ZoneHints = Arc<Box<[Name]>>;
-
-/// Some of a Service's endpoints, in one family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointSlice {
-    /// The Service that its `kubernetes.io/service-name` label names.
-    pub service: ObjectKey,
-    /// The family of its addresses.
-    pub family: Family,
-    /// Its ports: every endpoint serves on each of them.
-    pub ports: Arc<[SlicePort]>,
-    /// Its endpoints.
-    pub endpoints: SliceEndpoints,
-}

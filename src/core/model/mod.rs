@@ -6,6 +6,7 @@
 
 mod detector;
 mod endpoint;
+mod endpoint_slice;
 mod endpoints;
 mod names;
 mod node;
@@ -14,7 +15,8 @@ mod slice_endpoints;
 mod state;
 
 pub use detector::LocalDetector;
-pub use endpoint::{Endpoint, EndpointSlice, Hint, SliceEndpoint, SlicePort, ZoneHints};
+pub use endpoint::{Endpoint, Hint, SliceEndpoint, SlicePort, ZoneHints};
+pub use endpoint_slice::EndpointSlice;
 pub use endpoints::Endpoints;
 pub use names::{Interner, Name, ObjectKey};
 pub use node::Node;

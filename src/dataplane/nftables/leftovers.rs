@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::wire::batch::{Batch, FinishedBatch};
-use super::wire::{dump, objects};
+use super::wire::{foreign, objects};
 use crate::core::model::Family;
 use crate::host::netlink::socket::{Socket, SocketError};
 
@@ -48,7 +48,7 @@ pub(super) fn removal(
     let mut count = 0;
     for family in families {
         for table in TABLES {
-            let chains: BTreeSet<String> = dump::chain_names(socket, *family, table)?
+            let chains: BTreeSet<String> = foreign::chain_names(socket, *family, table)?
                 .into_iter()
                 .filter(|chain| is_kube_proxys(chain))
                 .collect();
@@ -56,7 +56,7 @@ pub(super) fn removal(
                 continue;
             }
             count += chains.len();
-            for rule in dump::jumps(socket, *family, table)? {
+            for rule in foreign::jumps(socket, *family, table)? {
                 if chains.contains(&rule.to) && !chains.contains(&rule.chain) {
                     objects::put_delete_rule(&mut batch, *family, table, &rule.chain, rule.handle);
                 }

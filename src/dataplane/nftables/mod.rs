@@ -10,6 +10,7 @@ mod leftovers;
 mod program;
 mod text;
 mod transaction;
+mod unchanged;
 mod watch;
 mod wire;
 
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::ir::{Delta, Entry};
 use crate::core::model::Family;
-use crate::dataplane::{Applied, ApplyError, Backend, Options, Refused, Unavailable};
+use crate::dataplane::{Applied, ApplyError, Backend, Changed, Options, Refused, Unavailable};
 use crate::host::netlink::socket::{Refusal, Socket, SocketError};
 
 use contents::Contents;
@@ -27,11 +28,10 @@ use program::{KUBE_PROXY_TABLE, Program};
 use transaction::Programmed;
 use wire::batch::{Batch, FinishedBatch, Subject};
 use wire::dump::{self, Found, Lister};
-use wire::objects;
+use wire::{foreign, objects};
 
 pub use text::{render, render_cleanup};
 pub use transaction::Encoder;
-pub use watch::watch;
 
 /// Operations in one transaction, a tenth of a second of the kernel's time or so: what else
 /// changes the packet filter on the node (a CNI plugin, a firewall) waits no longer for us.
@@ -42,8 +42,8 @@ pub struct Nftables {
     programmed: Programmed,
     /// There was a table of ours when it was last looked for, whatever was in it.
     existed: bool,
-    /// Somebody changed the ruleset, not necessarily our part of it, while it was last read.
-    disturbed: bool,
+    /// The number of the ruleset if nobody but us has changed it since we began to read it.
+    generation: u32,
     /// A transaction failed since the kernel was last read: it may hold what we do not know of.
     refused: bool,
     socket: Socket,
@@ -81,74 +81,18 @@ impl Nftables {
         Ok(Self {
             programmed: Programmed::new(config),
             existed: true,
-            disturbed: false,
+            generation: 0,
             refused: false,
             socket,
         })
-    }
-
-    /// Programs differently from the next transaction on. The caller reads again first.
-    pub fn reconfigure(&mut self, config: Options) {
-        self.programmed.config = config;
-    }
-
-    /// How many elements our sets and maps hold, by name, but for the program's own. Remembered
-    /// clients do not count: the kernel adds and removes them.
-    pub fn elements(&self) -> impl Iterator<Item = (Family, &'static str, usize)> {
-        let elements = self.programmed.elements.iter();
-        elements.flat_map(|(family, counts)| {
-            SETS.into_iter()
-                .filter(|set| !set.is_dynamic() && !set.is_of_the_program())
-                .map(move |set| (family, set.name(), counts[set as usize]))
-        })
-    }
-
-    /// Removes kube-proxy's nftables tables in the next transaction.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel cannot be asked.
-    pub fn take_over(&mut self) -> Result<(), SocketError> {
-        for family in self.programmed.config.families.clone() {
-            if dump::named_table_exists(&mut self.socket, family, KUBE_PROXY_TABLE)? {
-                self.programmed.leftovers.push(family);
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the chains of kube-proxy's iptables mode, in one transaction. Returns how many
-    /// there were.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel cannot be asked or refuses; nothing has changed then.
-    pub fn remove_iptables_leftovers(&mut self) -> Result<usize, ApplyError> {
-        let (batch, chains) =
-            leftovers::removal(&mut self.socket, &self.programmed.config.families)?;
-        if chains > 0 {
-            self.send(&batch)?;
-        }
-        Ok(chains)
-    }
-
-    /// Whether somebody changed the ruleset while it was last read. That may have been our part of
-    /// it: who does not [`watch()`] has to read it again.
-    #[must_use]
-    pub const fn was_disturbed(&self) -> bool {
-        self.disturbed
-    }
-
-    /// The port number of our netlink socket, for [`watch()`].
-    #[must_use]
-    pub fn port(&self) -> u32 {
-        self.socket.port()
     }
 
     fn send(&mut self, batch: &FinishedBatch) -> Result<Duration, ApplyError> {
         let started = Instant::now();
         let refusals = self.socket.transact(batch.bytes())?;
         if refusals.is_empty() {
+            // 0 is left out.
+            self.generation = self.generation.checked_add(1).unwrap_or(1);
             return Ok(started.elapsed());
         }
         Err(ApplyError::Refused(
@@ -157,25 +101,6 @@ impl Nftables {
                 .map(|refusal| refused(batch, refusal))
                 .collect(),
         ))
-    }
-
-    /// Removes everything that is ours, and nothing else.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel cannot be asked or refuses.
-    pub fn cleanup(&mut self) -> Result<(), ApplyError> {
-        let mut batch = Batch::new(false);
-        for family in self.programmed.config.families.clone() {
-            if dump::table_exists(&mut self.socket, family)? {
-                objects::put_delete_table(&mut batch, family);
-            }
-        }
-        if !batch.is_empty() {
-            self.send(&batch.finish())?;
-        }
-        self.programmed.start_over();
-        Ok(())
     }
 }
 
@@ -243,6 +168,69 @@ impl Reading {
 }
 
 impl Backend for Nftables {
+    fn open(options: Options) -> Result<Self, Unavailable> {
+        Ok(Self::connect(options)?)
+    }
+
+    fn render(options: &Options, entries: &[Entry]) -> String {
+        render(options, entries)
+    }
+
+    fn reconfigure(&mut self, options: Options) {
+        self.programmed.config = options;
+    }
+
+    fn take_over(&mut self) -> Result<(), Unavailable> {
+        for family in self.programmed.config.families.clone() {
+            if dump::named_table_exists(&mut self.socket, family, KUBE_PROXY_TABLE)? {
+                self.programmed.leftovers.push(family);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_leftovers(&mut self) -> Result<usize, ApplyError> {
+        let (batch, chains) =
+            leftovers::removal(&mut self.socket, &self.programmed.config.families)?;
+        if chains > 0 {
+            self.send(&batch)?;
+        }
+        Ok(chains)
+    }
+
+    fn clean_up(&mut self) -> Result<(), ApplyError> {
+        let mut batch = Batch::new(false);
+        for family in self.programmed.config.families.clone() {
+            if dump::table_exists(&mut self.socket, family)? {
+                objects::put_delete_table(&mut batch, family);
+            }
+        }
+        if !batch.is_empty() {
+            self.send(&batch.finish())?;
+        }
+        self.programmed.start_over();
+        Ok(())
+    }
+
+    fn watch(&mut self, changed: Changed) -> Result<bool, Unavailable> {
+        watch::watch(self.socket.port(), changed).map_err(|error| Unavailable(Box::new(error)))?;
+        // The first sync is the largest, and to be told of it would take the kernel as long again:
+        // the watch begins after it, and the number of the ruleset says whether it missed something.
+        let generation = foreign::generation(&mut self.socket)?;
+        Ok(generation == self.generation)
+    }
+
+    fn counts(&self) -> Vec<(Family, &'static str, usize)> {
+        let elements = self.programmed.elements.iter();
+        elements
+            .flat_map(|(family, counts)| {
+                SETS.into_iter()
+                    .filter(|set| !set.is_dynamic() && !set.is_of_the_program())
+                    .map(move |set| (family, set.name(), counts[set as usize]))
+            })
+            .collect()
+    }
+
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
         let config = self.programmed.config.clone();
         let mut found = Reading {
@@ -252,12 +240,13 @@ impl Backend for Nftables {
             replace: false,
             disturbed: false,
         };
+        let generation = foreign::generation(&mut self.socket)?;
         for family in self.programmed.config.families.clone() {
             found.read(self, family)?;
         }
         // From here on nothing can fail: what we know is as old as before, or new as a whole.
         self.existed = found.existed;
-        self.disturbed = found.disturbed;
+        self.generation = generation;
         self.refused = false;
         if found.disturbed {
             tracing::info!(

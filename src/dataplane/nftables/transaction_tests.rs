@@ -11,7 +11,7 @@ use super::super::wire::elements::{Listed, listed};
 use super::*;
 use crate::core::compile::Compiled;
 use crate::core::diff::Engine;
-use crate::core::ir::{Action, Destination, Forwarding, Host, Label, SourcePolicy};
+use crate::core::ir::{Action, Destination, Forwarding, Host, Label, List, SourcePolicy};
 use crate::core::model::{Endpoint, Endpoints, Protocol, ServiceId};
 use crate::host::netlink::attributes::{Attributes, find, string};
 

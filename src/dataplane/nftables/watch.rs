@@ -1,4 +1,4 @@
-//! Notices when somebody else changes our tables.
+//! Notices when somebody else changes our tables, for as long as the process lives.
 //!
 //! The kernel tells its nf_tables listeners about every change and who asked for it; what is not
 //! ours and concerns our tables is interference. Only the notice lives here: what to do about it
@@ -6,6 +6,8 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -25,6 +27,9 @@ const NOTICE: usize = 64 * 1024;
 /// elements alike (`NFTA_*_TABLE`, `NFTA_TABLE_NAME`).
 const TABLE_NAME: u16 = 1;
 
+/// The pause before a watch that has ended begins anew.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Follows changes of our tables from a thread of its own, for as long as the process lives.
 ///
 /// `changed` is called after every change by anyone but the netlink socket with the port number
@@ -34,39 +39,54 @@ const TABLE_NAME: u16 = 1;
 ///
 /// If the kernel refuses the socket.
 pub fn watch(ours: u32, changed: impl Fn() + Send + 'static) -> io::Result<()> {
-    let socket = mnl::Socket::open(mnl::Bus::Netfilter)?;
-    socket.bind(GROUP, 0)?;
-    let socket = NetlinkSocket(socket);
-    // Without the privilege the default has to do; lost notices only cost a look.
-    let _ = setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &RECEIVE_BUFFER);
-    std::thread::Builder::new()
+    let mut socket = open()?;
+    thread::Builder::new()
         .name("nftables-watch".to_owned())
         .spawn(move || {
-            let mut buffer = vec![0; NOTICE];
             loop {
-                let notice = receive(&socket, &mut buffer);
-                match notice {
-                    Ok(length) => {
-                        let notices = buffer.get(..length).unwrap_or(&[]);
-                        if messages(notices).any(|message| is_interference(message, ours)) {
-                            changed();
+                let error = follow(&socket, ours, &changed);
+                tracing::warn!(%error, "the watch of our tables has ended; it begins anew");
+                socket = loop {
+                    thread::sleep(PAUSE);
+                    match open() {
+                        Ok(socket) => break socket,
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot watch our tables; trying again");
                         }
                     }
-                    Err(error) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
-                    Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => changed(),
-                    Err(error) => {
-                        tracing::warn!(%error, "changes of our tables by others are no longer noticed");
-                        return;
-                    }
-                }
+                };
+                // Nobody has watched meanwhile.
+                changed();
             }
         })?;
     Ok(())
 }
 
-/// Borrows the whole socket, which may move to a thread, and not the part of it that may not.
-fn receive(socket: &NetlinkSocket, buffer: &mut [u8]) -> io::Result<usize> {
-    socket.0.recv_raw(buffer)
+fn open() -> io::Result<NetlinkSocket> {
+    let socket = mnl::Socket::open(mnl::Bus::Netfilter)?;
+    socket.bind(GROUP, 0)?;
+    let socket = NetlinkSocket(socket);
+    // Without the privilege the default has to do; lost notices only cost a look.
+    let _ = setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &RECEIVE_BUFFER);
+    Ok(socket)
+}
+
+/// Follows what a socket says, until it fails.
+fn follow(socket: &NetlinkSocket, ours: u32, changed: &impl Fn()) -> io::Error {
+    let mut buffer = vec![0; NOTICE];
+    loop {
+        match socket.0.recv_raw(&mut buffer) {
+            Ok(length) => {
+                let notices = buffer.get(..length).unwrap_or(&[]);
+                if messages(notices).any(|message| is_interference(message, ours)) {
+                    changed();
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => changed(),
+            Err(error) => return error,
+        }
+    }
 }
 
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -12,15 +12,14 @@ mod watch;
 
 pub use client::{ConnectError, connect};
 pub use resource::Kind;
-
-use std::time::Duration;
+pub use watch::WatchOptions;
 
 use tokio::sync::mpsc;
 
-use super::Warning;
+use super::changes::{Changes, Trigger};
 use super::convert::Converter;
 use super::objects::Metadata;
-use crate::core::model::{Change, Family, ObjectKey};
+use crate::core::model::{Change, ObjectKey};
 use versions::Versions;
 use watch::{Item, Step};
 
@@ -35,47 +34,6 @@ pub enum Notice {
     Failed(Kind, String),
 }
 
-/// What happened, in order.
-#[derive(Debug, Default)]
-pub struct Changes {
-    /// The objects.
-    pub changes: Vec<Change>,
-    /// Parts of them that were left out.
-    pub warnings: Vec<Warning>,
-    /// For how long traffic has been waiting for them.
-    pub triggers: Vec<Trigger>,
-}
-
-/// When the change began that a slice announces, as the slice tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trigger {
-    /// A slice of a family, and when its change began: nanoseconds since 1970, UTC.
-    At(ObjectKey, Family, i128),
-    /// A slice has gone, and nobody waits for what it announced.
-    Gone(ObjectKey),
-}
-
-/// What to watch, and how.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// This node's name.
-    pub node_name: String,
-    /// After how long the server is asked to end a watch, which then goes on in a new one; five
-    /// seconds later a connection without a word is given up.
-    pub watch_timeout: Duration,
-}
-
-impl Options {
-    /// The usual ones.
-    #[must_use]
-    pub fn new(node_name: &str) -> Self {
-        Self {
-            node_name: node_name.to_owned(),
-            watch_timeout: Duration::from_secs(290),
-        }
-    }
-}
-
 /// Notices that may wait. What comes faster waits at the server's end.
 const WAITING: usize = 256;
 /// Objects that are told together while they are listed.
@@ -86,7 +44,7 @@ const CHUNK: usize = 512;
 pub fn follow(
     client: &kube::Client,
     converter: Converter,
-    options: &Options,
+    options: &WatchOptions,
 ) -> mpsc::Receiver<Notice> {
     let (items, incoming) = mpsc::channel(WAITING);
     let (notices, outgoing) = mpsc::channel(WAITING);

@@ -1,6 +1,7 @@
 //! What watch events become, one by one.
 
 use super::*;
+use crate::core::model::Family;
 use crate::source::objects;
 
 fn slice(name: &str, version: &str) -> objects::EndpointSlice {

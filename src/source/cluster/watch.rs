@@ -8,9 +8,29 @@ use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 
-use super::Options;
 use super::resource::{Object, Trimmed};
 use crate::source::objects::{self, HEADLESS_LABEL, OTHER_PROXY_LABEL};
+
+/// What to watch, and how.
+#[derive(Debug, Clone)]
+pub struct WatchOptions {
+    /// This node's name.
+    pub node_name: String,
+    /// After how long the server is asked to end a watch, which then goes on in a new one; five
+    /// seconds later a connection without a word is given up.
+    pub watch_timeout: Duration,
+}
+
+impl WatchOptions {
+    /// The usual ones.
+    #[must_use]
+    pub fn new(node_name: &str) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            watch_timeout: Duration::from_secs(290),
+        }
+    }
+}
 
 /// What a watch brought.
 #[derive(Debug)]
@@ -46,7 +66,7 @@ const NOT_FOUND_PAUSE: Duration = Duration::from_secs(600);
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the four watches.
-pub(super) fn start(client: &Client, options: &Options, items: &mpsc::Sender<Item>) {
+pub(super) fn start(client: &Client, options: &WatchOptions, items: &mpsc::Sender<Item>) {
     let timeout = u32::try_from(options.watch_timeout.as_secs()).unwrap_or(u32::MAX);
     let config = watcher::Config::default().timeout(timeout);
     let services = config

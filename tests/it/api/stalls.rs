@@ -1,7 +1,7 @@
 //! A server that takes connections and says nothing. The proxy's own patience is minutes, so
 //! these tests ask its source of objects, with less.
 
-use pointsman::source::cluster::{self, Notice, Options};
+use pointsman::source::cluster::{self, Notice, WatchOptions};
 use pointsman::source::convert::Converter;
 
 use super::*;
@@ -12,9 +12,9 @@ fn completes(host: &Host, server: &ApiServer) -> bool {
     let kubeconfig = server.kubeconfig();
     let follow = async move {
         let client = cluster::connect(Some(kubeconfig), None).await;
-        let options = Options {
+        let options = WatchOptions {
             watch_timeout: Duration::from_secs(1),
-            ..Options::new(crate::harness::NODE)
+            ..WatchOptions::new(crate::harness::NODE)
         };
         let converter = Converter::new(crate::harness::NODE);
         let mut notices = cluster::follow(&client.expect("a client"), converter, &options);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::elements::{self, Listed};
+use super::intervals;
 use super::lookup;
 use super::objects::{self, SetShape};
 use super::uapi::*;
@@ -285,77 +286,6 @@ fn objects_in(
     Ok(objects)
 }
 
-/// The names of the chains of any table; none if there is no such table.
-pub(crate) fn chain_names(
-    socket: &mut Socket,
-    family: Family,
-    table: &str,
-) -> Result<Vec<String>, SocketError> {
-    let request = dump_request(
-        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN),
-        family,
-        &[],
-    );
-    socket.dump(&request, Vec::new, |names, message| {
-        let attributes = message.attributes();
-        if find(attributes, NFTA_CHAIN_TABLE).and_then(string) == Some(table) {
-            let name = find(attributes, NFTA_CHAIN_NAME).and_then(string);
-            names.extend(name.map(str::to_owned));
-        }
-    })
-}
-
-/// A rule that jumps or goes to a chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Jump {
-    /// Where the rule is.
-    pub(crate) chain: String,
-    /// Its handle.
-    pub(crate) handle: u64,
-    /// Where it leads.
-    pub(crate) to: String,
-}
-
-/// Where an expression leads, if it says goto or jump.
-fn verdict_chain(expression: &[u8]) -> Option<&str> {
-    let data = find(expression, NFTA_EXPR_DATA)?;
-    let verdict = find(find(data, NFTA_IMMEDIATE_DATA)?, NFTA_DATA_VERDICT)?;
-    find(verdict, NFTA_VERDICT_CHAIN).and_then(string)
-}
-
-/// The rules of any table that lead to another chain.
-pub(crate) fn jumps(
-    socket: &mut Socket,
-    family: Family,
-    table: &str,
-) -> Result<Vec<Jump>, SocketError> {
-    let mut narrow = Vec::new();
-    put_string(&mut narrow, NFTA_RULE_TABLE, table);
-    let request = dump_request(
-        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE),
-        family,
-        &narrow,
-    );
-    socket.dump(&request, Vec::new, |jumps, message: &Message<'_>| {
-        let attributes = message.attributes();
-        let jump = || {
-            let to = Attributes(find(attributes, NFTA_RULE_EXPRESSIONS)?)
-                .find_map(|(_, expression)| verdict_chain(expression))?;
-            let handle = find(attributes, NFTA_RULE_HANDLE)?;
-            Some(Jump {
-                chain: find(attributes, NFTA_RULE_CHAIN)
-                    .and_then(string)?
-                    .to_owned(),
-                handle: u64::from_be_bytes(handle.try_into().ok()?),
-                to: to.to_owned(),
-            })
-        };
-        if find(attributes, NFTA_RULE_TABLE).and_then(string) == Some(table) {
-            jumps.extend(jump());
-        }
-    })
-}
-
 fn list_chains(lister: &mut Lister<'_>) -> Result<BTreeMap<String, ListedChain>, SocketError> {
     let chains = BTreeMap::new();
     lister.list(NFT_MSG_GETCHAIN, &[], chains, |chains, message| {
@@ -503,7 +433,7 @@ pub(crate) fn contents(
         }
         let is_ours = if set == SetId::ServiceCidrs {
             let bounds = list_elements(lister, set, |listed| listed.interval_bound(family))?;
-            let ranges = bounds.and_then(elements::service_cidrs);
+            let ranges = bounds.and_then(intervals::service_cidrs);
             let ranges: Option<Vec<Element<'_>>> =
                 ranges.map(|ranges| ranges.into_iter().map(Element::Shared).collect());
             ranges.is_some_and(|ranges| {

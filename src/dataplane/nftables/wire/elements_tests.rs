@@ -6,6 +6,7 @@ use super::*;
 use crate::core::ir::SourcePolicy;
 use crate::dataplane::nftables::program::numbers::{self, CLASSES, Size};
 use crate::dataplane::nftables::program::sets::SETS;
+use crate::dataplane::nftables::wire::intervals::service_cidrs;
 use ipnetwork::IpNetwork;
 
 fn read_back(element: &Element<'_>, family: Family) -> Option<Vec<Element<'static>>> {

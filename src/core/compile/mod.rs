@@ -4,6 +4,8 @@
 //! and on nothing else, so a change costs what its Service costs. Who owns a destination that
 //! two Services claim is not decided here.
 
+mod cluster;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,41 +16,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::core::ir::{Action, Destination, Forwarding, Host, Label, Shared, SourcePolicy};
 use crate::core::model::{
     EndpointSlice, Endpoints, Family, KnownService, Name, Node, ObjectKey, PerFamily, Protocol,
-    Service, ServicePort, SourceRanges, State,
+    Service, ServicePort, SourceRanges,
 };
 use crate::core::networks;
 use crate::core::select::{Selection, ServingSlice, Uses, select, serving};
 
-/// Which of the node's addresses accept `NodePort`s (`nodePortAddresses`).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum NodePortAddresses {
-    /// The node's first address of each family; nobody in a family without one.
-    #[default]
-    Primary,
-    /// Every local address but loopback.
-    All,
-    /// The addresses of local interfaces inside these networks; a family without a network, or
-    /// with one that holds everything, accepts them on every address but loopback.
-    Networks(Vec<IpNetwork>),
-}
-
-impl NodePortAddresses {
-    /// Whether every local address of a family accepts them.
-    #[must_use]
-    pub fn all(&self, family: Family) -> bool {
-        match self {
-            Self::Primary => false,
-            Self::All => true,
-            Self::Networks(list) => {
-                let mut mine = list
-                    .iter()
-                    .filter(|network| networks::family(**network) == family)
-                    .peekable();
-                mine.peek().is_none() || mine.any(|network| network.prefix() == 0)
-            }
-        }
-    }
-}
+pub use cluster::{NodePortAddresses, accepted_node_port_addresses, compile_cluster};
 
 /// One Service, compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -488,56 +461,5 @@ fn label(key: &ObjectKey, port_name: &Name) -> Label {
     Label::new(&[namespace, "/", name, colon, port_name].concat())
 }
 
-/// Compiles what belongs to no Service: the `ServiceCIDR`s and the addresses of `NodePort`s.
-#[must_use]
-pub fn compile_cluster(state: &State, node_ports: &NodePortAddresses) -> Compiled {
-    let mut shared: Vec<Shared> = networks::merge(state.service_cidrs())
-        .into_iter()
-        .map(Shared::ServiceCidr)
-        .collect();
-    shared.extend(node_port_addresses(state, node_ports).map(Shared::NodePortAddress));
-    shared.sort_unstable();
-    shared.dedup();
-    Compiled {
-        shared: shared.into(),
-        ..Compiled::default()
-    }
-}
-
-/// The addresses of the node that accept `NodePort`s, one by one even where all do.
-#[must_use]
-pub fn accepted_node_port_addresses(state: &State, accepted: &NodePortAddresses) -> Vec<IpAddr> {
-    let listed = node_port_addresses(state, accepted);
-    let all = state
-        .interface_addresses()
-        .filter(|address| !address.is_loopback() && accepted.all(Family::of(*address)));
-    listed.chain(all).collect()
-}
-
-fn node_port_addresses<'a>(
-    state: &'a State,
-    accepted: &'a NodePortAddresses,
-) -> Box<dyn Iterator<Item = IpAddr> + 'a> {
-    match accepted {
-        NodePortAddresses::All => Box::new(std::iter::empty()),
-        NodePortAddresses::Primary => {
-            let PerFamily { v4, v6 } = state.node().primary_addresses();
-            Box::new(
-                v4.into_iter()
-                    .chain(v6)
-                    .filter(|address| !address.is_loopback()),
-            )
-        }
-        NodePortAddresses::Networks(list) => Box::new(
-            state
-                .interface_addresses()
-                .filter(|address| !address.is_loopback())
-                .filter(|address| !accepted.all(Family::of(*address)))
-                .filter(|address| list.iter().any(|network| network.contains(*address))),
-        ),
-    }
-}
-
 #[cfg(test)]
-#[path = "compile_tests.rs"]
 mod tests;

@@ -2,7 +2,9 @@
 //! project's semantics document.
 
 use super::*;
-use crate::core::model::{Affinity, Change, Endpoint, Hint, Protocol, SliceEndpoint, SlicePort};
+use crate::core::model::{
+    Affinity, Change, Endpoint, Hint, Protocol, SliceEndpoint, SlicePort, State,
+};
 
 fn port(name: &str, port: u16, node_port: u16) -> ServicePort {
     ServicePort {

@@ -1,0 +1,60 @@
+//! From `Node`s to the model (SEMANTICS A3, E16, I3).
+
+use ipnetwork::IpNetwork;
+
+use super::objects::{self, GOING_TAINT, ZONE_LABEL};
+use super::parse;
+use super::report::Reporter;
+use crate::core::model::{Name, Node};
+
+pub(super) fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
+    let mut addresses = Vec::new();
+    for kind in ["InternalIP", "ExternalIP"] {
+        for (index, address) in object.status.addresses.iter().enumerate() {
+            if address.type_ != kind {
+                continue;
+            }
+            match parse::address(&address.address) {
+                Some(address) => addresses.push(address),
+                None => report.warn(
+                    format!("status.addresses[{index}].address"),
+                    format!("{:?} is not an IP address; it is left out", address.address),
+                ),
+            }
+        }
+    }
+    let spec = &object.spec;
+    let pod_cidrs = if spec.pod_cidrs.is_empty() {
+        let single: Vec<String> = spec.pod_cidr.iter().cloned().collect();
+        networks("spec.podCIDR", &single, report)
+    } else {
+        networks("spec.podCIDRs", &spec.pod_cidrs, report)
+    };
+    Node {
+        name: Name::from(object.metadata.name.as_str()),
+        zone: object
+            .metadata
+            .labels
+            .get(ZONE_LABEL)
+            .filter(|zone| !zone.is_empty())
+            .map(|zone| Name::from(zone.as_str())),
+        addresses,
+        pod_cidrs,
+        eligible: object.metadata.deletion_timestamp.is_none()
+            && spec.taints.iter().all(|taint| taint.key != GOING_TAINT),
+    }
+}
+
+pub(super) fn networks(field: &str, texts: &[String], report: &mut Reporter<'_>) -> Vec<IpNetwork> {
+    let mut networks = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        match parse::network(text.trim()) {
+            Some(network) => networks.push(network),
+            None => report.warn(
+                format!("{field}[{index}]"),
+                format!("{text:?} is not a network in CIDR notation; it is left out"),
+            ),
+        }
+    }
+    networks
+}
