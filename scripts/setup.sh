@@ -16,6 +16,7 @@ need nftables nft
 need iproute2 ip
 need conntrack conntrack
 need procps sysctl
+need iputils-ping ping
 need valgrind valgrind
 need gcc cc
 need pkg-config pkg-config

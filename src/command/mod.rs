@@ -12,6 +12,7 @@ use crate::dataplane::conntrack;
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Backend, Options};
 use crate::host;
+use crate::source::tally::{Tally, Unserved};
 
 /// Does what was asked.
 ///
@@ -69,6 +70,7 @@ fn load(config: &Config) -> Result<Desired> {
         Origin::Manifests(path) => {
             let mut manifests = files::manifests(config, path);
             desired.take(files::load_strictly(&mut manifests)?);
+            say_what_was_read(manifests.tally());
         }
         Origin::Cluster { .. } => {
             runtime()?.block_on(async {
@@ -79,6 +81,38 @@ fn load(config: &Config) -> Result<Desired> {
     }
     desired.compile();
     Ok(desired)
+}
+
+/// A ruleset that is empty has a reason.
+fn say_what_was_read(tally: &Tally) {
+    let Tally {
+        services,
+        slices,
+        nodes,
+        ..
+    } = *tally;
+    tracing::info!(services, slices, nodes, "read");
+    for (why, (count, first)) in &tally.unserved {
+        let why = why.words();
+        tracing::info!(services = count, %first, why, "not served");
+    }
+    if tally.useless_slices > 0 {
+        let slices = tally.useless_slices;
+        tracing::info!(slices, "left out: no Service can use them");
+    }
+    if let Some((services, first)) = tally.unserved.get(&Unserved::NoClusterIp) {
+        tracing::warn!(
+            services, %first,
+            "Services have no address: the API server gives it to them, and files that were written for it \
+             do not have it; kubectl get services,endpointslices,nodes,servicecidrs -A -o yaml prints objects that do",
+        );
+    }
+    if nodes == 0 {
+        tracing::warn!(
+            others = tally.other_nodes,
+            "there is no Node of this name (--hostname-override): its zone and addresses are unknown",
+        );
+    }
 }
 
 fn once(config: &Config, desired: Desired) -> Result<()> {

@@ -5,7 +5,6 @@
 //! here. Any path and any method get the same answer, byte for byte that of kube-proxy.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,6 +15,8 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Request, Response, StatusCode};
+use serde::Serialize;
+use serde_json::ser::{PrettyFormatter, Serializer};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -231,16 +232,35 @@ impl Answers {
     }
 }
 
-/// Names are DNS labels: nothing in them needs escaping.
-fn body(service: &ObjectKey, local_endpoints: usize, healthy: bool) -> String {
-    let mut body = String::new();
-    // Writing to a String cannot fail.
-    let _ = write!(
-        body,
-        "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{}\",\n\t\t\"name\": \"{}\"\n\t}},\n\t\"localEndpoints\": {local_endpoints},\n\t\"serviceProxyHealthy\": {healthy}\n}}",
-        service.namespace, service.name,
-    );
-    body
+/// What kube-proxy's server says, with its indentation.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    service: BodyService<'a>,
+    local_endpoints: usize,
+    service_proxy_healthy: bool,
+}
+
+#[derive(Serialize)]
+struct BodyService<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+fn body(service: &ObjectKey, local_endpoints: usize, healthy: bool) -> Vec<u8> {
+    let body = Body {
+        service: BodyService {
+            namespace: &service.namespace,
+            name: &service.name,
+        },
+        local_endpoints,
+        service_proxy_healthy: healthy,
+    };
+    let mut text = Vec::new();
+    let format = PrettyFormatter::with_indent(b"\t");
+    // Writing to a Vec cannot fail, and neither can strings and numbers.
+    let _ = body.serialize(&mut Serializer::with_formatter(&mut text, format));
+    text
 }
 
 #[cfg(test)]
@@ -257,7 +277,10 @@ mod tests {
     #[test]
     fn i7_the_body_is_kube_proxys_to_the_byte() {
         let expected = "{\n\t\"service\": {\n\t\t\"namespace\": \"d\",\n\t\t\"name\": \"b\"\n\t},\n\t\"localEndpoints\": 1,\n\t\"serviceProxyHealthy\": true\n}";
-        assert_eq!(body(&ObjectKey::new("d", "b"), 1, true), expected);
+        assert_eq!(
+            body(&ObjectKey::new("d", "b"), 1, true),
+            expected.as_bytes()
+        );
     }
 
     #[test]

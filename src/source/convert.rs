@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::nodes::{networks, node};
-use super::objects::{self, OTHER_PROXY_LABEL};
+use super::objects;
 use super::parse::{self, port_number, protocol};
 use super::report::{Reporter, Warning};
 use super::slices;
+use super::tally::{Tally, Unserved};
 use crate::core::model::{
     Affinity, Change, Family, Interner, Name, ObjectKey, PerFamily, Service, ServicePort,
     SlicePort, SourceRanges,
@@ -30,6 +31,7 @@ pub struct Converter {
     names: Interner,
     ports: Interner<[SlicePort]>,
     warnings: Vec<Warning>,
+    tally: Tally,
 }
 
 /// What the operator has said about objects.
@@ -59,6 +61,7 @@ impl Converter {
             names: Interner::default(),
             ports: Interner::default(),
             warnings: Vec::new(),
+            tally: Tally::default(),
         }
     }
 
@@ -67,6 +70,12 @@ impl Converter {
     pub fn with_options(mut self, options: ConvertOptions) -> Self {
         self.options = options;
         self
+    }
+
+    /// What was read so far.
+    #[must_use]
+    pub const fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The warnings since the last call.
@@ -97,18 +106,21 @@ impl Converter {
             self.unnamed("Service", &object.metadata);
             return None;
         };
+        let unserved = Unserved::why(object);
+        self.tally.service(&key, unserved);
+        if unserved.is_some() {
+            return Some(Change::Service(key, None));
+        }
         let mut report = Reporter {
             kind: "Service",
             key: &key,
             warnings: &mut self.warnings,
         };
         let mut service = service(object, &mut self.names, &mut report);
-        if let Some(service) = &mut service
-            && !self.options.external_ips
-        {
+        if !self.options.external_ips {
             service.external_ips.clear();
         }
-        Some(Change::Service(key, service.map(Box::new)))
+        Some(Change::Service(key, Some(Box::new(service))))
     }
 
     /// An `EndpointSlice`. One that no Service can use is a slice that is gone.
@@ -131,14 +143,20 @@ impl Converter {
             &mut self.ports,
             &mut report,
         );
+        self.tally.slices += 1;
+        if slice.is_none() {
+            self.tally.useless_slices += 1;
+        }
         Some(Change::EndpointSlice(key, slice.map(Box::new)))
     }
 
     /// A Node; any but ours is passed over.
     pub fn node(&mut self, object: &objects::Node) -> Option<Change> {
         if object.metadata.name != self.node_name {
+            self.tally.other_nodes += 1;
             return None;
         }
+        self.tally.nodes += 1;
         let mut report = Reporter {
             kind: "Node",
             key: &object.metadata.name,
@@ -166,24 +184,12 @@ impl Converter {
     }
 }
 
-fn service(
-    object: &objects::Service,
-    names: &mut Interner,
-    report: &mut Reporter<'_>,
-) -> Option<Service> {
+fn service(object: &objects::Service, names: &mut Interner, report: &mut Reporter<'_>) -> Service {
     let spec = &object.spec;
-    let cluster_ip = spec.cluster_ip.as_deref().unwrap_or_default();
-    if cluster_ip.is_empty()
-        || cluster_ip == "None"
-        || spec.type_.as_deref() == Some("ExternalName")
-        || object.metadata.labels.contains_key(OTHER_PROXY_LABEL)
-    {
-        return None;
-    }
     let cluster_ips = cluster_ips(spec, report);
     let vips = vips(object, report);
     let external_local = external_local(spec);
-    Some(Service {
+    Service {
         created: created(&object.metadata, report),
         cluster_ips,
         external_ips: addresses("spec.externalIPs", &spec.external_ips, report),
@@ -203,7 +209,7 @@ fn service(
                 report,
             ),
         health_check_node_port: health_check_node_port(spec, external_local, report),
-    })
+    }
 }
 
 fn created(metadata: &objects::Metadata, report: &mut Reporter<'_>) -> i64 {

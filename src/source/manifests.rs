@@ -14,6 +14,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::convert::{ConvertOptions, Converter};
+use super::tally::Tally;
 use super::{Warning, objects};
 use crate::core::model::{Change, ObjectKey};
 
@@ -133,6 +134,12 @@ impl Manifests {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What was read so far.
+    #[must_use]
+    pub const fn tally(&self) -> &Tally {
+        self.converter.tally()
     }
 
     /// Reads what is new or changed since the last load.

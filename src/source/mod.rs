@@ -13,5 +13,6 @@ pub mod objects;
 mod parse;
 mod report;
 mod slices;
+pub mod tally;
 
 pub use report::{Warning, report};

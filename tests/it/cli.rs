@@ -92,6 +92,35 @@ fn failures_name_what_failed_and_exit_with_1() {
 }
 
 #[test]
+fn a_dry_run_of_services_without_addresses_says_that_they_have_none() {
+    let manifests = Manifests::new(Vec::new());
+    let by_hand = "kind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n---\n\
+                   kind: Service\nmetadata: {name: db}\nspec: {clusterIP: None, ports: [{port: 80}]}\n---\n\
+                   kind: Node\nmetadata: {name: other}\n";
+    manifests.write_text("by-hand.yaml", by_hand);
+    let arguments = [
+        "--manifests",
+        manifests.path(),
+        "--dry-run",
+        "--hostname-override",
+        "n",
+    ];
+    let output = run(&arguments);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(!text(&output.stdout).contains("default/web"));
+    let said = text(&output.stderr);
+    for expected in [
+        "read services=2 slices=0 nodes=0",
+        "not served services=1 first=default/web why=\"without spec.clusterIP\"",
+        "not served services=1 first=default/db why=\"headless\"",
+        "kubectl get services,endpointslices,nodes,servicecidrs -A -o yaml",
+        "there is no Node of this name (--hostname-override): its zone and addresses are unknown others=2",
+    ] {
+        assert!(said.contains(expected), "{expected} is not in {said}");
+    }
+}
+
+#[test]
 fn manifests_can_come_from_standard_input() {
     use std::io::Write;
     let mut child = Command::new(&*BINARY)
