@@ -37,6 +37,8 @@ done
 for command in "$@"; do
     echo "== $suite: $command"
     unshare --mount sh -eu -c '
+        # The root has to be a mount, as on a machine: tests make namespaces with mounts of their own.
+        mount --bind "$1" "$1"
         mount --bind "$2" "$1/toolchain"
         mount -t proc proc "$1/proc"
         mount -t sysfs sysfs "$1/sys"

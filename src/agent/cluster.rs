@@ -16,7 +16,7 @@ use crate::source::cluster::{self, Kind, Notice, WatchOptions};
 use crate::source::convert::Converter;
 use crate::source::report;
 
-/// For so long a Node without addresses is waited for (SEMANTICS K9).
+/// For so long a Node without addresses is waited for (docs/semantics.md, K9).
 const ADDRESSES: Duration = Duration::from_secs(30);
 /// For so long a Node without pod ranges is waited for, if they are needed.
 const POD_CIDRS: Duration = Duration::from_secs(300);
@@ -40,7 +40,7 @@ pub(crate) async fn connect(config: &Config) -> Result<Cluster> {
 }
 
 /// Waits until Services and EndpointSlices are complete, and the Node says what is needed of it.
-/// Nothing is programmed before (SEMANTICS G2), and what is programmed already stays. Returns for
+/// Nothing is programmed before (docs/semantics.md, G2), and what is programmed already stays. Returns for
 /// how long traffic has been waiting for what has come.
 pub(crate) async fn fill(
     config: &Config,

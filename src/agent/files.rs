@@ -81,7 +81,7 @@ async fn load_again(manifests: &mut Manifests, events: &Events) -> Result<()> {
     Ok(())
 }
 
-/// Ends when the configuration file says something else than it did (SEMANTICS K10).
+/// Ends when the configuration file says something else than it did (docs/semantics.md, K10).
 pub(crate) async fn until_changed(file: Option<&crate::config::ConfigFile>) -> Result<()> {
     let Some(file) = file else {
         return std::future::pending().await;

@@ -1,5 +1,5 @@
 //! What a sync does when the kernel refuses: a backend that refuses what it is told to refuse.
-//! Numbers at the front of test names are those of the project's semantics document.
+//! Numbers at the front of test names are those of `docs/semantics.md`.
 
 use std::collections::BTreeSet;
 

@@ -218,7 +218,7 @@ impl Running {
                 }
             })
             .context("cannot start the sync thread")?;
-        // With health off, the proxy counts as healthy (SEMANTICS I8).
+        // With health off, the proxy counts as healthy (docs/semantics.md, I8).
         let off = config.health_address.is_none();
         let asked = Arc::clone(health);
         let healthy = move || off || asked.is_healthy();

@@ -1,5 +1,5 @@
 //! The loop that owns everything that changes: it takes a closed set of events and keeps the
-//! kernel in step (SEMANTICS G, N).
+//! kernel in step (docs/semantics.md, G).
 //!
 //! The first event of a quiet time is programmed at once; what comes while a transaction runs is
 //! programmed by the next one.

@@ -1,5 +1,5 @@
 //! kube-proxy's configuration file: `kubeproxy.config.k8s.io/v1alpha1`, kind
-//! `KubeProxyConfiguration`, its fields and their defaults (SEMANTICS K).
+//! `KubeProxyConfiguration`, its fields and their defaults (docs/semantics.md, K).
 //!
 //! Flags are turned into the same object, so that defaults and checks exist once. What a field
 //! means to this program is `config`'s business.

@@ -1,5 +1,5 @@
 //! Flags turned into kube-proxy's configuration object, and which flag stands for which field
-//! (SEMANTICS K2 to K6).
+//! (docs/semantics.md, K2 to K6).
 
 use super::Args;
 use super::component_config::{KIND, KubeProxyConfiguration};
@@ -268,7 +268,7 @@ fn feature_gates(list: &[String]) -> Result<std::collections::BTreeMap<String, b
         .collect()
 }
 
-/// The flags that were given although the configuration file decides (SEMANTICS K4).
+/// The flags that were given although the configuration file decides (docs/semantics.md, K4).
 pub(super) fn ignored(args: &Args) -> Vec<&'static str> {
     macro_rules! given {
         ($($field:ident => $flag:literal),* $(,)?) => {

@@ -1,4 +1,4 @@
-//! What a configuration may say, field by field (SEMANTICS K7), beyond what parsing it for use
+//! What a configuration may say, field by field (docs/semantics.md, K7), beyond what parsing it for use
 //! finds anyway.
 
 use std::net::{IpAddr, SocketAddr};

@@ -56,7 +56,7 @@ impl fmt::Display for Destination {
     }
 }
 
-/// Which sources are treated alike on the way to a destination's endpoints (SEMANTICS E).
+/// Which sources are treated alike on the way to a destination's endpoints (docs/semantics.md, E).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourcePolicy {
     /// A `ClusterIP`: pods keep their address, everyone else is masqueraded.

@@ -1,4 +1,4 @@
-//! conntrack's limits and timeouts, set once at the start (SEMANTICS H6, H7).
+//! conntrack's limits and timeouts, set once at the start (docs/semantics.md, H6, H7).
 //!
 //! Written only where they differ, so that a host which has them already needs no privilege.
 

@@ -1,5 +1,5 @@
 //! The ports that kubelet, load balancers and Prometheus ask: health on one, metrics on the
-//! other (SEMANTICS I4, I5, L).
+//! other (docs/semantics.md, I4, I5, L).
 
 use std::fmt::Write;
 use std::net::SocketAddr;

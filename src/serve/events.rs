@@ -1,4 +1,4 @@
-//! Events in the cluster about this node's proxy (SEMANTICS M3).
+//! Events in the cluster about this node's proxy (docs/semantics.md, M3).
 //!
 //! They are for people and never in the way: one that cannot be written is logged.
 

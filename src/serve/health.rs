@@ -1,4 +1,4 @@
-//! Whether this proxy does its work, and whether its node may get new traffic (SEMANTICS I1 to
+//! Whether this proxy does its work, and whether its node may get new traffic (docs/semantics.md, I1 to
 //! I4).
 //!
 //! The sync loop says what happens; `/healthz`, `/livez` and the health checks of Services ask.

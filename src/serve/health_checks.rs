@@ -1,5 +1,5 @@
 //! The HTTP servers behind `spec.healthCheckNodePort`: they tell load balancers whether this
-//! node has endpoints of a Service (SEMANTICS I6 to I8).
+//! node has endpoints of a Service (docs/semantics.md, I6 to I8).
 //!
 //! What the answers are is decided by `compile` and the sync loop; listening and answering live
 //! here. Any path and any method get the same answer, byte for byte that of kube-proxy.

@@ -1,5 +1,5 @@
 //! Metrics: kube-proxy's, by its names, labels and buckets, so that dashboards and alerts keep
-//! working (SEMANTICS J), and ours under `pointsman_`.
+//! working (docs/semantics.md, J), and ours under `pointsman_`.
 //!
 //! All are registered here, in one registry; whoever has something to count holds this.
 

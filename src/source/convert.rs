@@ -1,4 +1,4 @@
-//! From Kubernetes objects to the model (SEMANTICS A, B, C).
+//! From Kubernetes objects to the model (docs/semantics.md, A, B, C).
 //!
 //! Pure. Whatever cannot be used is left out with a warning; what remains is programmed.
 
@@ -446,7 +446,7 @@ fn is_local(field: &str, policy: Option<&str>, report: &mut Reporter<'_>) -> boo
     }
 }
 
-/// Whether `externalTrafficPolicy` has a meaning for this Service (SEMANTICS B9).
+/// Whether `externalTrafficPolicy` has a meaning for this Service (docs/semantics.md, B9).
 fn external_local(spec: &objects::ServiceSpec) -> bool {
     match spec.type_.as_deref() {
         Some("LoadBalancer" | "NodePort") => true,

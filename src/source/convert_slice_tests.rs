@@ -1,5 +1,5 @@
 //! `EndpointSlice`s, Nodes and `ServiceCIDR`s in, model and warnings out. Numbers at the front of
-//! test names are those of the project's semantics document.
+//! test names are those of `docs/semantics.md`.
 
 use super::*;
 use crate::core::model::{EndpointSlice, Hint, Protocol, SliceEndpoint, ZoneHints};

@@ -1,5 +1,5 @@
 //! Services in, model and warnings out. Numbers at the front of test names are those of the
-//! project's semantics document.
+//! project's `docs/semantics.md`.
 
 use super::*;
 use serde_json::{Value, json};

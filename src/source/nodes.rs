@@ -1,4 +1,4 @@
-//! From `Node`s to the model (SEMANTICS A3, E16, I3).
+//! From `Node`s to the model (docs/semantics.md, A3, E16, I3).
 
 use ipnetwork::IpNetwork;
 

@@ -1,4 +1,4 @@
-//! From `EndpointSlice`s to the model (SEMANTICS A2, C, D).
+//! From `EndpointSlice`s to the model (docs/semantics.md, A2, C, D).
 //!
 //! Pure, as `convert`, whose part this is: what cannot be used is left out with a warning.
 

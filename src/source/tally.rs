@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::objects::{self, OTHER_PROXY_LABEL};
 use crate::core::model::ObjectKey;
 
-/// Why a Service is not served (SEMANTICS A1, A4).
+/// Why a Service is not served (docs/semantics.md, A1, A4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unserved {
     /// It has no address: nobody has given it one.

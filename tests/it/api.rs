@@ -1,5 +1,5 @@
 //! The proxy beside an API server that is good, bad or gone; what it serves and what it tells.
-//! Numbers at the front of test names are those of the project's semantics document.
+//! Numbers at the front of test names are those of `docs/semantics.md`.
 
 mod events;
 mod health;

@@ -1,6 +1,6 @@
 //! UDP flows through conntrack: a client that never stops sending follows its Service's
 //! endpoints, and nobody else's flows are touched. Numbers at the front of test names are those of
-//! the project's semantics document.
+//! `docs/semantics.md`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

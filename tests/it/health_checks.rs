@@ -1,5 +1,5 @@
 //! What load balancers are told on a Service's health-check port, and conntrack's settings. Numbers
-//! at the front of test names are those of the project's semantics document.
+//! at the front of test names are those of `docs/semantics.md`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

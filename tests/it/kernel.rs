@@ -1,5 +1,5 @@
 //! The program and its data in a real kernel: loaded by netlink and by nft, adopted, repaired.
-//! Numbers at the front of test names are those of the project's semantics document.
+//! Numbers at the front of test names are those of `docs/semantics.md`.
 
 use std::collections::BTreeMap;
 
@@ -599,7 +599,12 @@ fn bad_objects_are_named_and_everything_else_is_programmed() {
         "10.96.1.5 . tcp . 80 . c000:270f : ",
         &format!("comment \"{long}/{long}:"),
     ] {
-        assert!(listed.contains(text), "{text}");
+        let labelled = || listed.lines().filter(|line| line.contains("comment"));
+        assert!(
+            listed.contains(text),
+            "{text} is not in {:#?}",
+            labelled().take(20).collect::<Vec<_>>()
+        );
     }
     assert!(!listed.contains("10.96.1.2 . tcp"));
 }

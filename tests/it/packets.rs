@@ -1,5 +1,5 @@
 //! Real connections through Services of policy Cluster, in both families. Numbers at the front of
-//! test names are those of the project's semantics document.
+//! test names are those of `docs/semantics.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};

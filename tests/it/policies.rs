@@ -1,5 +1,5 @@
 //! The whole table of what packets experience: sources, destinations, policies, endpoints. Numbers
-//! at the front of test names are those of the project's semantics document.
+//! at the front of test names are those of `docs/semantics.md`.
 //!
 //! What is expected comes from a model of that table, written here a second time on purpose:
 //! [`Mode::class`] and [`expectation`]. All Services stand at the same time, each with addresses

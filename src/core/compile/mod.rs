@@ -63,7 +63,7 @@ impl Compiled {
     }
 }
 
-/// Service ports whose policy is Local and which have endpoints elsewhere only (SEMANTICS E2).
+/// Service ports whose policy is Local and which have endpoints elsewhere only (docs/semantics.md, E2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WithoutLocal {
     /// `internalTrafficPolicy`.
@@ -176,7 +176,7 @@ pub fn compile_selected(
 }
 
 /// The ports of a Service in each family that it has. Of two ports with one name and protocol the
-/// last counts (SEMANTICS B1).
+/// last counts (docs/semantics.md, B1).
 pub fn served_ports(service: &Service) -> impl Iterator<Item = (Family, &ServicePort)> {
     let last: Option<FxHashMap<(&str, Protocol), usize>> =
         (service.ports.len() > FEW_PORTS).then(|| {
@@ -297,7 +297,7 @@ impl Parts {
     }
 }
 
-/// One Service port in one family: kube-proxy's "service port" (SEMANTICS, terms).
+/// One Service port in one family: kube-proxy's "service port" (docs/semantics.md, terms).
 struct PortCompiler<'a> {
     key: &'a ObjectKey,
     service: &'a Service,
@@ -431,7 +431,7 @@ impl PortCompiler<'_> {
     }
 
     /// Who may reach the VIPs. A range that holds the node's own address admits the VIPs as
-    /// sources too: some balancers deliver with their own address (SEMANTICS E10).
+    /// sources too: some balancers deliver with their own address (docs/semantics.md, E10).
     fn allowed_sources(&self, node: &Node) -> Option<Arc<[IpNetwork]>> {
         let SourceRanges::Only(ranges) = self.service.source_ranges.get(self.family) else {
             return None;

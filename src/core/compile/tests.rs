@@ -1,5 +1,5 @@
 //! What a Service's destinations do. Numbers at the front of test names are those of the
-//! project's semantics document.
+//! project's `docs/semantics.md`.
 
 use super::*;
 use crate::core::model::{

@@ -1,4 +1,4 @@
-//! Which endpoints of a Service port may take connections (SEMANTICS D).
+//! Which endpoints of a Service port may take connections (docs/semantics.md, D).
 //!
 //! Pure: from the endpoints, the port's traffic policies and the node's topology to lists.
 //! What the lists are used for is `compile`'s business. [`select`] selects all at once, [`Tracked`]
@@ -14,7 +14,7 @@ use crate::core::model::{
     Endpoint, EndpointSlice, Endpoints, Family, Hint, Name, Node, Protocol, SliceEndpoint,
 };
 
-/// Which lists a Service port has a use for (SEMANTICS B11).
+/// Which lists a Service port has a use for (docs/semantics.md, B11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uses {
     /// Some traffic may go to endpoints anywhere.
@@ -65,7 +65,7 @@ pub fn serving<'a>(
 }
 
 /// Which of two slices' words about one endpoint counts: the greater. One that is not terminating
-/// wins over one that is, and a ready one over one that is not (SEMANTICS C6, made independent of
+/// wins over one that is, and a ready one over one that is not (docs/semantics.md, C6, made independent of
 /// the slices' order).
 fn rank(endpoint: &SliceEndpoint) -> impl Ord + '_ {
     let hint = match endpoint.node_hint {
@@ -170,7 +170,7 @@ fn pick(candidates: &[Candidate], usable: impl Fn(&SliceEndpoint) -> bool) -> En
     picked.into()
 }
 
-/// Which ready endpoints the slices' hints leave to this node (SEMANTICS D2).
+/// Which ready endpoints the slices' hints leave to this node (docs/semantics.md, D2).
 enum Topology<'a> {
     /// Those hinted to this node.
     SameNode,

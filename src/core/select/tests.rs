@@ -1,5 +1,5 @@
 //! What the endpoints are, and which are selected. Numbers at the front of test names are those
-//! of the project's semantics document.
+//! of `docs/semantics.md`.
 
 use super::*;
 use crate::core::model::{ObjectKey, SlicePort, ZoneHints};

@@ -1,5 +1,5 @@
 //! The cluster as an API server tells it: four watches, turned into changes of the model
-//! (SEMANTICS A, M).
+//! (docs/semantics.md, A, M).
 //!
 //! kube's watcher lists, watches, resumes and lists again. What lives here is what it leaves
 //! open: falling back to plain lists, starting over when an event could not be read, and what
