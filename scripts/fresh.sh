@@ -21,6 +21,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 sysroot=$(rustc --print sysroot)
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 root=$(mktemp -d)
+chmod 755 "$root"
 # Mounts are in a namespace of their own and go with it; so nothing outside is removed here.
 trap 'rm -rf --one-file-system "$root"' EXIT
 debootstrap --variant=minbase --include=ca-certificates,make "$suite" "$root" >/dev/null
