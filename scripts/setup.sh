@@ -20,6 +20,8 @@ need iputils-ping ping
 need valgrind valgrind
 need gcc cc
 need pkg-config pkg-config
+# Without it nft prints numbers instead of the names of protocols.
+need_package netbase
 need_package libc6-dev
 need_package libnftnl-dev
 need_package libmnl-dev
