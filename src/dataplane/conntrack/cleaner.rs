@@ -75,7 +75,7 @@ pub fn clean(work: &Work) -> Result<PerFamily<Cleaned>, SocketError> {
                     if failed.is_some() || !wanted.is_stale(&flow) {
                         return;
                     }
-                    match ending.transact(&flow::delete(attributes, family)) {
+                    match ending.transact(&flow::delete(attributes, family), 0) {
                         Ok(refusals) => {
                             // It may have ended by itself meanwhile.
                             let refused = |refusal: &crate::host::netlink::socket::Refusal| {

@@ -89,7 +89,7 @@ impl Nftables {
 
     fn send(&mut self, batch: &FinishedBatch) -> Result<Duration, ApplyError> {
         let started = Instant::now();
-        let refusals = self.socket.transact(batch.bytes())?;
+        let refusals = self.socket.transact(batch.bytes(), batch.last())?;
         if refusals.is_empty() {
             // 0 is left out.
             self.generation = self.generation.checked_add(1).unwrap_or(1);

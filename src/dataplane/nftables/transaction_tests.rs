@@ -429,3 +429,29 @@ fn attributes_of_a_batch_are_those_of_the_kernel() {
     let (_, element) = Attributes(&bytes).next().unwrap();
     assert!(find(element, KEY).is_some());
 }
+
+#[test]
+fn the_last_message_of_a_transaction_asks_for_an_answer_and_no_other() {
+    const ACK: u16 = 4;
+    let mut engine = Engine::default();
+    want(&mut engine, vec![balance(&[1, 2, 3], Some(600))]);
+    let mut encoder = Encoder::new(Options::default());
+    // With the program, and then without.
+    for endpoints in [&[1, 2, 3][..], &[1, 2]] {
+        want(&mut engine, vec![balance(endpoints, Some(600))]);
+        let pending = engine.pending();
+        let bytes = encoder.transaction(pending.delta());
+        engine.commit(pending);
+        let mut asks = Vec::new();
+        let mut rest = &bytes[..];
+        while let Some(header) = rest.get(..16) {
+            let length = u32::from_ne_bytes(header[..4].try_into().unwrap()) as usize;
+            asks.push(u16::from_ne_bytes([header[6], header[7]]) & ACK != 0);
+            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+        }
+        // Behind it is the end of the batch.
+        let last = asks.len() - 2;
+        let asking: Vec<usize> = (0..asks.len()).filter(|index| asks[*index]).collect();
+        assert_eq!(asking, [last]);
+    }
+}

@@ -64,6 +64,11 @@ pub enum SocketError {
         /// How often it was listed.
         tries: u32,
     },
+    /// The kernel's answers to a transaction did not fit into the socket.
+    #[error(
+        "the kernel's answer to a transaction got lost: whether it was applied shows when the tables are read; a higher net.core.rmem_max makes room for more"
+    )]
+    Unanswered,
     /// The kernel does not answer.
     #[error("no answer from the kernel within {0:?}")]
     TimedOut(Duration),
@@ -133,7 +138,15 @@ impl Socket {
 
     /// Sends a whole batch at once and returns what the kernel refused of it: nothing if it
     /// has been applied, everything if there is a single refusal.
-    pub(crate) fn transact(&mut self, batch: &[u8]) -> Result<Vec<Refusal>, SocketError> {
+    ///
+    /// `last` is the sequence number of its last message, which asks for an acknowledgement, and no
+    /// other does: answers to thousands of messages do not fit into the socket, and the kernel drops
+    /// without a word what does not (`netlink_ack`). If that one does not come, others may be missing.
+    pub(crate) fn transact(
+        &mut self,
+        batch: &[u8],
+        last: u32,
+    ) -> Result<Vec<Refusal>, SocketError> {
         self.drain()?;
         self.make_room(batch.len());
         self.inner.0.send(batch).map_err(|error| {
@@ -147,14 +160,21 @@ impl Socket {
             }
         })?;
         let mut refusals = Vec::new();
+        let mut acknowledged = false;
+        // The kernel has answered before it returns from sending.
         while let Some(length) = self.receive()? {
             for message in messages(bytes(&self.buffer, length)) {
-                if message.kind == NLMSG_ERROR
-                    && let Some(refusal) = message.refusal()
-                {
-                    refusals.push(refusal);
+                if message.kind != NLMSG_ERROR {
+                    continue;
+                }
+                match message.refusal() {
+                    Some(refusal) => refusals.push(refusal),
+                    None => acknowledged |= message.sequence() == Some(last),
                 }
             }
+        }
+        if refusals.is_empty() && !acknowledged {
+            return Err(SocketError::Unanswered);
         }
         if refusals.iter().any(|refusal| refusal.errno == Errno::EPERM) {
             return Err(SocketError::NotPermitted);
@@ -343,6 +363,12 @@ pub(crate) struct Message<'a> {
 }
 
 impl Message<'_> {
+    /// The number of the request that it answers.
+    fn sequence(&self) -> Option<u32> {
+        let bytes = self.whole.get(8..12)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    }
+
     /// The attributes of an nfnetlink message.
     pub(crate) fn attributes(&self) -> &[u8] {
         self.payload.get(NFGEN_HEADER..).unwrap_or(&[])

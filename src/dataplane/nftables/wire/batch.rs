@@ -12,7 +12,7 @@ use crate::dataplane::nftables::program::TABLE;
 use crate::dataplane::nftables::program::sets::SetId;
 use crate::host::netlink::attributes::{HEADER, begin_nest, end_nest, put_string};
 use crate::host::netlink::{
-    NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, close_message, family_number, message_type,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, close_message, family_number, message_type,
     put_headers,
 };
 
@@ -57,6 +57,8 @@ pub(crate) enum Subject {
 /// A transaction under construction.
 pub(crate) struct Batch {
     bytes: Vec<u8>,
+    /// Where the message begins that was put in last.
+    last_at: usize,
     subjects: Vec<Subject>,
     open: Vec<Open>,
     operations: usize,
@@ -76,6 +78,7 @@ impl Batch {
     pub(crate) fn new(one_owner_per_message: bool) -> Self {
         let mut batch = Self {
             bytes: Vec::new(),
+            last_at: 0,
             subjects: Vec::new(),
             open: Vec::new(),
             operations: 0,
@@ -110,7 +113,9 @@ impl Batch {
 
     /// Appends a message of the program, made with [`Self::next_sequence`].
     pub(crate) fn put_program(&mut self, message: &[u8], what: String) {
+        self.last_at = self.bytes.len();
         self.bytes.extend_from_slice(message);
+        self.set_flag(NLM_F_ACK, false);
         self.subjects.push(Subject::Program(what));
     }
 
@@ -161,6 +166,7 @@ impl Batch {
         let sequence = self.next_sequence();
         open.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
         close_message(&mut open.bytes, 0);
+        self.last_at = self.bytes.len();
         self.bytes.extend_from_slice(&open.bytes);
         self.subjects.push(Subject::Elements {
             family: open.family,
@@ -176,9 +182,22 @@ impl Batch {
         }
     }
 
-    /// The finished transaction.
+    /// Sets or clears a flag of the message that was put in last.
+    fn set_flag(&mut self, flag: u16, set: bool) {
+        let Some(bytes) = self.bytes.get_mut(self.last_at + 6..self.last_at + 8) else {
+            return;
+        };
+        let flags = u16::from_ne_bytes([bytes[0], bytes[1]]);
+        let flags = if set { flags | flag } else { flags & !flag };
+        bytes.copy_from_slice(&flags.to_ne_bytes());
+    }
+
+    /// The finished transaction. Its last message asks for an acknowledgement, and no other.
     pub(crate) fn finish(mut self) -> FinishedBatch {
         self.barrier();
+        if !self.subjects.is_empty() {
+            self.set_flag(NLM_F_ACK, true);
+        }
         self.put_control(NFNL_MSG_BATCH_END);
         FinishedBatch {
             bytes: self.bytes,
@@ -207,6 +226,11 @@ impl FinishedBatch {
     /// Number of messages, without the two around them.
     pub(crate) const fn messages(&self) -> usize {
         self.subjects.len()
+    }
+
+    /// The sequence number of the last message.
+    pub(crate) fn last(&self) -> u32 {
+        u32::try_from(self.subjects.len()).unwrap_or(u32::MAX)
     }
 
     /// What a sequence number was about.
