@@ -64,6 +64,12 @@ pub(crate) fn take_over_leftovers<B: Backend>(proxy: &mut Proxy<B>) -> Result<()
     Ok(())
 }
 
+/// Sets conntrack's limits and timeouts.
+pub(crate) fn apply_sysctls(config: &Config) -> Result<()> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(config.conntrack.apply(processors)?)
+}
+
 /// An empty cluster around this node.
 pub(crate) fn new_desired(config: &Config) -> Result<Desired> {
     let node = Node::named(config.node_name.as_str());

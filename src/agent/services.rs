@@ -182,6 +182,8 @@ impl Running {
         (health, metrics): (&Arc<Health>, &Metrics),
         news: mpsc::UnboundedSender<News>,
     ) -> Result<Self> {
+        // Nothing of the machine is changed before everything that can be refused has been checked.
+        super::apply_sysctls(config)?;
         let (events, inbox) = mpsc::channel(sync_loop::WAITING);
         health.set_eligible(desired.state().node().eligible);
         // Before the first transaction, so that no change is missed.

@@ -26,7 +26,7 @@ pub fn run(config: &Config) -> Result<()> {
     match &config.action {
         Action::WriteConfig(path) => Ok(config::write(path, &config.effective)?),
         Action::Cleanup => cleanup(),
-        Action::Init => apply_sysctls(config),
+        Action::Init => agent::apply_sysctls(config),
         Action::DryRun(output) => {
             let desired = load(config)?;
             let program = agent::options(config, desired.state().node())?;
@@ -37,12 +37,11 @@ pub fn run(config: &Config) -> Result<()> {
         }
         Action::Once => {
             let desired = load(config)?;
-            apply_sysctls(config)?;
+            agent::apply_sysctls(config)?;
             once(config, desired)
         }
         Action::Run => {
             host::oom::adjust(config.oom_score_adj);
-            apply_sysctls(config)?;
             runtime()?.block_on(agent::run::<Nftables>(config))
         }
     }
@@ -138,11 +137,6 @@ fn once(config: &Config, desired: Desired) -> Result<()> {
     proxy.tidy();
     agent::log_sync(&proxy, &synced);
     Ok(())
-}
-
-fn apply_sysctls(config: &Config) -> Result<()> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(config.conntrack.apply(processors)?)
 }
 
 /// Prints all of a text; a reader that goes away early is no error of ours.

@@ -423,6 +423,26 @@ fn h6_conntrack_is_set_as_asked_and_only_where_it_differs() {
 }
 
 #[test]
+fn h6_nothing_of_the_machine_is_changed_before_there_is_a_cluster() {
+    if !have_root("h6_nothing_of_the_machine_is_changed_before_there_is_a_cluster") {
+        return;
+    }
+    let host = Host::new();
+    let setting = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout";
+    let before = host.sh(&format!("cat {setting}"));
+    let (_, said) = host.try_sh(&format!(
+        "timeout 1 {} --master http://127.0.0.1:1 --hostname-override {NODE} \
+         --conntrack-max-per-core 0 --conntrack-udp-timeout=41s",
+        crate::harness::BINARY.display(),
+    ));
+    assert!(
+        said.contains("the watch failed"),
+        "it looked for one: {said}"
+    );
+    assert_eq!(host.sh(&format!("cat {setting}")), before);
+}
+
+#[test]
 fn h6_a_setting_that_cannot_be_made_is_fatal_before_anything_is_programmed() {
     if !have_root("h6_a_setting_that_cannot_be_made_is_fatal_before_anything_is_programmed") {
         return;
