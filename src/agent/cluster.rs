@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::convert_options;
-use super::sync_loop::Events;
+use super::inbox::Events;
 use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
 use crate::serve::metrics::Metrics;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::convert_options;
-use super::sync_loop::Events;
+use super::inbox::Events;
 use crate::config::Config;
 use crate::core::model::Change;
 use crate::host::file_watch::FileWatch;

@@ -6,6 +6,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod files;
+mod inbox;
 pub mod reconciler;
 mod schedule;
 mod services;

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::sync_loop::{self, Inbox, Outlets, SyncLoop};
+use super::inbox::{self, Inbox};
+use super::sync_loop::{Outlets, SyncLoop};
 use super::{cluster, files, new_desired};
 use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
@@ -166,7 +167,7 @@ async fn work<B: Backend + Send + 'static>(
 
 /// The sync loop and what hangs on it.
 struct Running {
-    events: sync_loop::Events,
+    events: inbox::Events,
     /// Dropped to end the loop.
     stop: oneshot::Sender<()>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -184,7 +185,7 @@ impl Running {
     ) -> Result<Self> {
         // Nothing of the machine is changed before everything that can be refused has been checked.
         super::apply_sysctls(config)?;
-        let (events, inbox) = mpsc::channel(sync_loop::WAITING);
+        let (events, inbox) = mpsc::channel(inbox::WAITING);
         health.set_eligible(desired.state().node().eligible);
         // Before the first transaction, so that no change is missed.
         follow_addresses(&events);
@@ -262,7 +263,7 @@ impl Running {
 }
 
 /// Tells the sync loop when the node's addresses change.
-fn follow_addresses(events: &sync_loop::Events) {
+fn follow_addresses(events: &inbox::Events) {
     let events = events.clone();
     let watch = AddressWatch::start(move |addresses| {
         let changes = Changes {

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
+use super::inbox::{Inbox, WAITING, Woken, wait};
 use super::schedule::Deadline;
 use crate::agent::reconciler::{Proxy, Synced};
 use crate::config::Config;
@@ -24,27 +25,6 @@ use crate::serve::health_checks::{Addresses, Table};
 use crate::serve::metrics::{Metrics, SyncTimes};
 use crate::source::changes::{Changes, Trigger};
 use crate::source::report;
-
-/// Something happened in the cluster or to the node's addresses.
-pub(crate) type Events = mpsc::Sender<Changes>;
-
-/// Messages that may wait. Who has more waits too, and so does the API server.
-pub(crate) const WAITING: usize = 16;
-
-/// What the loop hears.
-pub(crate) struct Inbox {
-    pub(crate) events: mpsc::Receiver<Changes>,
-    /// Ends the loop when the sender is gone, after the transaction that is under way.
-    pub(crate) stop: oneshot::Receiver<()>,
-}
-
-/// Why the loop goes on.
-enum Woken {
-    Event(Changes),
-    Interference,
-    Time,
-    Stop,
-}
 
 /// The verbosity from which on every sync is logged: "useful steady state information", as
 /// Kubernetes' logging conventions have it.
@@ -161,25 +141,39 @@ impl<B: Backend> SyncLoop<B> {
         self.perform();
         loop {
             let next = self.tasks.next(!self.outdated);
+            let mut heard = false;
             match runtime.block_on(wait(&mut inbox, &mut self.interfered.1, next)) {
                 Woken::Stop => return Ok(()),
                 Woken::Time => {}
-                Woken::Interference => {
-                    self.interference = true;
-                    self.tasks.repair.want(Instant::now());
-                    self.queued();
-                }
+                Woken::Interference => self.interference(),
                 Woken::Event(changes) => {
                     self.take(changes);
-                    while let Ok(changes) = inbox.events.try_recv() {
-                        self.take(changes);
-                    }
-                    self.tasks.sync.want(Instant::now());
-                    self.queued();
+                    heard = true;
                 }
+            }
+            // Whoever is loud does not drown out the others.
+            for _ in 0..WAITING {
+                let Ok(changes) = inbox.events.try_recv() else {
+                    break;
+                };
+                self.take(changes);
+                heard = true;
+            }
+            if self.interfered.1.try_recv().is_ok() {
+                self.interference();
+            }
+            if heard {
+                self.tasks.sync.want(Instant::now());
+                self.queued();
             }
             self.perform();
         }
+    }
+
+    fn interference(&mut self) {
+        self.interference = true;
+        self.tasks.repair.want(Instant::now());
+        self.queued();
     }
 
     /// Does what is due.
@@ -452,27 +446,6 @@ impl<B: Backend> SyncLoop<B> {
         };
         // Without a change too: a listener that could not be had is tried again.
         self.outlets.tables.send_replace(table);
-    }
-}
-
-/// Waits until there is something to do, or until a time.
-async fn wait(
-    inbox: &mut Inbox,
-    interfered: &mut mpsc::Receiver<()>,
-    until: Option<Instant>,
-) -> Woken {
-    let time = async {
-        match until {
-            Some(until) => tokio::time::sleep_until(until.into()).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        _ = &mut inbox.stop => Woken::Stop,
-        Some(()) = interfered.recv() => Woken::Interference,
-        event = inbox.events.recv() => event.map_or(Woken::Stop, Woken::Event),
-        () = time => Woken::Time,
     }
 }
 
