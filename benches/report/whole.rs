@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pointsman::agent::reconciler::{Desired, Proxy};
 use pointsman::core::compile::{NodePortAddresses, compile_cluster, compile_known};
 use pointsman::core::diff::Engine;
-use pointsman::core::model::{Change, Dirty, Family, Node, ServiceId, State};
+use pointsman::core::model::{Change, Dirty, Family, Node, State};
 use pointsman::dataplane::Options;
 use pointsman::dataplane::nftables::{Encoder, Nftables, render};
 
@@ -201,12 +201,12 @@ impl Stages {
         let started = Instant::now();
         let compiled: Vec<_> = dirty
             .into_iter()
-            .map(|Dirty { id, .. }| {
-                let compiled = match state.service(id) {
+            .map(|Dirty { owner, .. }| {
+                let compiled = match owner.service().and_then(|id| state.service(id)) {
                     Some(known) => compile_known(known, state.node()),
                     None => compile_cluster(&state, &NodePortAddresses::Primary),
                 };
-                (id, compiled)
+                (owner, compiled)
             })
             .collect();
         let compile = started.elapsed();
@@ -215,8 +215,7 @@ impl Stages {
         let mut encoder = Encoder::new(program());
         let mut transactions = Vec::new();
         let started = Instant::now();
-        for (id, compiled) in compiled {
-            let owner: ServiceId = id;
+        for (owner, compiled) in compiled {
             engine.update(owner, Some(compiled));
         }
         let mut diff = started.elapsed();

@@ -4,6 +4,7 @@
 //! objects come from is the business of `files` and `cluster`; what is served to others meanwhile, of
 //! `services`.
 
+mod budget;
 pub(crate) mod cluster;
 pub(crate) mod files;
 mod inbox;
@@ -11,6 +12,7 @@ pub mod reconciler;
 mod schedule;
 mod services;
 mod sync_loop;
+mod waiting;
 
 use anyhow::{Context, Result};
 

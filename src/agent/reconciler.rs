@@ -7,16 +7,18 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::ops::AddAssign;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxBuildHasher;
 
+use crate::agent::budget::Budgets;
 use crate::core::compile::{self, Compiled, HealthCheck, NodePortAddresses, WithoutLocal};
 use crate::core::diff::{Contested, Engine, StaleFlows};
 use crate::core::incremental::Incremental;
-use crate::core::ir::Destination;
+use crate::core::ir::{Delta, Destination};
 use crate::core::model::{
-    Change, ChangedSlice, Dirty, Node, ObjectKey, PerFamily, ServiceId, State,
+    Change, ChangedSlices, Dirty, Node, ObjectKey, Owner, PerFamily, ServiceId, State,
 };
 use crate::dataplane::{Applied, ApplyError, Backend, Refused, Unavailable};
 
@@ -31,8 +33,27 @@ pub struct Synced {
     pub computing: Duration,
     /// Services left out because the kernel refused them.
     pub left_out: usize,
+    /// Nothing that was taken in is left to be programmed, but for Services that have to wait.
+    pub settled: bool,
+    /// When the first of those is to be looked at that have to wait, having taken much time before.
+    pub wait: Option<Instant>,
 }
 
+impl AddAssign for Synced {
+    fn add_assign(&mut self, next: Self) {
+        self.applied += next.applied;
+        self.compiled += next.compiled;
+        self.computing += next.computing;
+        self.left_out = next.left_out;
+        self.settled = next.settled;
+        self.wait = next.wait;
+    }
+}
+
+/// How many lines a Service that claims what others claim is worth.
+const REPORTED: usize = 8;
+/// A transaction of fewer operations takes so little time that nobody asks whose it was.
+const COUNTED: usize = 256;
 /// How often one sync reads the kernel again and retries: once for drift, once to find a
 /// Service that is refused, and then without it.
 const ATTEMPTS: usize = 4;
@@ -53,6 +74,8 @@ pub struct Desired {
     node_ports: NodePortAddresses,
     /// Services with many endpoints.
     many: HashMap<ServiceId, Incremental, FxBuildHasher>,
+    /// How much time Services have taken.
+    budgets: Budgets,
 }
 
 impl Desired {
@@ -67,6 +90,7 @@ impl Desired {
             too_large: BTreeMap::new(),
             node_ports,
             many: HashMap::default(),
+            budgets: Budgets::default(),
         }
     }
 
@@ -77,52 +101,103 @@ impl Desired {
         }
     }
 
-    /// Compiles what the changes touched; returns which Services that were.
-    pub fn compile(&mut self) -> Vec<ServiceId> {
+    /// Compiles what the changes touched; returns whose that was.
+    pub fn compile(&mut self) -> Vec<Owner> {
         let dirty = self.state.take_dirty();
-        let mut ids = Vec::with_capacity(dirty.len());
-        for Dirty { id, slices } in dirty {
-            ids.push(id);
-            let compiled = if id == ServiceId::CLUSTER {
-                Some(compile::compile_cluster(&self.state, &self.node_ports))
-            } else {
-                self.compile_service(id, slices)
+        self.compile_dirty(dirty)
+    }
+
+    /// The same but for Services that have taken too much time lately. Returns besides when the
+    /// first of them is to be looked at.
+    fn compile_in_turn(&mut self) -> (Vec<Owner>, Option<Instant>) {
+        let now = Instant::now();
+        self.budgets.settle(now);
+        let mut first: Option<Instant> = None;
+        let budgets = &self.budgets;
+        let dirty = self.state.take_dirty_if(|owner| {
+            let wait = owner.service().and_then(|id| budgets.wait(id, now));
+            if let Some(until) = wait {
+                first = Some(first.map_or(until, |first| first.min(until)));
+            }
+            wait.is_none()
+        });
+        (self.compile_dirty(dirty), first)
+    }
+
+    fn compile_dirty(&mut self, dirty: Vec<Dirty>) -> Vec<Owner> {
+        let mut owners = Vec::with_capacity(dirty.len());
+        for Dirty { owner, slices } in dirty {
+            owners.push(owner);
+            let contested = match owner {
+                Owner::Cluster => {
+                    let compiled = compile::compile_cluster(&self.state, &self.node_ports);
+                    self.engine.update(owner, Some(compiled))
+                }
+                Owner::Service(id) => {
+                    let started = Instant::now();
+                    let compiled = self.compile_service(id, slices);
+                    self.note(id, compiled.as_ref());
+                    let contested = self.engine.update(owner, compiled);
+                    self.spend(id, started.elapsed());
+                    contested
+                }
             };
-            let id = &id;
-            let health_check = compiled
-                .as_ref()
-                .and_then(|compiled| compiled.health_check.as_deref().copied());
-            match compiled.as_ref().map(|compiled| compiled.without_local) {
-                Some(without) if without != PerFamily::default() => {
-                    self.without_local.insert(*id, without);
-                }
-                _ => {
-                    self.without_local.remove(id);
-                }
+            self.report(&contested);
+        }
+        owners
+    }
+
+    /// Notes what others than the engine have to know of a Service.
+    fn note(&mut self, id: ServiceId, compiled: Option<&Compiled>) {
+        match compiled.map(|compiled| compiled.without_local) {
+            Some(without) if without != PerFamily::default() => {
+                self.without_local.insert(id, without);
             }
-            self.note_left_out(
-                *id,
-                compiled.as_ref().map_or(0, |compiled| compiled.left_out),
-            );
-            match (self.state.name(*id), health_check) {
-                (Some(key), Some(check)) => {
-                    self.health_checks.insert(*id, (key.clone(), check));
-                }
-                _ => {
-                    self.health_checks.remove(id);
-                }
-            }
-            for contested in self.engine.update(*id, compiled) {
-                self.report(&contested);
+            _ => {
+                self.without_local.remove(&id);
             }
         }
-        ids
+        self.note_left_out(id, compiled.map_or(0, |compiled| compiled.left_out));
+        let health_check = compiled.and_then(|compiled| compiled.health_check.as_deref().copied());
+        match (self.state.name(id), health_check) {
+            (Some(key), Some(check)) => {
+                self.health_checks.insert(id, (key.clone(), check));
+            }
+            _ => {
+                self.health_checks.remove(&id);
+            }
+        }
+    }
+
+    /// Notes how much time a Service has taken.
+    fn spend(&mut self, id: ServiceId, time: Duration) {
+        if let Some(key) = self.state.name(id) {
+            let now = Instant::now();
+            self.budgets.spend(id, &key.namespace, time, now);
+        }
+    }
+
+    /// Notes how much of a transaction was whose.
+    fn spend_transaction(&mut self, delta: &Delta, time: Duration) {
+        if delta.len() < COUNTED {
+            return;
+        }
+        let mut operations: HashMap<ServiceId, u32, FxBuildHasher> = HashMap::default();
+        for operation in delta.remove.iter().chain(&delta.add) {
+            if let Some(id) = operation.owner.service() {
+                *operations.entry(id).or_insert(0) += 1;
+            }
+        }
+        let all = u32::try_from(delta.len()).unwrap_or(u32::MAX);
+        for (id, count) in operations {
+            self.spend(id, time / all * count);
+        }
     }
 
     fn compile_service(
         &mut self,
         id: ServiceId,
-        slices: Option<Vec<ChangedSlice>>,
+        slices: Option<ChangedSlices>,
     ) -> Option<Compiled> {
         let Some(known) = self.state.service(id) else {
             self.many.remove(&id);
@@ -161,7 +236,7 @@ impl Desired {
         };
         if left_out > 0 && before != Some(left_out) {
             tracing::warn!(
-                service = self.name(id),
+                service = self.name(Owner::Service(id)),
                 left_out,
                 "spec.ports, addresses and endpoints multiply to more than {} elements: \
                  destinations beyond that are left out",
@@ -170,19 +245,30 @@ impl Desired {
         }
     }
 
-    fn report(&self, contested: &Contested) {
-        tracing::warn!(
-            destination = %contested.destination,
-            served = self.name(contested.winner),
-            waiting = self.name(contested.loser),
-            "two Services claim one address and port: the older one has it",
-        );
+    /// One line for each two Services, however many destinations it is about.
+    fn report(&self, contested: &[Contested]) {
+        let mut pairs: BTreeMap<(Owner, Owner), (Destination, usize)> = BTreeMap::new();
+        for one in contested {
+            let pair = pairs.entry((one.winner, one.loser));
+            pair.or_insert((one.destination, 0)).1 += 1;
+        }
+        for ((winner, loser), (destination, destinations)) in pairs.iter().take(REPORTED) {
+            tracing::warn!(
+                %destination,
+                destinations,
+                served = self.name(*winner),
+                waiting = self.name(*loser),
+                "two Services claim one address and port: the older one has it",
+            );
+        }
+        if let Some(more) = pairs.len().checked_sub(REPORTED).filter(|more| *more > 0) {
+            tracing::warn!(more, "and so do more pairs of Services");
+        }
     }
 
-    fn name(&self, id: ServiceId) -> String {
-        self.state
-            .name(id)
-            .map_or_else(|| "the cluster".to_owned(), ToString::to_string)
+    fn name(&self, owner: Owner) -> String {
+        let key = owner.service().and_then(|id| self.state.name(id));
+        key.map_or_else(|| "the cluster".to_owned(), ToString::to_string)
     }
 
     /// Which of the node's addresses accept `NodePort`s, as configured.
@@ -216,6 +302,15 @@ impl Desired {
         sum
     }
 
+    /// Whether what an `EndpointSlice` was last is programmed.
+    #[must_use]
+    pub fn has_programmed(&self, slice: &ObjectKey) -> bool {
+        self.state.owner_of(slice).is_none_or(|id| {
+            let owner = Owner::Service(id);
+            !self.state.is_dirty(owner) && self.engine.has_settled(owner)
+        })
+    }
+
     /// The cluster's objects.
     #[must_use]
     pub const fn state(&self) -> &State {
@@ -233,7 +328,7 @@ impl Desired {
 pub struct Proxy<B> {
     desired: Desired,
     backend: B,
-    left_out: BTreeSet<ServiceId>,
+    left_out: BTreeSet<Owner>,
     /// Transactions keep Services apart.
     isolated: bool,
     stale_flows: Vec<StaleFlows>,
@@ -303,6 +398,25 @@ impl<B: Backend> Proxy<B> {
     /// Brings the kernel to what the cluster wants, in one transaction, or in several if there is
     /// so much to do that one would keep the kernel busy for long.
     ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub fn sync(&mut self) -> Result<Synced, ApplyError> {
+        let mut synced = Synced::default();
+        let started = Instant::now();
+        let compiled = self.desired.compile();
+        self.give_another_chance(&compiled);
+        synced.compiled = compiled.len();
+        synced.computing = started.elapsed();
+        while !synced.settled {
+            self.transact(&mut synced)?;
+        }
+        Ok(synced)
+    }
+
+    /// Takes the kernel one transaction nearer to what the cluster wants. Services that have taken
+    /// too much time lately wait.
+    ///
     /// A transaction that is refused is tried again after reading what the kernel really
     /// holds; a Service that is refused even then is left out, loudly, until it changes.
     ///
@@ -310,33 +424,49 @@ impl<B: Backend> Proxy<B> {
     ///
     /// If the kernel cannot be brought there now. The transaction that failed has changed
     /// nothing in it, and those before it stay.
-    pub fn sync(&mut self) -> Result<Synced, ApplyError> {
-        let mut synced = Synced::default();
-        let started = std::time::Instant::now();
-        let compiled = self.desired.compile();
-        synced.compiled = compiled.len();
-        for id in compiled {
-            // It has changed, so it gets another chance.
-            self.left_out.remove(&id);
+    pub fn step(&mut self) -> Result<Synced, ApplyError> {
+        let started = Instant::now();
+        let (compiled, wait) = self.desired.compile_in_turn();
+        self.give_another_chance(&compiled);
+        let mut synced = Synced {
+            compiled: compiled.len(),
+            computing: started.elapsed(),
+            wait,
+            ..Synced::default()
+        };
+        self.transact(&mut synced)?;
+        Ok(synced)
+    }
+
+    /// Those that have changed may not be refused any more.
+    fn give_another_chance(&mut self, compiled: &[Owner]) {
+        if !self.left_out.is_empty() {
+            for owner in compiled {
+                self.left_out.remove(owner);
+            }
         }
-        synced.computing = started.elapsed();
+    }
+
+    /// Applies one transaction.
+    fn transact(&mut self, synced: &mut Synced) -> Result<(), ApplyError> {
         let (mut refusals, mut all_refusals) = (0, 0);
         loop {
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             let most = self.backend.most_operations();
             let pending = self.desired.engine.pending_up_to(most);
             synced.computing += started.elapsed();
             match self.backend.apply(pending.delta()) {
                 Ok(applied) => {
                     synced.applied += applied;
-                    let started = std::time::Instant::now();
+                    let time = applied.encoding + applied.kernel;
+                    self.desired.spend_transaction(pending.delta(), time);
+                    let started = Instant::now();
                     self.stale_flows.extend(self.desired.engine.commit(pending));
                     synced.computing += started.elapsed();
+                    synced.settled = self.desired.engine.is_settled();
+                    synced.left_out = self.left_out.len();
                     self.isolate(false);
-                    refusals = 0;
-                    if self.desired.engine.is_settled() {
-                        break;
-                    }
+                    return Ok(());
                 }
                 Err(ApplyError::Unavailable(error)) => {
                     self.isolate(false);
@@ -354,8 +484,6 @@ impl<B: Backend> Proxy<B> {
                 }
             }
         }
-        synced.left_out = self.left_out.len();
-        Ok(synced)
     }
 
     /// Makes ready for another attempt after a transaction was refused for the given time in a
@@ -366,10 +494,15 @@ impl<B: Backend> Proxy<B> {
         times: usize,
         enough: bool,
     ) -> Result<bool, ApplyError> {
-        let blamed: BTreeSet<ServiceId> = refused
-            .iter()
+        if refused.iter().all(Refused::is_nobodys_fault) {
+            // Nothing has changed, and nothing that is tried at once would go better.
+            self.isolate(false);
+            return Err(ApplyError::Refused(refused));
+        }
+        let to_blame = refused.iter().filter(|refused| !refused.is_nobodys_fault());
+        let blamed: BTreeSet<Owner> = to_blame
             .flat_map(|refused| refused.owners.iter().copied())
-            .filter(|owner| *owner != ServiceId::CLUSTER)
+            .filter(|owner| *owner != Owner::Cluster)
             .collect();
         let error = ApplyError::Refused(refused);
         tracing::warn!(times, %error, "transaction refused; reading the kernel again");
@@ -396,7 +529,7 @@ impl<B: Backend> Proxy<B> {
         self.backend.isolate_services(isolate);
     }
 
-    fn leave_out(&mut self, services: &BTreeSet<ServiceId>) {
+    fn leave_out(&mut self, services: &BTreeSet<Owner>) {
         for id in services {
             tracing::error!(
                 service = self.desired.name(*id),

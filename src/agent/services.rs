@@ -207,7 +207,7 @@ impl Running {
             metrics: metrics.clone(),
         };
         let mut sync_loop = SyncLoop::new(proxy, outlets, config.clone(), started);
-        sync_loop.await_effect(triggers);
+        sync_loop.waiting.await_effect(triggers);
         let (stop, stopped) = oneshot::channel();
         let inbox = Inbox {
             events: inbox,

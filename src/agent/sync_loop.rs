@@ -4,7 +4,6 @@
 //! The first event of a quiet time is programmed at once; what comes while a transaction runs is
 //! programmed by the next one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,16 +13,17 @@ use tokio::sync::{mpsc, watch};
 
 use super::inbox::{Inbox, WAITING, Woken, wait};
 use super::schedule::Deadline;
+use super::waiting::Waiting;
 use crate::agent::reconciler::{Proxy, Synced};
 use crate::config::Config;
-use crate::core::model::{Change, Family, ObjectKey, PerFamily};
+use crate::core::model::{ObjectKey, PerFamily};
 use crate::dataplane::Backend;
 use crate::dataplane::conntrack::{Cleaner, Work};
 use crate::host;
 use crate::serve::health::Health;
 use crate::serve::health_checks::{Addresses, Table};
 use crate::serve::metrics::{Metrics, SyncTimes};
-use crate::source::changes::{Changes, Trigger};
+use crate::source::changes::Changes;
 use crate::source::report;
 
 /// The verbosity from which on every sync is logged: "useful steady state information", as
@@ -39,15 +39,6 @@ pub(crate) struct Outlets {
     pub(crate) tables: watch::Sender<Table>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Metrics,
-}
-
-/// What has been taken in and not yet been programmed.
-#[derive(Debug, Default)]
-struct Waiting {
-    endpoint_changes: i64,
-    service_changes: i64,
-    /// When the changes began that slices announce, in nanoseconds since 1970.
-    triggers: HashMap<ObjectKey, (Family, Vec<i128>)>,
 }
 
 /// When each task is due.
@@ -77,9 +68,7 @@ pub(crate) struct SyncLoop<B> {
     pub(crate) proxy: Proxy<B>,
     pub(crate) outlets: Outlets,
     pub(crate) config: Config,
-    waiting: Waiting,
-    started: Timestamp,
-    families: usize,
+    pub(super) waiting: Waiting,
     tasks: Tasks,
     /// Wakes the loop when somebody else has changed our tables.
     interfered: (mpsc::Sender<()>, mpsc::Receiver<()>),
@@ -90,6 +79,15 @@ pub(crate) struct SyncLoop<B> {
     first: bool,
     /// The kernel was read anew, so that the next sync compares everything.
     full: bool,
+    /// What the transactions since the kernel was last as wanted have been.
+    round: Option<Round>,
+}
+
+/// Transactions, of which the last leaves nothing to do.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    began: Instant,
+    synced: Synced,
 }
 
 impl<B: Backend> SyncLoop<B> {
@@ -104,9 +102,7 @@ impl<B: Backend> SyncLoop<B> {
         Self {
             proxy,
             outlets,
-            waiting: Waiting::default(),
-            started,
-            families: host::families().len(),
+            waiting: Waiting::since(started, host::families().len()),
             tasks: Tasks {
                 sync: deadline(),
                 repair: deadline(),
@@ -120,6 +116,7 @@ impl<B: Backend> SyncLoop<B> {
             outdated: true,
             first: true,
             full: true,
+            round: None,
             config,
         }
     }
@@ -205,43 +202,14 @@ impl<B: Backend> SyncLoop<B> {
         for field in report(changes.warnings) {
             metrics.warnings.with_label_values(&[field.as_str()]).inc();
         }
-        for change in &changes.changes {
-            match change {
-                Change::Service(..) => self.waiting.service_changes += 1,
-                Change::EndpointSlice(..) => self.waiting.endpoint_changes += 1,
-                _ => {}
-            }
-        }
-        metrics
-            .service_changes_pending
-            .set(self.waiting.service_changes);
-        metrics
-            .endpoint_changes_pending
-            .set(self.waiting.endpoint_changes);
-        self.await_effect(changes.triggers);
+        self.waiting.count(&changes.changes, metrics);
+        self.waiting.await_effect(changes.triggers);
         let before = self.proxy.desired().state().node().pod_cidrs.clone();
         self.proxy.take(changes.changes);
         let node = self.proxy.desired().state().node();
         self.outlets.health.set_eligible(node.eligible);
         if self.config.needs_pod_cidrs() && node.pod_cidrs != before {
             self.reconfigure();
-        }
-    }
-
-    /// Notes which changes the next sync brings into effect.
-    pub(super) fn await_effect(&mut self, triggers: Vec<Trigger>) {
-        for trigger in triggers {
-            match trigger {
-                // What happened before we ran is not our delay.
-                Trigger::At(slice, family, at) if at > self.started.as_nanosecond() => {
-                    let waiting = self.waiting.triggers.entry(slice);
-                    waiting.or_insert((family, Vec::new())).1.push(at);
-                }
-                Trigger::At(..) => {}
-                Trigger::Gone(slice) => {
-                    self.waiting.triggers.remove(&slice);
-                }
-            }
         }
     }
 
@@ -287,23 +255,41 @@ impl<B: Backend> SyncLoop<B> {
         }
     }
 
-    /// Programs what has changed.
+    /// Programs what has changed, in one transaction; if there is more, it comes after what has been
+    /// heard meanwhile.
     fn sync(&mut self) {
-        let started = Instant::now();
-        let result = self.proxy.sync();
+        let round = self.round.take();
+        let (began, before) = round.map_or((Instant::now(), Synced::default()), |round| {
+            (round.began, round.synced)
+        });
+        let result = self.proxy.step();
         let now = Instant::now();
         match result {
-            Ok(synced) => {
+            Ok(step) => {
+                let mut synced = before;
+                synced += step;
+                let desired = self.proxy.desired();
+                let is = |slice: &ObjectKey| desired.has_programmed(slice);
+                self.waiting.in_effect(is, &self.outlets.metrics);
+                self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
+                if let Some(until) = synced.wait {
+                    self.tasks.sync.want(until);
+                }
+                self.tasks.sync.succeeded();
+                if !synced.settled {
+                    self.round = Some(Round { began, synced });
+                    self.tasks.sync.want(now);
+                    return;
+                }
                 // A busy cluster has hundreds of transactions a second.
                 let changed = synced.applied.operations > 0;
                 if self.first || (changed && (self.full || self.config.verbosity >= STEADY)) {
                     log_sync(&self.proxy, &synced);
                 }
-                self.measure(&synced, started.elapsed());
+                self.measure(&synced, now - began);
                 self.outlets.health.synced();
                 self.publish();
                 self.full = false;
-                self.tasks.sync.succeeded();
                 self.tasks
                     .sync
                     .not_before(now + self.config.min_sync_period);
@@ -316,6 +302,7 @@ impl<B: Backend> SyncLoop<B> {
                 self.expect_garbage();
             }
             Err(error) => {
+                self.round = round;
                 let retry = self.tasks.sync.failed(now);
                 tracing::error!(%error, ?retry, "sync failed; what was programmed stays in place");
                 self.outlets.metrics.sync_failed();
@@ -393,25 +380,7 @@ impl<B: Backend> SyncLoop<B> {
             synced.applied.operations,
             synced.applied.bytes,
         );
-        let waiting = std::mem::take(&mut self.waiting);
-        let count = |number: i64| u64::try_from(number).unwrap_or(0);
-        // Each family takes in every Service.
-        let families = u64::try_from(self.families).unwrap_or(1);
-        metrics
-            .service_changes
-            .inc_by(count(waiting.service_changes) * families);
-        metrics
-            .endpoint_changes
-            .inc_by(count(waiting.endpoint_changes));
-        metrics.service_changes_pending.set(0);
-        metrics.endpoint_changes_pending.set(0);
-        let now = Timestamp::now().as_nanosecond();
-        for (family, began) in waiting.triggers.into_values() {
-            for at in began {
-                let after = Duration::from_nanos(u64::try_from(now - at).unwrap_or(0));
-                metrics.programmed(family, after);
-            }
-        }
+        self.waiting.done(metrics);
         let desired = self.proxy.desired();
         for (family, without) in desired.without_local().iter() {
             metrics.set_no_local_endpoints(family, "internal", without.internal);
@@ -431,7 +400,6 @@ impl<B: Backend> SyncLoop<B> {
 
     /// Tells those who depend on what is programmed.
     fn publish(&mut self) {
-        self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
         let desired = self.proxy.desired();
         let addresses = desired.node_port_addresses();
         let table = Table {

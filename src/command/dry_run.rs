@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::agent::reconciler::Desired;
-use crate::core::ir::{Action, Destination, Forwarding, Host, Shared, SourcePolicy};
+use crate::core::ir::{Action, Destination, Forwarding, Host, Shared, SourcePolicy, Sources};
 use crate::core::model::{Endpoints, Family};
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Backend, Options};
@@ -101,10 +101,10 @@ fn destination_json(destination: Destination, forwarding: &Forwarding) -> Destin
         endpoints: None,
         external_endpoints: None,
         affinity_seconds: None,
-        allowed_sources: forwarding
-            .allowed_sources
-            .as_ref()
-            .map(|networks| networks.iter().map(ToString::to_string).collect()),
+        allowed_sources: match &forwarding.sources {
+            Sources::Any | Sources::Prepared(_) => None,
+            Sources::Only(networks) => Some(networks.iter().map(ToString::to_string).collect()),
+        },
     };
     match &forwarding.action {
         Action::Reject => {}

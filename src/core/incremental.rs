@@ -11,14 +11,16 @@ use rustc_hash::FxHashMap;
 use crate::core::compile::{self, Compiled};
 use crate::core::ir::{Destination, Host, List};
 use crate::core::model::{
-    ChangedSlice, EndpointSlice, Endpoints, Family, KnownService, Name, Node, PerFamily, Protocol,
-    Service, ServicePort,
+    ChangedSlices, EndpointSlice, Endpoints, Family, KnownService, Name, Node, PerFamily, Protocol,
+    Service, ServicePort, SlicePort,
 };
-use crate::core::select::{ServingSlice, Tracked, serving};
+use crate::core::select::Tracked;
 
 /// From how many endpoints on, in all its slices, a Service is compiled in this way: it takes a few
 /// hundred bytes for each.
 pub const MANY: usize = 128;
+/// Up to how many endpoints, counted once for each port: it takes a hundred megabytes for them.
+pub const MOST: usize = 1 << 19;
 
 /// One port of a Service in one family, by name.
 type PortKey = (Family, Name, Protocol);
@@ -35,7 +37,7 @@ impl Incremental {
     /// Whether a Service has so many endpoints that it is worth it.
     #[must_use]
     pub const fn suits(known: KnownService<'_>) -> bool {
-        known.endpoints() > MANY
+        known.endpoints() > MANY && known.port_endpoints() <= MOST
     }
 
     /// The endpoints as they are. Those that `held` says are on a list keep their places there.
@@ -47,40 +49,73 @@ impl Incremental {
     ) -> Self {
         let service = known.service;
         let slices: Vec<&EndpointSlice> = known.slices().collect();
+        let by_port = compile::ByPort::new(service, &slices);
         let ports = compile::served_ports(service).map(|(family, port)| {
-            let of_port = (family, port.name.clone(), port.protocol);
-            let serving = slices.iter().flat_map(|slice| of_port_in(slice, &of_port));
             let held = held_lists(service, family, port, &held);
             let uses = compile::uses(service, family, port);
-            let tracked = Tracked::new(serving, uses, node, held);
-            (of_port, tracked)
+            let tracked = Tracked::new(by_port.of(family, port), uses, node, held);
+            ((family, port.name.clone(), port.protocol), tracked)
         });
         let mut incremental = Self {
             ports: ports.collect(),
             here: (service.health_check_node_port != 0).then(PerFamily::default),
         };
-        for slice in slices {
-            incremental.count_here(service, None, Some(slice));
+        if incremental.here.is_some() {
+            let serves = compile::Serves::any_of(service);
+            for slice in &slices {
+                incremental.count_here(&serves, slice, true);
+            }
         }
         incremental
     }
 
     /// Takes in what some slices were, now that they are what is known.
-    pub fn change(&mut self, known: KnownService<'_>, changes: &[ChangedSlice]) {
+    pub fn change(&mut self, known: KnownService<'_>, changes: &ChangedSlices) {
+        let counted = self.here.is_some();
+        let serves = counted.then(|| compile::Serves::any_of(known.service));
         for (name, was) in changes {
             let (was, is) = (was.as_deref(), known.slice(name));
-            for (port, tracked) in &mut self.ports {
-                // One each, unless a slice lists a port twice.
-                let mut before = was.into_iter().flat_map(|slice| of_port_in(slice, port));
-                let mut now = is.into_iter().flat_map(|slice| of_port_in(slice, port));
-                loop {
-                    match (before.next(), now.next()) {
-                        (None, None) => break,
-                        (was, is) => tracked.change(was, is),
+            self.change_slice(was, is);
+            if let Some(serves) = &serves {
+                for (slice, comes) in [(was, false), (is, true)] {
+                    if let Some(slice) = slice {
+                        self.count_here(serves, slice, comes);
                     }
                 }
             }
-            self.count_here(known.service, was, is);
+        }
+    }
+
+    /// Takes in one slice. A port that is where it was is compared with itself, any other goes or
+    /// comes as a whole.
+    fn change_slice(&mut self, was: Option<&EndpointSlice>, is: Option<&EndpointSlice>) {
+        let port = |slice: Option<&EndpointSlice>, index: usize| {
+            let slice = slice?;
+            let port = slice.ports.get(index)?;
+            Some((slice.family, port.clone()))
+        };
+        let ports = |slice: Option<&EndpointSlice>| slice.map_or(0, |slice| slice.ports.len());
+        for index in 0..ports(was).max(ports(is)) {
+            let (before, now) = (port(was, index), port(is, index));
+            if before == now {
+                self.change_port(before, was, is);
+            } else {
+                self.change_port(before, was, None);
+                self.change_port(now, None, is);
+            }
+        }
+    }
+
+    fn change_port(
+        &mut self,
+        port: Option<(Family, SlicePort)>,
+        was: Option<&EndpointSlice>,
+        is: Option<&EndpointSlice>,
+    ) {
+        let Some((family, port)) = port else { return };
+        if let Some(tracked) = self.ports.get_mut(&(family, port.name, port.protocol)) {
+            let serving = |slice: Option<_>| slice.map(|slice| (slice, port.port));
+            tracked.change(serving(was), serving(is));
         }
     }
 
@@ -95,43 +130,29 @@ impl Incremental {
         let health_check = compile::health_check(service, |family| {
             self.here.as_ref().map_or(0, |here| here.get(family).len())
         });
-        compile::compile_selected(key, service, node, select, health_check)
+        compile::compile_selected(key, service, node, usize::MAX, select, health_check)
     }
 
-    fn count_here(
-        &mut self,
-        service: &Service,
-        was: Option<&EndpointSlice>,
-        is: Option<&EndpointSlice>,
-    ) {
+    fn count_here(&mut self, serves: &compile::Serves<'_>, slice: &EndpointSlice, comes: bool) {
         let Some(here) = &mut self.here else {
             return;
         };
-        for (slice, comes) in [(was, false), (is, true)] {
-            let Some(slice) = slice.filter(|slice| compile::serves(service, slice)) else {
-                continue;
-            };
-            let here = here.get_mut(slice.family);
-            for endpoint in slice.endpoints.iter().filter(|e| e.local && e.ready) {
-                let count = here.entry(endpoint.address).or_insert(0);
-                if comes {
-                    *count += 1;
-                } else {
-                    *count -= 1;
-                    if *count == 0 {
-                        here.remove(&endpoint.address);
-                    }
+        if !serves.is_served_by(slice) {
+            return;
+        }
+        let here = here.get_mut(slice.family);
+        for endpoint in slice.endpoints.iter().filter(|e| e.local && e.ready) {
+            let count = here.entry(endpoint.address).or_insert(0);
+            if comes {
+                *count += 1;
+            } else {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    here.remove(&endpoint.address);
                 }
             }
         }
     }
-}
-
-fn of_port_in<'a>(
-    slice: &'a EndpointSlice,
-    (family, name, protocol): &PortKey,
-) -> impl Iterator<Item = ServingSlice<'a>> {
-    serving(slice, *family, name, *protocol)
 }
 
 /// What is held of the lists of a Service port: that of the whole cluster, and that of this node.

@@ -6,8 +6,8 @@ use super::*;
 use crate::core::compile::compile_known;
 use crate::core::ir::{Action, Forwarding};
 use crate::core::model::{
-    Change, Dirty, Endpoint, Hint, ObjectKey, ServiceId, SliceEndpoint, SlicePort, SourceRanges,
-    State, ZoneHints,
+    Change, Dirty, Endpoint, Hint, ObjectKey, Owner, ServiceId, SliceEndpoint, SlicePort,
+    SourceRanges, State, ZoneHints,
 };
 
 const ME: &str = "node-1";
@@ -160,7 +160,7 @@ proptest! {
         let node = Node { zone: Some("here".into()), ..Node::named(ME) };
         let mut state = State::new(node);
         state.apply(Change::Service(key(), Some(Box::new(service))));
-        state.track(ServiceId(1), true);
+        state.track(ServiceId::FIRST, true);
         let mut known: Option<Incremental> = None;
         for changes in steps {
             for change in changes {
@@ -172,17 +172,17 @@ proptest! {
                     Step::Service(service) => Change::Service(key(), Some(Box::new(service))),
                 });
             }
-            for Dirty { id, slices } in state.take_dirty() {
-                if id == ServiceId::CLUSTER {
+            for Dirty { owner, slices } in state.take_dirty() {
+                if owner == Owner::Cluster {
                     continue;
                 }
-                let service = state.service(id).unwrap();
+                let service = state.service(ServiceId::FIRST).unwrap();
                 match (&mut known, slices) {
                     (Some(known), Some(slices)) => known.change(service, &slices),
                     _ => known = Some(Incremental::new(service, state.node(), |_, _| None)),
                 }
             }
-            let service = state.service(ServiceId(1)).unwrap();
+            let service = state.service(ServiceId::FIRST).unwrap();
             let found = known.as_ref().unwrap().compile(service, state.node());
             let expected = compile_known(service, state.node());
             prop_assert_eq!(sorted(found), sorted(expected));
@@ -257,9 +257,9 @@ fn part_of(part: u32, other: Option<u32>) -> Change {
 #[test]
 fn one_endpoint_of_many_takes_its_place_and_moves_nobody() {
     let mut state = many(5_000);
-    state.track(ServiceId(1), true);
+    state.track(ServiceId::FIRST, true);
     state.take_dirty();
-    let service = state.service(ServiceId(1)).unwrap();
+    let service = state.service(ServiceId::FIRST).unwrap();
     let mut known = Incremental::new(service, state.node(), |_, _| None);
     let list = |compiled: &Compiled| {
         let list = compiled.destinations[0].1.list(List::Primary);
@@ -268,7 +268,7 @@ fn one_endpoint_of_many_takes_its_place_and_moves_nobody() {
     let before = list(&known.compile(service, state.node()));
     state.apply(part_of(7, Some(3)));
     let dirty = state.take_dirty();
-    let service = state.service(ServiceId(1)).unwrap();
+    let service = state.service(ServiceId::FIRST).unwrap();
     for Dirty { slices, .. } in dirty {
         known.change(service, &slices.unwrap());
     }
@@ -283,7 +283,7 @@ fn one_endpoint_of_many_takes_its_place_and_moves_nobody() {
 #[test]
 fn endpoints_keep_the_places_that_are_held_of_them() {
     let state = many(1_000);
-    let service = state.service(ServiceId(1)).unwrap();
+    let service = state.service(ServiceId::FIRST).unwrap();
     let first = Incremental::new(service, state.node(), |_, _| None);
     let first = first.compile(service, state.node());
     let list = first.destinations[0].1.list(List::Primary).unwrap();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use crate::core::model::{Endpoint, Endpoints, Family, Protocol, ServiceId};
+use crate::core::model::{Endpoint, Endpoints, Family, Owner, Protocol};
 
 /// The address part of a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,9 +99,9 @@ impl List {
     pub const BOTH: [Self; 2] = [Self::Primary, Self::External];
 }
 
-/// The longest label, in bytes: what nft accepts as a comment
-/// (`NFTNL_UDATA_COMMENT_MAXLEN` in libnftnl's `udata.h`).
-pub const LABEL_MAX: usize = 128;
+/// The longest label, in bytes. A backend writes it into a comment, beside a remark of its own; the
+/// shortest comments are nft's, of 128 bytes (`NFTNL_UDATA_COMMENT_MAXLEN` in libnftnl's `udata.h`).
+pub const LABEL_MAX: usize = 104;
 
 /// Who a destination belongs to, for people: `namespace/name:port`, shortened to [`LABEL_MAX`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -154,8 +154,32 @@ pub struct Forwarding {
     pub label: Label,
     /// What happens to new connections.
     pub action: Action,
-    /// The only sources that may connect, sorted and without overlaps; `None` for all.
-    pub allowed_sources: Option<Arc<[IpNetwork]>>,
+    /// Who may connect.
+    pub sources: Sources,
+}
+
+/// Who may connect to a destination. Networks are sorted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Sources {
+    /// Everyone.
+    #[default]
+    Any,
+    /// Everyone, still or again: these are in place without being asked for, on the way from the one
+    /// to the other.
+    Prepared(Arc<[IpNetwork]>),
+    /// These and nobody else.
+    Only(Arc<[IpNetwork]>),
+}
+
+impl Sources {
+    /// The networks that are in place.
+    #[must_use]
+    pub fn networks(&self) -> &[IpNetwork] {
+        match self {
+            Self::Any => &[],
+            Self::Prepared(networks) | Self::Only(networks) => networks,
+        }
+    }
 }
 
 impl Forwarding {
@@ -222,10 +246,11 @@ impl Forwarding {
             }
             (one, another) => one == another,
         };
-        actions && self.label == other.label && self.allowed_sources == other.allowed_sources
+        actions && self.label == other.label && self.sources == other.sources
     }
 
-    /// Calls `entry` with every entry of this destination but its slots.
+    /// Calls `entry` with every entry of this destination but its slots and the networks of its
+    /// sources: a few.
     pub fn for_each_fact(&self, destination: Destination, mut entry: impl FnMut(Entry)) {
         match &self.action {
             Action::Reject => entry(Entry::NoEndpoints {
@@ -260,20 +285,20 @@ impl Forwarding {
                 }
             }
         }
-        if let Some(networks) = &self.allowed_sources {
+        if let Sources::Only(_) = &self.sources {
             entry(Entry::Guarded { destination });
-            for network in networks.iter().copied() {
-                entry(Entry::AllowedSource {
-                    destination,
-                    network,
-                });
-            }
         }
     }
 
     /// Calls `entry` with every entry of this destination.
     pub fn for_each_entry(&self, destination: Destination, mut entry: impl FnMut(Entry)) {
         self.for_each_fact(destination, &mut entry);
+        for network in self.sources.networks().iter().copied() {
+            entry(Entry::AllowedSource {
+                destination,
+                network,
+            });
+        }
         let remembered = self.remembers();
         for list in List::BOTH {
             let endpoints = self.list(list).into_iter().flat_map(Endpoints::iter);
@@ -435,7 +460,7 @@ impl Forwarding {
         };
         let lists = List::BOTH.into_iter().filter_map(|list| self.list(list));
         let endpoints: usize = lists.map(Endpoints::len).sum();
-        let sources = self.allowed_sources.as_ref().map_or(0, |list| list.len());
+        let sources = self.sources.networks().len();
         (each * endpoints).saturating_add(sources).saturating_add(2)
     }
 }
@@ -447,7 +472,7 @@ pub const REMEMBERED_WEIGHT: usize = 3;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
     /// On whose behalf.
-    pub owner: ServiceId,
+    pub owner: Owner,
     /// The entry.
     pub entry: Entry,
 }
@@ -461,6 +486,22 @@ pub struct Delta {
     pub remove: Vec<Operation>,
     /// Entries to put in place. None of their keys is there once the removals are done.
     pub add: Vec<Operation>,
+    /// The same once more, for a backend that writes destinations as a whole: all but the shared
+    /// facts, and what is to be removed because it fits nowhere.
+    pub destinations: Vec<DestinationChange>,
+}
+
+/// What a destination was, and what it becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DestinationChange {
+    /// On whose behalf.
+    pub owner: Owner,
+    /// The destination. A delta has it once.
+    pub destination: Destination,
+    /// What is there; `None` if nothing is that makes a whole.
+    pub before: Option<Forwarding>,
+    /// What is to be there.
+    pub after: Option<Forwarding>,
 }
 
 impl Delta {

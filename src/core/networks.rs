@@ -42,6 +42,19 @@ pub fn merge(networks: impl Iterator<Item = IpNetwork>) -> Vec<IpNetwork> {
     merged
 }
 
+/// Whether networks are as [`merge`] leaves them.
+#[must_use]
+pub fn is_merged(networks: &[IpNetwork]) -> bool {
+    let are_canonical = networks
+        .iter()
+        .all(|network| *network == canonical(*network));
+    let key = |network: &IpNetwork| (family(*network), network.ip());
+    are_canonical
+        && networks.is_sorted_by(|one, next| {
+            key(one) < key(next) && !(family(*one) == family(*next) && one.contains(next.ip()))
+        })
+}
+
 /// The address after the last one of a network, or `None` at the end of the address space.
 #[must_use]
 pub fn after(network: IpNetwork) -> Option<IpAddr> {
@@ -87,6 +100,24 @@ mod tests {
             merged,
             [net("10.0.0.0/8"), net("11.0.0.7/32"), net("fd00::/8")]
         );
+    }
+
+    #[test]
+    fn what_is_merged_is_told_from_what_is_not() {
+        let cases: [(&[&str], bool); 7] = [
+            (&[], true),
+            (&["10.0.0.0/8", "11.0.0.7/32", "fd00::/8"], true),
+            (&["11.0.0.7/32", "10.0.0.0/8"], false),
+            (&["10.0.0.0/8", "10.0.0.0/8"], false),
+            (&["10.0.0.0/8", "10.1.0.0/16"], false),
+            (&["10.0.0.0/16", "10.0.0.0/8"], false),
+            (&["10.1.2.3/8"], false),
+        ];
+        for (networks, expected) in cases {
+            let list: Vec<IpNetwork> = networks.iter().map(|text| net(text)).collect();
+            assert_eq!(is_merged(&list), expected, "{networks:?}");
+            assert_eq!(merge(list.iter().copied()) == list, expected);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::core::ir::{Delta, Entry};
-use crate::core::model::{Family, ServiceId};
+use crate::core::model::{Family, Owner};
 
 pub use options::Options;
 
@@ -41,11 +41,34 @@ pub struct Refused {
     /// What it was about.
     pub what: String,
     /// On whose behalf it was sent; empty if it was the program's.
-    pub owners: Vec<ServiceId>,
+    pub owners: Vec<Owner>,
     /// Why.
     pub errno: nix::errno::Errno,
     /// The kernel's own words, if it has any.
     pub message: Option<String>,
+}
+
+impl Refused {
+    /// Whether it says something of the machine and nothing of what was sent: another time the same
+    /// may be taken.
+    #[must_use]
+    pub const fn is_nobodys_fault(&self) -> bool {
+        use nix::errno::Errno;
+        matches!(
+            self.errno,
+            Errno::ENOMEM
+                | Errno::ENOBUFS
+                | Errno::EAGAIN
+                | Errno::EINTR
+                | Errno::EPERM
+                | Errno::EACCES
+                | Errno::ENFILE
+                | Errno::EMFILE
+                | Errno::ENOSPC
+                | Errno::EIO
+                | Errno::ETIMEDOUT
+        )
+    }
 }
 
 fn reasons(refused: &[Refused]) -> String {

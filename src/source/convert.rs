@@ -4,18 +4,19 @@
 
 use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
+use rustc_hash::FxHashMap;
 
-use super::nodes::{networks, node};
+use super::nodes::{node, parsed_networks};
 use super::objects;
 use super::parse::{self, port_number, protocol};
 use super::report::{Reporter, Warning};
 use super::slices;
 use super::tally::{Tally, Unserved};
 use crate::core::model::{
-    Affinity, Change, Family, Interner, Name, ObjectKey, PerFamily, Service, ServicePort,
+    Affinity, Change, Family, Interner, Name, ObjectKey, PerFamily, Protocol, Service, ServicePort,
     SlicePort, SourceRanges,
 };
+use crate::core::networks;
 
 /// The longest affinity that the API server takes, in seconds (`MaxClientIPServiceAffinitySeconds`).
 const MOST_AFFINITY_SECONDS: u32 = 86_400;
@@ -179,7 +180,7 @@ impl Converter {
             key: &name,
             warnings: &mut self.warnings,
         };
-        let cidrs = networks("spec.cidrs", &object.spec.cidrs, &mut report);
+        let cidrs = parsed_networks("spec.cidrs", &object.spec.cidrs, &mut report);
         Some(Change::ServiceCidr(name, Some(cidrs)))
     }
 }
@@ -316,13 +317,12 @@ fn source_ranges(
     if spec.load_balancer_source_ranges.is_empty() {
         return PerFamily::default();
     }
-    let ranges = networks(field, &spec.load_balancer_source_ranges, report);
+    let ranges = parsed_networks(field, &spec.load_balancer_source_ranges, report);
     PerFamily::from_fn(|family| {
-        let mine: Vec<IpNetwork> = ranges
-            .iter()
-            .copied()
-            .filter(|range| crate::core::networks::family(*range) == family)
-            .collect();
+        let mine = ranges.iter().copied();
+        let mine = mine.filter(|range| networks::family(*range) == family);
+        // Once here, and not each time that the Service is compiled.
+        let mine = networks::merge(mine);
         if mine.iter().any(|range| range.prefix() == 0) {
             return SourceRanges::Any;
         }
@@ -344,6 +344,7 @@ fn ports(
     report: &mut Reporter<'_>,
 ) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::with_capacity(spec.ports.len());
+    let mut first_of: FxHashMap<(Protocol, u16), Name> = FxHashMap::default();
     for (index, port) in spec.ports.iter().enumerate() {
         let field = |name: &str| format!("spec.ports[{index}].{name}");
         let Some(protocol) = protocol(port.protocol.as_deref()) else {
@@ -380,14 +381,14 @@ fn ports(
             port: number,
             node_port,
         };
-        if let Some(first) = ports.iter().find(|known| {
-            known.protocol == port.protocol && known.port == port.port && known.name != port.name
-        }) {
+        let first = first_of.entry((port.protocol, port.port));
+        let first = first.or_insert_with(|| Name::clone(&port.name));
+        if *first != port.name {
             report.warn(
                 field("port"),
                 format!(
                     "{}/{} is claimed by port {:?} already, which keeps it",
-                    port.port, port.protocol, &*first.name
+                    port.port, port.protocol, &**first
                 ),
             );
         }

@@ -238,10 +238,17 @@ fn b6_source_ranges_are_trimmed_filtered_by_family_and_rid_of_bad_entries() {
         ),
         (
             "each in its family",
-            json!(["fd00::/8", "10.0.0.0/8", "fd01::/16", "11.0.0.0/8"]),
+            json!(["fd00::/8", "10.0.0.0/8", "2001:db8::/32", "11.0.0.0/8"]),
             only(&["10.0.0.0/8", "11.0.0.0/8"]),
-            only(&["fd00::/8", "fd01::/16"]),
+            only(&["2001:db8::/32", "fd00::/8"]),
             0,
+        ),
+        (
+            "those inside others dropped",
+            json!(["10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/8"]),
+            only(&["10.0.0.0/8"]),
+            only(&[]),
+            1,
         ),
     ];
     for (what, list, v4, v6, warnings) in cases {

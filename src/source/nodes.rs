@@ -26,9 +26,9 @@ pub(super) fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
     let spec = &object.spec;
     let pod_cidrs = if spec.pod_cidrs.is_empty() {
         let single: Vec<String> = spec.pod_cidr.iter().cloned().collect();
-        networks("spec.podCIDR", &single, report)
+        parsed_networks("spec.podCIDR", &single, report)
     } else {
-        networks("spec.podCIDRs", &spec.pod_cidrs, report)
+        parsed_networks("spec.podCIDRs", &spec.pod_cidrs, report)
     };
     Node {
         name: Name::from(object.metadata.name.as_str()),
@@ -45,7 +45,11 @@ pub(super) fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
     }
 }
 
-pub(super) fn networks(field: &str, texts: &[String], report: &mut Reporter<'_>) -> Vec<IpNetwork> {
+pub(super) fn parsed_networks(
+    field: &str,
+    texts: &[String],
+    report: &mut Reporter<'_>,
+) -> Vec<IpNetwork> {
     let mut networks = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
         match parse::network(text.trim()) {

@@ -20,7 +20,7 @@ pub const SIZES: [u32; 3] = [10, 1_000, 10_000];
 const SLICE: u32 = 100;
 
 /// Encodes transactions, and says that the kernel took them.
-struct Encoding(Encoder);
+pub struct Encoding(pub Encoder);
 
 impl Backend for Encoding {
     fn open(options: Options) -> Result<Self, Unavailable> {

@@ -1,7 +1,8 @@
 //! What compiling, comparing and encoding cost, held against committed figures: allocations, and
 //! instructions as callgrind counts them. Time is noisy; these are not.
 //!
-//! One endpoint of a Service costs no more than twice as much in a Service of any size.
+//! One endpoint of a Service costs no more than twice as much in a Service of any size, and what a
+//! hostile author writes costs in proportion to what he has written.
 //!
 //! A change that costs more than the figures allow fails here; one that costs much less does too,
 //! so that the figures stay tight. `UPDATE_COSTS=1 cargo test --test costs` writes new ones, and
@@ -19,6 +20,7 @@ use std::process::Command;
 
 mod large;
 mod stages;
+mod wide;
 
 use stages::Stage;
 
@@ -89,6 +91,8 @@ fn instructions_by_size() -> Vec<(u32, u64)> {
 const WALK: &str = "--walk";
 /// The argument that makes it change a large Service.
 const LARGE: &str = "--large";
+/// The argument that makes it load a Service that is wide.
+const WIDE: &str = "--wide";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -104,11 +108,34 @@ fn main() {
             large::replace(number(endpoints), number(times));
             return;
         }
+        [WIDE, shape, size] => {
+            wide::load(shape, size.parse().expect("a number"));
+            return;
+        }
         _ => {}
     }
     println!("compiling, comparing and encoding cost what they did");
     check();
+    println!("what is wide costs in proportion");
+    check_wide();
     println!("ok");
+}
+
+/// Four times as much is four times the work, and a little for what is sorted.
+fn check_wide() {
+    for (shape, _) in wide::SHAPES {
+        let of = |size: u32| instructions_of(&[WIDE, shape, &size.to_string()]);
+        let [little, much] = wide::SIZES.map(of);
+        let base = of(1);
+        let (little, much) = (little.saturating_sub(base), much.saturating_sub(base));
+        println!("{shape}: {little}, {much}");
+        assert!(
+            much <= 6 * little,
+            "{shape}: {little} instructions for {}, {much} for {}",
+            wide::SIZES[0],
+            wide::SIZES[1]
+        );
+    }
 }
 
 fn check() {

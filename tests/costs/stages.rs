@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use pointsman::core::compile::{Compiled, NodePortAddresses, compile_cluster, compile_known};
 use pointsman::core::diff::Engine;
 use pointsman::core::model::{
-    Affinity, Change, Dirty, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily, Protocol,
-    Service, ServiceId, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State,
+    Affinity, Change, Dirty, EndpointSlice, Family, Hint, Node, ObjectKey, Owner, PerFamily,
+    Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State,
 };
 use pointsman::dataplane::Options;
 use pointsman::dataplane::nftables::Encoder;
@@ -127,16 +127,16 @@ pub fn walk(until: Stage, mut after: impl FnMut(Stage)) {
     }
 }
 
-fn compile_dirty(state: &mut State) -> Vec<(ServiceId, Compiled)> {
+fn compile_dirty(state: &mut State) -> Vec<(Owner, Compiled)> {
     state
         .take_dirty()
         .into_iter()
-        .map(|Dirty { id, .. }| {
-            let compiled = match state.service(id) {
+        .map(|Dirty { owner, .. }| {
+            let compiled = match owner.service().and_then(|id| state.service(id)) {
                 Some(known) => compile_known(known, state.node()),
                 None => compile_cluster(state, &NodePortAddresses::Primary),
             };
-            (id, compiled)
+            (owner, compiled)
         })
         .collect()
 }

@@ -382,7 +382,7 @@ fn e17_one_table_in_each_family_hooks_in_where_kube_proxys_does() {
                 ("output", "nat", -110),
                 ("output", "nat", -100),
                 ("output", "nat", -90),
-                ("postrouting", "nat", 100),
+                ("postrouting", "nat", 90),
                 ("prerouting", "nat", -110),
                 ("prerouting", "nat", -100),
                 ("prerouting", "nat", -90),
@@ -597,7 +597,7 @@ fn bad_objects_are_named_and_everything_else_is_programmed() {
         "10.96.1.6 . tcp . 80 comment \"default/good:http\" : 8000:1",
         "10.96.1.4 . tcp . 80 comment \"default/twin:http\"",
         "10.96.1.5 . tcp . 80 . c000:270f : ",
-        &format!("comment \"{long}/{long}:"),
+        &format!("comment \"{long}/xxx"),
     ] {
         let labelled = || listed.lines().filter(|line| line.contains("comment"));
         assert!(
@@ -631,8 +631,8 @@ fn without_privileges_it_says_so_and_changes_nothing() {
 fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
     use pointsman::core::compile::Compiled;
     use pointsman::core::diff::Engine;
-    use pointsman::core::ir::{Action, Destination, Forwarding, Host as At, Label};
-    use pointsman::core::model::{ObjectKey, Protocol, ServiceId};
+    use pointsman::core::ir::{Action, Destination, Forwarding, Host as At, Label, Sources};
+    use pointsman::core::model::{ObjectKey, Owner, Protocol, ServiceId};
     use pointsman::dataplane::Options;
     use pointsman::dataplane::nftables::Nftables;
     use pointsman::dataplane::{ApplyError, Backend};
@@ -653,7 +653,7 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
             Forwarding {
                 label: Label::new(&format!("default/svc-{number}")),
                 action: Action::Reject,
-                allowed_sources: Some(ranges.iter().map(|range| range.parse().unwrap()).collect()),
+                sources: Sources::Only(ranges.iter().map(|range| range.parse().unwrap()).collect()),
             },
         )]),
         ..Compiled::default()
@@ -675,7 +675,10 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
             let mut backend = Nftables::connect(Options::default()).expect("nftables");
             let mut engine = Engine::default();
             for (number, compiled) in wanted {
-                engine.update(ServiceId(u32::from(number)), Some(compiled));
+                engine.update(
+                    Owner::Service(ServiceId::nth(u32::from(number))),
+                    Some(compiled),
+                );
             }
             engine.adopt(backend.read().expect("an empty kernel"));
             backend.isolate_services(isolate);
@@ -684,11 +687,12 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
                 other => panic!("not refused: {other:?}"),
             }
         });
-        let owners: Vec<u32> = refused
+        let owners: Vec<Owner> = refused
             .iter()
-            .flat_map(|refused| refused.owners.iter().map(|owner| owner.0))
+            .flat_map(|refused| refused.owners.iter().copied())
             .collect();
-        assert_eq!(owners, [37], "isolate: {isolate}, {refused:?}");
+        let culprit = Owner::Service(ServiceId::nth(37));
+        assert_eq!(owners, [culprit], "isolate: {isolate}, {refused:?}");
         assert!(refused[0].what.contains("allowed-sources"), "{refused:?}");
         assert_ne!(refused[0].errno as i32, 0);
         assert_eq!(host.ruleset(), "", "nothing of it was applied");
@@ -700,9 +704,9 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
     use pointsman::core::compile::Compiled;
     use pointsman::core::diff::Engine;
     use pointsman::core::ir::{
-        Action, Destination, Entry, Forwarding, Host as At, Label, List, SourcePolicy,
+        Action, Destination, Entry, Forwarding, Host as At, Label, List, SourcePolicy, Sources,
     };
-    use pointsman::core::model::{Endpoint, Endpoints, Family, Protocol, ServiceId};
+    use pointsman::core::model::{Endpoint, Endpoints, Family, Owner, Protocol, ServiceId};
     use pointsman::dataplane::Backend;
     use pointsman::dataplane::Options;
     use pointsman::dataplane::nftables::Nftables;
@@ -734,7 +738,7 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
                 external: external.map(endpoints),
                 affinity: None,
             },
-            allowed_sources: None,
+            sources: Sources::Any,
         };
         destinations.push((destination, forwarding));
     };
@@ -763,7 +767,7 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
             destinations: destinations.into(),
             ..Compiled::default()
         };
-        engine.update(ServiceId(1), Some(compiled));
+        engine.update(Owner::Service(ServiceId::FIRST), Some(compiled));
         let mut backend = Nftables::connect(Options::default()).expect("nftables");
         engine.adopt(backend.read().expect("an empty kernel"));
         let pending = engine.pending();

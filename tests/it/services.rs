@@ -52,8 +52,9 @@ impl Cluster {
         let dirty = self.state.take_dirty();
         dirty
             .into_iter()
-            .map(|Dirty { id, .. }| {
-                let name = self.state.name(id).map(|key| key.name.to_string());
+            .map(|Dirty { owner, .. }| {
+                let key = owner.service().and_then(|id| self.state.name(id));
+                let name = key.map(|key| key.name.to_string());
                 name.unwrap_or_else(|| "the cluster".to_owned())
             })
             .collect()
@@ -67,8 +68,8 @@ impl Cluster {
         self.put(&json!({"kind": "Node", "metadata": {"name": NODE, "labels": {"topology.kubernetes.io/zone": "b"}}}));
         self.put(&node());
         let ids = self.state.take_dirty();
-        let found = ids.into_iter().find_map(|Dirty { id, .. }| {
-            let known = self.state.service(id)?;
+        let found = ids.into_iter().find_map(|Dirty { owner, .. }| {
+            let known = self.state.service(owner.service()?)?;
             (*known.key == key).then(|| compile_known(known, self.state.node()))
         });
         let destinations = found.into_iter().flat_map(|compiled| compiled.destinations);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::Compiled;
+use super::compiled::Compiled;
 use crate::core::ir::Shared;
 use crate::core::model::{Family, PerFamily, State};
 use crate::core::networks;

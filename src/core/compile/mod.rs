@@ -5,82 +5,31 @@
 //! two Services claim is not decided here.
 
 mod cluster;
+mod compiled;
+mod parts;
+mod ports;
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnetwork::IpNetwork;
-use rustc_hash::{FxHashMap, FxHashSet};
-
-use crate::core::ir::{Action, Destination, Forwarding, Host, Label, Shared, SourcePolicy};
+use crate::core::ir::{
+    Action, Destination, Forwarding, Host, Label, Shared, SourcePolicy, Sources,
+};
 use crate::core::model::{
     EndpointSlice, Endpoints, Family, KnownService, Name, Node, ObjectKey, PerFamily, Protocol,
     Service, ServicePort, SourceRanges,
 };
 use crate::core::networks;
-use crate::core::select::{Selection, ServingSlice, Uses, select, serving};
+use crate::core::select::{Selection, Uses, select};
+use ipnetwork::IpNetwork;
+
+use parts::{Claimed, Parts};
 
 pub use cluster::{NodePortAddresses, accepted_node_port_addresses, compile_cluster};
-
-/// One Service, compiled.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Compiled {
-    /// The age that decides contested destinations: smaller is older.
-    pub created: i64,
-    /// The name that decides between Services of one age.
-    pub key: Option<ObjectKey>,
-    /// What it claims, and what should happen there. A destination appears once.
-    pub destinations: Box<[(Destination, Forwarding)]>,
-    /// Where flows to its UDP destinations may go: a flow to anything else is stale. UDP has no
-    /// handshake by which a client would notice.
-    pub flows: Box<[(Destination, Endpoints)]>,
-    /// Facts that it states together with others.
-    pub shared: Box<[Shared]>,
-    /// What a load balancer's health check of this node is told.
-    pub health_check: Option<Box<HealthCheck>>,
-    /// How many of its ports have endpoints, but none that a Local policy may use.
-    pub without_local: PerFamily<WithoutLocal>,
-    /// How many of its destinations are left out, because they and their endpoints are too many.
-    pub left_out: u32,
-}
-
-/// How much one Service may be to a backend: its destinations, each with its endpoints and source
-/// ranges. Its author multiplies ports by addresses by endpoints; a Service of 100,000 endpoints with
-/// a few ports and addresses is within it.
-pub const MOST_ELEMENTS: usize = 1 << 20;
-
-impl Compiled {
-    /// Whether another one claims the same destinations with the same right.
-    #[must_use]
-    pub fn claims_what(&self, other: &Self) -> bool {
-        let mine = self.destinations.iter().map(|(destination, _)| destination);
-        let others = other
-            .destinations
-            .iter()
-            .map(|(destination, _)| destination);
-        self.created == other.created && self.key == other.key && mine.eq(others)
-    }
-}
-
-/// Service ports whose policy is Local and which have endpoints elsewhere only (docs/semantics.md, E2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct WithoutLocal {
-    /// `internalTrafficPolicy`.
-    pub internal: u32,
-    /// `externalTrafficPolicy`.
-    pub external: u32,
-}
-
-/// A Service's health check (`spec.healthCheckNodePort`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// The port on the node.
-    pub port: u16,
-    /// Endpoints on this node, by address, in the families that the Service has: ready ones,
-    /// without the fallback to terminating ones.
-    pub local_endpoints: PerFamily<Option<usize>>,
-}
+pub use compiled::{Compiled, HealthCheck, MOST_ELEMENTS, WithoutLocal};
+pub use ports::{ByPort, Serves, served_ports};
 
 /// Compiles one Service, with its slices in the order of their names.
 #[must_use]
@@ -90,21 +39,13 @@ pub fn compile(
     slices: &[&EndpointSlice],
     node: &Node,
 ) -> Compiled {
-    let index = (service.ports.len() > FEW_PORTS).then(|| by_port(slices));
-    let select = |family, port: &ServicePort, uses| match &index {
-        Some(index) => {
-            let of_port = index.get(&(family, &*port.name, port.protocol));
-            select(of_port.into_iter().flatten().copied(), uses, node)
-        }
-        None => {
-            let of_port = |slice| serving(slice, family, &port.name, port.protocol);
-            select(slices.iter().copied().flat_map(of_port), uses, node)
-        }
-    };
+    let by_port = ByPort::new(service, slices);
+    let most_ports = by_port.within_bounds(service);
+    let select = |family, port: &ServicePort, uses| select(by_port.of(family, port), uses, node);
     let health_check = health_check(service, |family| {
         local_endpoints(service, slices, family).len()
     });
-    compile_selected(key, service, node, select, health_check)
+    compile_selected(key, service, node, most_ports, select, health_check)
 }
 
 /// Compiles one Service as it is known.
@@ -114,34 +55,19 @@ pub fn compile_known(known: KnownService<'_>, node: &Node) -> Compiled {
     compile(known.key, known.service, &slices, node)
 }
 
-/// Up to so many ports a look at each is faster than a table.
-const FEW_PORTS: usize = 8;
-
-/// The slices that serve each port.
-fn by_port<'a>(
-    slices: &[&'a EndpointSlice],
-) -> FxHashMap<(Family, &'a str, Protocol), Vec<ServingSlice<'a>>> {
-    let mut index: FxHashMap<_, Vec<ServingSlice<'_>>> = FxHashMap::default();
-    for slice in slices {
-        for port in &*slice.ports {
-            let of_port = (slice.family, &*port.name, port.protocol);
-            index.entry(of_port).or_default().push((slice, port.port));
-        }
-    }
-    index
-}
-
-/// Compiles one Service whose endpoints are selected already.
+/// Compiles so many ports of one Service whose endpoints are selected already.
 #[must_use]
 pub fn compile_selected(
     key: &ObjectKey,
     service: &Service,
     node: &Node,
+    most_ports: usize,
     mut select: impl FnMut(Family, &ServicePort, Uses) -> Selection,
     health_check: Option<HealthCheck>,
 ) -> Compiled {
     let mut parts = Parts::with_room_for(service);
-    for (family, port) in served_ports(service) {
+    let allowed: PerFamily<OnceCell<Sources>> = PerFamily::default();
+    for (index, (family, port)) in served_ports(service).enumerate() {
         let Some(cluster_ip) = *service.cluster_ips.get(family) else {
             continue;
         };
@@ -150,9 +76,15 @@ pub fn compile_selected(
             service,
             family,
             port,
+            node,
+            allowed: allowed.get(family),
         };
+        if index >= most_ports || parts.is_full() {
+            parts.leave_out(compiler.destinations());
+            continue;
+        }
         let selection = select(family, port, uses(service, family, port));
-        compiler.compile(cluster_ip, &selection, node, &mut parts);
+        compiler.compile(cluster_ip, &selection, &mut parts);
     }
     if !service.ports.is_empty() {
         let cluster_ips = service.cluster_ips.iter().filter_map(|(_, ip)| *ip);
@@ -175,33 +107,6 @@ pub fn compile_selected(
     }
 }
 
-/// The ports of a Service in each family that it has. Of two ports with one name and protocol the
-/// last counts (docs/semantics.md, B1).
-pub fn served_ports(service: &Service) -> impl Iterator<Item = (Family, &ServicePort)> {
-    let last: Option<FxHashMap<(&str, Protocol), usize>> =
-        (service.ports.len() > FEW_PORTS).then(|| {
-            let ports = service.ports.iter().enumerate();
-            ports
-                .map(|(index, port)| ((&*port.name, port.protocol), index))
-                .collect()
-        });
-    let counts = move |index: usize, port: &ServicePort| match &last {
-        Some(last) => last.get(&(&*port.name, port.protocol)) == Some(&index),
-        None => !service.ports[index + 1..]
-            .iter()
-            .any(|other| other.name == port.name && other.protocol == port.protocol),
-    };
-    Family::BOTH
-        .into_iter()
-        .filter(|family| service.cluster_ips.get(*family).is_some())
-        .flat_map(|family| {
-            let ports = service.ports.iter().enumerate();
-            ports.map(move |(index, port)| (family, index, port))
-        })
-        .filter(move |(_, index, port)| counts(*index, port))
-        .map(|(family, _, port)| (family, port))
-}
-
 /// Which lists a Service port has a use for.
 #[must_use]
 pub fn uses(service: &Service, family: Family, port: &ServicePort) -> Uses {
@@ -219,22 +124,14 @@ fn local_endpoints(
     slices: &[&EndpointSlice],
     family: Family,
 ) -> BTreeSet<IpAddr> {
+    let serves = Serves::any_of(service);
     slices
         .iter()
-        .filter(|slice| slice.family == family && serves(service, slice))
+        .filter(|slice| slice.family == family && serves.is_served_by(slice))
         .flat_map(|slice| slice.endpoints.iter())
         .filter(|endpoint| endpoint.local && endpoint.ready)
         .map(|endpoint| endpoint.address)
         .collect()
-}
-
-/// Whether a slice serves one of a Service's ports.
-#[must_use]
-pub fn serves(service: &Service, slice: &EndpointSlice) -> bool {
-    slice.ports.iter().any(|known| {
-        let same = |port: &ServicePort| port.name == known.name && port.protocol == known.protocol;
-        service.ports.iter().any(same)
-    })
 }
 
 /// A Service's health check, if it has one; `count` is how many endpoints are here in a family.
@@ -250,63 +147,28 @@ pub fn health_check(service: &Service, count: impl Fn(Family) -> usize) -> Optio
     })
 }
 
-/// What a Service is compiled to, under construction.
-#[derive(Default)]
-struct Parts {
-    destinations: Vec<(Destination, Forwarding)>,
-    claimed: FxHashSet<Destination>,
-    flows: Vec<(Destination, Endpoints)>,
-    shared: Vec<Shared>,
-    without_local: PerFamily<WithoutLocal>,
-    /// Elements of all destinations.
-    elements: usize,
-    left_out: u32,
-}
-
-/// Up to so many destinations a look at each is faster than a table.
-const FEW_DESTINATIONS: usize = 16;
-
-impl Parts {
-    /// Whether a destination is claimed for the first time.
-    fn claim(&mut self, destination: Destination) -> bool {
-        let known = self.destinations.iter().map(|(known, _)| *known);
-        if self.destinations.len() < FEW_DESTINATIONS {
-            return !known.into_iter().any(|known| known == destination);
-        }
-        if self.claimed.is_empty() {
-            self.claimed = known.collect();
-        }
-        self.claimed.insert(destination)
-    }
-
-    /// Room for as much as a Service mostly has: what is compiled stays in memory.
-    fn with_room_for(service: &Service) -> Self {
-        let families = service.cluster_ips.iter().flat_map(|(_, ip)| ip).count();
-        let of_ports: usize = service
-            .ports
-            .iter()
-            .map(|port| families * (1 + usize::from(port.node_port != 0)))
-            .sum();
-        let addresses = service.external_ips.len() + service.vips.len();
-        let most = of_ports + addresses.saturating_mul(service.ports.len());
-        Self {
-            destinations: Vec::with_capacity(most.min(FEW_PORTS * FEW_DESTINATIONS)),
-            shared: Vec::with_capacity(families),
-            ..Self::default()
-        }
-    }
-}
-
 /// One Service port in one family: kube-proxy's "service port" (docs/semantics.md, terms).
 struct PortCompiler<'a> {
     key: &'a ObjectKey,
     service: &'a Service,
     family: Family,
     port: &'a ServicePort,
+    node: &'a Node,
+    /// The same for all ports: worked out for the first that asks.
+    allowed: &'a OnceCell<Sources>,
 }
 
 impl PortCompiler<'_> {
-    fn compile(&self, cluster_ip: IpAddr, selection: &Selection, node: &Node, parts: &mut Parts) {
+    /// How many destinations it claims.
+    fn destinations(&self) -> usize {
+        let addresses = |list| in_family(list, self.family).count();
+        let Service {
+            vips, external_ips, ..
+        } = self.service;
+        1 + addresses(vips) + addresses(external_ips) + usize::from(self.port.node_port != 0)
+    }
+
+    fn compile(&self, cluster_ip: IpAddr, selection: &Selection, parts: &mut Parts) {
         let Self {
             service,
             family,
@@ -320,71 +182,44 @@ impl PortCompiler<'_> {
             without.internal += u32::from(service.internal_local);
             without.external += u32::from(service.external_local && external);
         }
-        let label = label(self.key, &port.name);
-
-        let mut claim = |host, action, allowed_sources| {
-            let destination = Destination {
-                host,
-                protocol: port.protocol,
-                port: if matches!(host, Host::Node(_)) {
-                    port.node_port
-                } else {
-                    port.port
-                },
-            };
-            // One Service may list an address twice, or have two ports that differ in name
-            // only: the first claim stands.
-            if parts.claim(destination) {
-                let forwarding = Forwarding {
-                    label: label.clone(),
-                    action,
-                    allowed_sources,
-                };
-                let elements = parts.elements.saturating_add(forwarding.weight());
-                if elements > MOST_ELEMENTS {
-                    parts.left_out = parts.left_out.saturating_add(1);
-                    return;
-                }
-                parts.elements = elements;
-                parts.destinations.push((destination, forwarding));
-                if port.protocol == Protocol::Udp {
-                    parts.flows.push((destination, selection.serving.clone()));
-                }
-            }
+        if !parts.reserve(selection.on_this_node.len()) {
+            parts.leave_out(self.destinations());
+            return;
+        }
+        let mut claimer = Claimer {
+            label: label(self.key, &port.name),
+            port,
+            selection,
+            parts,
         };
-
-        claim(
-            Host::Address(cluster_ip),
-            self.internal_action(selection),
-            None,
-        );
+        let host = Host::Address(cluster_ip);
+        claimer.claim(host, self.internal_action(selection), Sources::Any);
         let mut vips = in_family(&service.vips, family).peekable();
         if vips.peek().is_some() {
-            let allowed = self.allowed_sources(node);
-            for vip in vips {
-                let action = self.external_action(selection);
-                claim(Host::Address(vip), action, allowed.clone());
-            }
+            let allowed = self.allowed.get_or_init(|| self.allowed_sources());
+            let action = self.external_action(selection);
+            claimer.claim_all(vips, &action, allowed);
         }
-        for address in in_family(&service.external_ips, family) {
-            claim(
-                Host::Address(address),
+        let external_ips = in_family(&service.external_ips, family);
+        claimer.claim_all(
+            external_ips,
+            &self.external_action(selection),
+            &Sources::Any,
+        );
+        if port.node_port != 0 {
+            claimer.claim(
+                Host::Node(family),
                 self.external_action(selection),
-                None,
+                Sources::Any,
             );
         }
-        if port.node_port != 0 {
-            claim(Host::Node(family), self.external_action(selection), None);
-        }
-        parts.shared.extend(
-            selection
-                .on_this_node
-                .iter()
-                .map(|endpoint| Shared::Hairpin {
-                    protocol: port.protocol,
-                    endpoint: *endpoint,
-                }),
-        );
+        let hairpins = selection.on_this_node.iter();
+        parts
+            .shared
+            .extend(hairpins.map(|endpoint| Shared::Hairpin {
+                protocol: port.protocol,
+                endpoint: *endpoint,
+            }));
     }
 
     fn internal_action(&self, selection: &Selection) -> Action {
@@ -432,19 +267,82 @@ impl PortCompiler<'_> {
 
     /// Who may reach the VIPs. A range that holds the node's own address admits the VIPs as
     /// sources too: some balancers deliver with their own address (docs/semantics.md, E10).
-    fn allowed_sources(&self, node: &Node) -> Option<Arc<[IpNetwork]>> {
+    fn allowed_sources(&self) -> Sources {
         let SourceRanges::Only(ranges) = self.service.source_ranges.get(self.family) else {
-            return None;
+            return Sources::Any;
         };
-        let holds_node = node
+        let holds_node = self
+            .node
             .primary_addresses()
             .get(self.family)
             .is_some_and(|address| ranges.iter().any(|range| range.contains(address)));
+        if !holds_node && networks::is_merged(ranges) {
+            return Sources::Only(Arc::clone(ranges));
+        }
         if !holds_node {
-            return Some(networks::merge(ranges.iter().copied()).into());
+            return Sources::Only(networks::merge(ranges.iter().copied()).into());
         }
         let vips = in_family(&self.service.vips, self.family).map(IpNetwork::from);
-        Some(networks::merge(ranges.iter().copied().chain(vips)).into())
+        Sources::Only(networks::merge(ranges.iter().copied().chain(vips)).into())
+    }
+}
+
+/// Claims the destinations of one Service port.
+struct Claimer<'a> {
+    label: Label,
+    port: &'a ServicePort,
+    selection: &'a Selection,
+    parts: &'a mut Parts,
+}
+
+impl Claimer<'_> {
+    /// Claims one, if it fits. One Service may list an address twice, or have two ports that differ
+    /// in name only: the first claim stands.
+    fn claim(&mut self, host: Host, action: Action, sources: Sources) -> bool {
+        let Self { port, parts, .. } = self;
+        let destination = Destination {
+            host,
+            protocol: port.protocol,
+            port: if matches!(host, Host::Node(_)) {
+                port.node_port
+            } else {
+                port.port
+            },
+        };
+        let forwarding = Forwarding {
+            label: self.label.clone(),
+            action,
+            sources,
+        };
+        match parts.claim(destination, forwarding) {
+            Claimed::Before => true,
+            Claimed::TooMuch => {
+                parts.leave_out(1);
+                false
+            }
+            Claimed::Now => {
+                if port.protocol == Protocol::Udp {
+                    let serving = self.selection.serving.clone();
+                    parts.flows.push((destination, serving));
+                }
+                true
+            }
+        }
+    }
+
+    /// Claims those of several addresses that fit: if one does not, its like do not either.
+    fn claim_all(
+        &mut self,
+        mut addresses: impl Iterator<Item = IpAddr>,
+        action: &Action,
+        sources: &Sources,
+    ) {
+        while let Some(address) = addresses.next() {
+            if !self.claim(Host::Address(address), action.clone(), sources.clone()) {
+                self.parts.leave_out(addresses.count());
+                return;
+            }
+        }
     }
 }
 

@@ -111,9 +111,9 @@ fn lines(compiled: &Compiled) -> Vec<String> {
                     text
                 }
             };
-            let guard = match &forwarding.allowed_sources {
-                None => String::new(),
-                Some(networks) => {
+            let guard = match &forwarding.sources {
+                Sources::Any | Sources::Prepared(_) => String::new(),
+                Sources::Only(networks) => {
                     let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
                     format!(" only {}", networks.join(" "))
                 }
@@ -560,7 +560,7 @@ fn labels_name_the_service_and_fit_into_a_comment() {
     );
     let label = compiled.destinations[0].1.label.as_str();
     assert_eq!(label.len(), crate::core::ir::LABEL_MAX);
-    assert!(label.starts_with(&format!("{long}/{long}")));
+    assert!(label.starts_with(&format!("{long}/xxx")));
     let compiled = compile(&key(), &service(), &cluster(&[], &[], true));
     assert_eq!(compiled.destinations[0].1.label.as_str(), "shop/web:http");
 }

@@ -6,10 +6,11 @@ use ipnetwork::IpNetwork;
 use rustc_hash::FxHashMap;
 
 use super::Engine;
+use super::queue::Item;
 use crate::core::ir::{
-    Action, Destination, Entry, Forwarding, Label, List, Route, Shared, SourcePolicy,
+    Action, Destination, Entry, Forwarding, Label, List, Route, SourcePolicy, Sources,
 };
-use crate::core::model::{Endpoint, Endpoints};
+use crate::core::model::{Endpoint, Endpoints, Owner};
 
 /// The entries found at one destination.
 #[derive(Default)]
@@ -84,20 +85,21 @@ impl Engine {
                 }
             }
         }
-        self.dirty = self
-            .claims
-            .destinations()
-            .chain(self.applied.keys().copied())
-            .chain(self.strays.keys().copied())
-            .collect();
-        let (admitting, refusing) = self
-            .stated
-            .keys()
-            .chain(&self.applied_shared)
-            .copied()
-            .partition(|shared: &Shared| shared.admits());
-        self.dirty_admitting = admitting;
-        self.dirty_refusing = refusing;
+        self.queue.clear();
+        for (destination, claim) in self.claims.winners() {
+            self.queue.put(claim.owner, Item::Destination(destination));
+        }
+        let applied = self.applied.keys();
+        for destination in applied.chain(self.strays.keys()) {
+            self.queue
+                .put(Owner::Cluster, Item::Destination(*destination));
+        }
+        let applied = self.applied_shared.iter().copied();
+        for shared in applied.chain(self.stated.keys().copied()) {
+            let is_wanted = self.stated.contains_key(&shared);
+            let owner = Owner::Cluster;
+            self.queue.put_shared(owner, shared, is_wanted);
+        }
     }
 }
 
@@ -132,7 +134,11 @@ impl Found {
         Some(Forwarding {
             label,
             action,
-            allowed_sources: self.guarded.then(|| allowed_sources.into()),
+            sources: match (self.guarded, allowed_sources.is_empty()) {
+                (true, _) => Sources::Only(allowed_sources.into()),
+                (false, true) => Sources::Any,
+                (false, false) => Sources::Prepared(allowed_sources.into()),
+            },
         })
     }
 

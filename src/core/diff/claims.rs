@@ -9,18 +9,18 @@ use rustc_hash::FxHashMap;
 
 use crate::core::compile::Compiled;
 use crate::core::ir::Destination;
-use crate::core::model::{ObjectKey, ServiceId};
+use crate::core::model::{ObjectKey, Owner};
 
 /// A Service's place in the order of ownership: the smallest wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank<'a> {
     created: i64,
     key: Option<&'a ObjectKey>,
-    owner: ServiceId,
+    owner: Owner,
 }
 
 impl<'a> Rank<'a> {
-    pub(super) const fn of(compiled: &'a Compiled, owner: ServiceId) -> Self {
+    pub(super) const fn of(compiled: &'a Compiled, owner: Owner) -> Self {
         Self {
             created: compiled.created,
             key: compiled.key.as_ref(),
@@ -33,7 +33,7 @@ impl<'a> Rank<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Claim {
     /// Whose it is.
-    pub(super) owner: ServiceId,
+    pub(super) owner: Owner,
     /// Which of the Service's destinations it is.
     pub(super) index: u32,
 }
@@ -63,10 +63,10 @@ impl Claims {
     pub(super) fn claim<'a>(
         &mut self,
         destination: Destination,
-        owner: ServiceId,
+        owner: Owner,
         index: u32,
-        rank_of: impl Fn(ServiceId) -> Rank<'a>,
-    ) -> Option<ServiceId> {
+        rank_of: impl Fn(Owner) -> Rank<'a>,
+    ) -> Option<Owner> {
         let claim = Claim { owner, index };
         let claimants = match self.by_destination.entry(destination) {
             Slot::Vacant(slot) => {
@@ -95,7 +95,7 @@ impl Claims {
     }
 
     /// Withdraws a Service's claim. Returns how many others remain.
-    pub(super) fn release(&mut self, destination: Destination, owner: ServiceId) -> usize {
+    pub(super) fn release(&mut self, destination: Destination, owner: Owner) -> usize {
         match self.by_destination.get_mut(&destination) {
             Some(Claimants::One(claim)) if claim.owner == owner => {
                 self.by_destination.remove(&destination);
@@ -132,11 +132,6 @@ impl Claims {
         self.by_destination
             .keys()
             .filter_map(|destination| Some((*destination, self.winner(*destination)?)))
-    }
-
-    /// Destinations with a claim.
-    pub(super) fn destinations(&self) -> impl Iterator<Item = Destination> {
-        self.by_destination.keys().copied()
     }
 
     /// Number of claims that are not served.

@@ -1,41 +1,34 @@
 //! The facts by which two forwardings of a destination differ.
 
-use rustc_hash::FxHashSet;
+use std::cmp::Ordering;
 
-use crate::core::ir::{Delta, Destination, Entry, Forwarding, List, Operation};
-use crate::core::model::{Endpoint, Endpoints, ServiceId};
+use ipnetwork::IpNetwork;
+
+use crate::core::ir::{Delta, Destination, Entry, Forwarding, List, Operation, Sources};
+use crate::core::model::{Endpoint, Endpoints, Owner};
 
 /// Appends what turns one destination's entries into others.
 pub(super) fn difference(
     destination: Destination,
     old: Option<&Forwarding>,
     new: Option<&Forwarding>,
-    owner: ServiceId,
+    owner: Owner,
     delta: &mut Delta,
 ) {
     let operation = |entry: Entry| Operation { owner, entry };
     match (old, new) {
         (Some(old), Some(new)) if old.has_facts_of(new) => {}
         (Some(old), Some(new)) => {
-            // Few, but for long lists of source ranges.
             let facts = |forwarding: &Forwarding| {
-                let mut facts = FxHashSet::default();
-                forwarding.for_each_fact(destination, |entry| {
-                    facts.insert(entry);
-                });
+                let mut facts = Vec::with_capacity(3);
+                forwarding.for_each_fact(destination, |entry| facts.push(entry));
                 facts
             };
             let (old_facts, new_facts) = (facts(old), facts(new));
-            old.for_each_fact(destination, |entry| {
-                if !new_facts.contains(&entry) {
-                    delta.remove.push(operation(entry));
-                }
-            });
-            new.for_each_fact(destination, |entry| {
-                if !old_facts.contains(&entry) {
-                    delta.add.push(operation(entry));
-                }
-            });
+            let gone = old_facts.iter().filter(|fact| !new_facts.contains(fact));
+            delta.remove.extend(gone.cloned().map(operation));
+            let come = new_facts.iter().filter(|fact| !old_facts.contains(fact));
+            delta.add.extend(come.cloned().map(operation));
         }
         (old, new) => {
             if let Some(old) = old {
@@ -44,6 +37,23 @@ pub(super) fn difference(
             if let Some(new) = new {
                 new.for_each_fact(destination, |entry| delta.add.push(operation(entry)));
             }
+        }
+    }
+    let networks = |forwarding: Option<&Forwarding>| {
+        forwarding.map_or_else(Sources::default, |forwarding| forwarding.sources.clone())
+    };
+    let (was, is) = (networks(old), networks(new));
+    let source = |network: &IpNetwork| {
+        operation(Entry::AllowedSource {
+            destination,
+            network: *network,
+        })
+    };
+    for (network, comes) in changes(was.networks(), is.networks()) {
+        if comes {
+            delta.add.push(source(network));
+        } else {
+            delta.remove.push(source(network));
         }
     }
     // Places of endpoints that clients come back to change with how long and whereto they do.
@@ -87,4 +97,41 @@ pub(super) fn difference(
             }
         }
     }
+}
+
+/// The networks that go, and with `true` those that come, between two sorted lists.
+pub(super) fn changes<'a>(
+    was: &'a [IpNetwork],
+    is: &'a [IpNetwork],
+) -> impl Iterator<Item = (&'a IpNetwork, bool)> {
+    // Most often it is the same list.
+    let (was, is): (&[_], &[_]) = if std::ptr::eq(was, is) {
+        (&[], &[])
+    } else {
+        (was, is)
+    };
+    let (mut was, mut is) = (was.iter().peekable(), is.iter().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let order = match (was.peek(), is.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(gone), Some(come)) => order(gone).cmp(&order(come)),
+            };
+            match order {
+                Ordering::Less => return Some((was.next()?, false)),
+                Ordering::Greater => return Some((is.next()?, true)),
+                Ordering::Equal => {
+                    was.next();
+                    is.next();
+                }
+            }
+        }
+    })
+}
+
+/// What lists of networks are sorted by.
+pub(super) fn order(network: &IpNetwork) -> (std::net::IpAddr, u8) {
+    (network.ip(), network.prefix())
 }

@@ -42,7 +42,7 @@ impl SlotMemo {
                     .map(|external| self.slots(external, held.and_then(|(_, external)| external))),
                 affinity: *affinity,
             },
-            allowed_sources: wanted.allowed_sources.clone(),
+            sources: wanted.sources.clone(),
         }
     }
 

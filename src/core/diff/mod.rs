@@ -13,20 +13,24 @@ mod claims;
 mod difference;
 mod flows;
 mod memo;
+mod queue;
 mod slots;
 mod steps;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use crate::core::compile::Compiled;
-use crate::core::ir::{Delta, Destination, Entry, Forwarding, Operation, Shared};
-use crate::core::model::{Endpoints, Protocol, ServiceId};
+use crate::core::ir::{
+    Delta, Destination, DestinationChange, Entry, Forwarding, Operation, Shared,
+};
+use crate::core::model::{Endpoints, Owner, Protocol};
 
 use claims::{Claims, Rank};
 use difference::difference;
 use memo::SlotMemo;
+use queue::{Item, Queue};
 
 pub use flows::StaleFlows;
 
@@ -36,16 +40,16 @@ pub struct Contested {
     /// The destination.
     pub destination: Destination,
     /// Who has it.
-    pub winner: ServiceId,
+    pub winner: Owner,
     /// Who waits for it.
-    pub loser: ServiceId,
+    pub loser: Owner,
 }
 
 /// What is applied and what is wanted.
 #[derive(Debug, Default)]
 pub struct Engine {
     /// What each Service wants.
-    wanted: HashMap<ServiceId, Box<Compiled>, FxBuildHasher>,
+    wanted: HashMap<Owner, Box<Compiled>, FxBuildHasher>,
     /// Who claims each destination.
     claims: Claims,
     /// How many Services state each shared fact.
@@ -58,40 +62,44 @@ pub struct Engine {
     flows: FxHashMap<Destination, Endpoints>,
     /// Entries the backend holds that fit nowhere: they go when their destination is looked at.
     strays: BTreeMap<Destination, Vec<Entry>>,
-    /// Destinations whose applied and wanted state may differ.
-    dirty: BTreeSet<Destination>,
-    /// Shared facts that admit traffic and whose applied and wanted state may differ.
-    dirty_admitting: BTreeSet<Shared>,
-    /// The same of facts that refuse it.
-    dirty_refusing: BTreeSet<Shared>,
+    /// What may differ in its applied and wanted state.
+    queue: Queue,
 }
 
 /// A delta, and what will be applied once the backend has taken it.
 #[derive(Debug, Default)]
 pub struct Pending {
     delta: Delta,
-    destinations: Vec<(Destination, Option<Forwarding>)>,
+    weight: usize,
+    /// Destinations that are as wanted: what was adopted gives way to it, to be in memory once.
+    unchanged: Vec<(Destination, Option<Forwarding>)>,
     shared: Vec<(Shared, bool)>,
     /// Where flows may go from now on, where that has changed.
     flows: Vec<(Destination, Option<Endpoints>)>,
-    /// What was looked at to make the delta, changed or not.
-    looked_at: Vec<Destination>,
-    shared_looked_at: Vec<Shared>,
+    /// What was looked at to make the delta, changed or not, and is done with it.
+    done: Vec<Item>,
+    /// Whose turn is next.
+    turn: Option<Owner>,
 }
 
 /// What a destination may take in one transaction whatever else is said.
 pub const UNDIVIDED: usize = 1 << 9;
 
-impl Pending {
-    /// Takes back what was put in for the destination that was looked at last.
-    fn take_back(&mut self, (removals, additions): (usize, usize)) {
-        self.delta.remove.truncate(removals);
-        self.delta.add.truncate(additions);
-        if let Some(destination) = self.looked_at.pop() {
-            self.flows.retain(|(known, _)| *known != destination);
-        }
-    }
+/// How many turns of one owner fill a transaction.
+const TURNS: usize = 8;
 
+/// What became of something that was to be looked at.
+#[derive(Debug, PartialEq, Eq)]
+enum Looked {
+    /// It is in the delta, if it differs.
+    Taken,
+    /// Some of it is: there is no room for all.
+    InPart,
+    /// There is no room for it.
+    Full,
+}
+
+impl Pending {
     /// The operations.
     #[must_use]
     pub const fn delta(&self) -> &Delta {
@@ -102,7 +110,7 @@ impl Pending {
 impl Engine {
     /// Sets what a Service wants; `None` when it is gone. Returns the destinations that it
     /// newly shares with others.
-    pub fn update(&mut self, id: ServiceId, wanted: Option<Compiled>) -> Vec<Contested> {
+    pub fn update(&mut self, id: Owner, wanted: Option<Compiled>) -> Vec<Contested> {
         let wanted = match wanted {
             None => None,
             Some(wanted) => match self.update_in_place(id, wanted) {
@@ -117,10 +125,10 @@ impl Engine {
                 if self.claims.release(*destination, id) > 0 {
                     before.insert(*destination);
                 }
-                self.dirty.insert(*destination);
+                self.queue.put(id, Item::Destination(*destination));
             }
             for shared in &old.shared {
-                self.unstate(*shared);
+                self.unstate(id, *shared);
             }
         }
         let mut contested = Vec::new();
@@ -136,10 +144,10 @@ impl Engine {
                 {
                     contested.push((*destination, winner));
                 }
-                self.dirty.insert(*destination);
+                self.queue.put(id, Item::Destination(*destination));
             }
             for shared in &wanted.shared {
-                self.state(*shared);
+                self.state(id, *shared);
             }
             self.wanted.insert(id, wanted);
         }
@@ -161,7 +169,7 @@ impl Engine {
 
     /// Takes a change that leaves a Service's claims as they are, as nearly all do: endpoints
     /// come and go. Gives back what is more than that.
-    fn update_in_place(&mut self, id: ServiceId, wanted: Compiled) -> Option<Compiled> {
+    fn update_in_place(&mut self, id: Owner, wanted: Compiled) -> Option<Compiled> {
         let Some(old) = self.wanted.get_mut(&id) else {
             return Some(wanted);
         };
@@ -172,43 +180,43 @@ impl Engine {
         for ((destination, was), (_, is)) in pairs {
             // The flows of a destination lie beside it.
             if was != is || destination.protocol == Protocol::Udp {
-                self.dirty.insert(*destination);
+                self.queue.put(id, Item::Destination(*destination));
             }
         }
-        let now = (old.shared != wanted.shared).then(|| wanted.shared.clone());
         let before = std::mem::replace(&mut **old, wanted).shared;
-        if let Some(now) = now {
-            for shared in now {
-                self.state(shared);
+        let now = &old.shared;
+        if before != *now {
+            // Both are sorted.
+            let missing = |one: &[Shared], other: &[Shared]| -> Vec<Shared> {
+                let one = one.iter().copied();
+                one.filter(|shared| other.binary_search(shared).is_err())
+                    .collect()
+            };
+            let (come, gone) = (missing(now, &before), missing(&before, now));
+            for shared in come {
+                self.state(id, shared);
             }
-            for shared in before {
-                self.unstate(shared);
+            for shared in gone {
+                self.unstate(id, shared);
             }
         }
         None
     }
 
-    fn state(&mut self, shared: Shared) {
+    fn state(&mut self, owner: Owner, shared: Shared) {
         *self.stated.entry(shared).or_insert(0) += 1;
-        self.mark_shared(shared);
+        self.queue.put_shared(owner, shared, true);
     }
 
-    fn unstate(&mut self, shared: Shared) {
+    fn unstate(&mut self, owner: Owner, shared: Shared) {
         if let Some(count) = self.stated.get_mut(&shared) {
             *count -= 1;
             if *count == 0 {
                 self.stated.remove(&shared);
             }
         }
-        self.mark_shared(shared);
-    }
-
-    fn mark_shared(&mut self, shared: Shared) {
-        if shared.admits() {
-            self.dirty_admitting.insert(shared);
-        } else {
-            self.dirty_refusing.insert(shared);
-        }
+        let is_wanted = self.stated.contains_key(&shared);
+        self.queue.put_shared(owner, shared, is_wanted);
     }
 
     /// The difference between what is applied and what is wanted.
@@ -222,102 +230,152 @@ impl Engine {
     /// A part of that difference, of so many operations at most. What is left comes with the next
     /// call after a commit.
     ///
-    /// A destination is divided only if it takes more than that alone, and more than
-    /// [`UNDIVIDED`]; what a part makes of it serves. Facts that admit traffic come first and those
-    /// that refuse it last, so that no part refuses what the whole would serve.
+    /// Every owner has its turn, so that none waits for all that another has to do. A destination is
+    /// divided only if it takes more than that alone, and more than [`UNDIVIDED`]; what a part makes
+    /// of it serves.
     #[must_use]
     pub fn pending_up_to(&self, operations: usize) -> Pending {
         let mut pending = Pending::default();
-        let is_stated = |shared: &&Shared| self.stated.contains_key(*shared);
-        for shared in self.dirty_admitting.iter().filter(is_stated) {
-            if pending.delta.len() >= operations {
-                return pending;
-            }
-            self.pending_shared(*shared, &mut pending);
-        }
+        // What belongs to all lets traffic in before anything else does, and refuses it last.
+        let own = || self.queue.of(Owner::Cluster).map(|(_, item)| *item);
+        let (first, last): (Vec<Item>, Vec<Item>) =
+            own().partition(|item| matches!(item, Item::Admitting(_)));
         let mut memo = SlotMemo::default();
-        let mut weight = pending.delta.weight();
-        for destination in &self.dirty {
-            if weight >= operations {
+        for item in first {
+            let looked = self.look_at(Owner::Cluster, item, operations, &mut memo, &mut pending);
+            if looked != Looked::Taken {
                 return pending;
             }
-            let before = (pending.delta.remove.len(), pending.delta.add.len());
-            pending.looked_at.push(*destination);
-            let strays = self.strays.get(destination).into_iter().flatten();
-            pending.delta.remove.extend(strays.map(|entry| Operation {
-                owner: ServiceId::CLUSTER,
-                entry: entry.clone(),
-            }));
-            let claim = self.claims.winner(*destination);
-            let compiled = claim.and_then(|claim| self.wanted.get(&claim.owner));
-            let wanted =
-                claim.and_then(|claim| Some(&compiled?.destinations.get(claim.index as usize)?.1));
-            if destination.protocol == Protocol::Udp {
-                let flows = compiled.and_then(|compiled| flows::of(compiled, destination));
-                if self.flows.get(destination) != flows {
-                    pending.flows.push((*destination, flows.cloned()));
-                }
-            }
-            let owner = claim.map_or(ServiceId::CLUSTER, |claim| claim.owner);
-            let applied = self.applied.get(destination);
-            let next = wanted.map(|wanted| memo.place(wanted, applied));
-            // What is there of no use, and may be in the way, goes all at once.
-            let divisible = !self.strays.contains_key(destination);
-            let most = operations.max(UNDIVIDED);
-            let is_long = divisible && steps::at_least(applied, next.as_ref()) > most;
-            if !is_long && applied != next.as_ref() {
-                difference(
-                    *destination,
-                    applied,
-                    next.as_ref(),
-                    owner,
-                    &mut pending.delta,
-                );
-            }
-            let of_this = pending.delta.weight_from(before);
-            let too_much = weight + of_this > operations && (weight > 0 || of_this > UNDIVIDED);
-            if is_long || (divisible && too_much) {
-                pending.take_back(before);
-                if weight > 0 {
+        }
+        let mut turns = self.queue.turns((operations / TURNS).max(1));
+        while let Some((owner, item)) = turns.next() {
+            let before = pending.weight;
+            match self.look_at(owner, item, operations, &mut memo, &mut pending) {
+                Looked::Taken => turns.charge(pending.weight - before),
+                Looked::InPart => {
+                    pending.turn = self.queue.after(owner);
                     return pending;
                 }
-                let step = steps::toward(applied, next.as_ref(), most);
-                let delta = &mut pending.delta;
-                difference(*destination, applied, step.as_ref(), owner, delta);
-                pending.destinations.push((*destination, step));
-                return pending;
+                Looked::Full => {
+                    pending.turn = Some(owner);
+                    return pending;
+                }
             }
-            weight += of_this;
-            // What was adopted and is as wanted gives way to the wanted, to be in memory once.
-            pending.destinations.push((*destination, next));
         }
-        for shared in &self.dirty_refusing {
-            // Ranges follow the addresses, and stay together: a new one may overlap an old one.
-            let divisible = matches!(shared, Shared::ClusterIp(_));
-            if divisible && weight >= operations {
+        for item in last {
+            let looked = self.look_at(Owner::Cluster, item, operations, &mut memo, &mut pending);
+            if looked != Looked::Taken {
                 return pending;
             }
-            let before = pending.delta.len();
-            self.pending_shared(*shared, &mut pending);
-            weight += pending.delta.len() - before;
-        }
-        for shared in self.dirty_admitting.iter().filter(|s| !is_stated(s)) {
-            if weight >= operations {
-                return pending;
-            }
-            let before = pending.delta.len();
-            self.pending_shared(*shared, &mut pending);
-            weight += pending.delta.len() - before;
         }
         pending
     }
 
-    fn pending_shared(&self, shared: Shared, pending: &mut Pending) {
-        pending.shared_looked_at.push(shared);
+    fn look_at(
+        &self,
+        owner: Owner,
+        item: Item,
+        operations: usize,
+        memo: &mut SlotMemo,
+        pending: &mut Pending,
+    ) -> Looked {
+        // Ranges stay together: a new one may overlap an old one.
+        let together = matches!(item, Item::Refusing(Shared::ServiceCidr(_)));
+        if pending.weight >= operations && !together {
+            return Looked::Full;
+        }
+        match item {
+            Item::Destination(destination) => {
+                self.look_at_destination(destination, operations, memo, pending)
+            }
+            Item::Admitting(shared) | Item::Refusing(shared) | Item::Withdrawn(shared) => {
+                pending.done.push(item);
+                self.look_at_shared(owner, shared, pending);
+                Looked::Taken
+            }
+        }
+    }
+
+    fn look_at_destination(
+        &self,
+        destination: Destination,
+        operations: usize,
+        memo: &mut SlotMemo,
+        pending: &mut Pending,
+    ) -> Looked {
+        let claim = self.claims.winner(destination);
+        let compiled = claim.and_then(|claim| self.wanted.get(&claim.owner));
+        let wanted =
+            claim.and_then(|claim| Some(&compiled?.destinations.get(claim.index as usize)?.1));
+        let owner = claim.map_or(Owner::Cluster, |claim| claim.owner);
+        let applied = self.applied.get(&destination);
+        let after = wanted.map(|wanted| memo.place(wanted, applied));
+        let before = (pending.delta.remove.len(), pending.delta.add.len());
+        let strays = self.strays.get(&destination);
+        pending
+            .delta
+            .remove
+            .extend(strays.into_iter().flatten().map(|entry| Operation {
+                owner: Owner::Cluster,
+                entry: entry.clone(),
+            }));
+        // What is there of no use, and may be in the way, goes all at once.
+        let divisible = strays.is_none();
+        let most = operations.max(UNDIVIDED);
+        let is_long = divisible && steps::at_least(applied, after.as_ref()) > most;
+        let differs = applied != after.as_ref();
+        if !is_long && differs {
+            let delta = &mut pending.delta;
+            difference(destination, applied, after.as_ref(), owner, delta);
+        }
+        let weight = pending.delta.weight_from(before);
+        let too_much =
+            pending.weight + weight > operations && (pending.weight > 0 || weight > UNDIVIDED);
+        if is_long || (divisible && too_much) {
+            pending.delta.remove.truncate(before.0);
+            pending.delta.add.truncate(before.1);
+            if pending.weight > 0 {
+                return Looked::Full;
+            }
+            let step = steps::toward(applied, after.as_ref(), most);
+            let delta = &mut pending.delta;
+            difference(destination, applied, step.as_ref(), owner, delta);
+            pending.weight += pending.delta.weight_from(before);
+            pending.delta.destinations.push(DestinationChange {
+                owner,
+                destination,
+                before: applied.cloned(),
+                after: step,
+            });
+            return Looked::InPart;
+        }
+        pending.weight += weight;
+        pending.done.push(Item::Destination(destination));
+        if destination.protocol == Protocol::Udp {
+            let flows = compiled.and_then(|compiled| flows::of(compiled, &destination));
+            if self.flows.get(&destination) != flows {
+                pending.flows.push((destination, flows.cloned()));
+            }
+        }
+        if differs {
+            pending.delta.destinations.push(DestinationChange {
+                owner,
+                destination,
+                before: applied.cloned(),
+                after,
+            });
+        } else {
+            pending.unchanged.push((destination, after));
+        }
+        Looked::Taken
+    }
+
+    fn look_at_shared(&self, owner: Owner, shared: Shared, pending: &mut Pending) {
         let wanted = self.stated.contains_key(&shared);
         if wanted == self.applied_shared.contains(&shared) {
             return;
         }
+        pending.weight += 1;
         pending.shared.push((shared, wanted));
         let operations = if wanted {
             &mut pending.delta.add
@@ -325,7 +383,7 @@ impl Engine {
             &mut pending.delta.remove
         };
         operations.push(Operation {
-            owner: ServiceId::CLUSTER,
+            owner,
             entry: Entry::Shared(shared),
         });
     }
@@ -333,7 +391,13 @@ impl Engine {
     /// Whether nothing is left that may differ.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.dirty.is_empty() && self.dirty_admitting.is_empty() && self.dirty_refusing.is_empty()
+        self.queue.is_empty()
+    }
+
+    /// Whether nothing is left that may differ on an owner's behalf.
+    #[must_use]
+    pub fn has_settled(&self, owner: Owner) -> bool {
+        !self.queue.holds(owner)
     }
 
     /// Notes that the backend has applied a delta. Returns the UDP destinations whose flows may
@@ -347,11 +411,16 @@ impl Engine {
             };
             stale.extend(flows::stale(destination, before, now));
         }
-        for destination in &pending.looked_at {
-            self.dirty.remove(destination);
-            self.strays.remove(destination);
+        for item in &pending.done {
+            self.queue.done(item);
+            if let Item::Destination(destination) = item {
+                self.strays.remove(destination);
+            }
         }
-        for (destination, forwarding) in pending.destinations {
+        self.queue.set_turn(pending.turn);
+        let changed = pending.delta.destinations.into_iter();
+        let changed = changed.map(|change| (change.destination, change.after));
+        for (destination, forwarding) in changed.chain(pending.unchanged) {
             match forwarding {
                 Some(forwarding) => self.applied.insert(destination, forwarding),
                 None => self.applied.remove(&destination),
@@ -362,13 +431,6 @@ impl Engine {
                 self.applied_shared.insert(shared);
             } else {
                 self.applied_shared.remove(&shared);
-            }
-        }
-        for shared in &pending.shared_looked_at {
-            if shared.admits() {
-                self.dirty_admitting.remove(shared);
-            } else {
-                self.dirty_refusing.remove(shared);
             }
         }
         stale

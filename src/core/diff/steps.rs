@@ -4,9 +4,11 @@
 //! Every step is a forwarding in its own right, which serves: a long list grows or shrinks by some
 //! endpoints at a time, and turns into one of another kind only while it is short.
 
+use ipnetwork::IpNetwork;
 use rustc_hash::FxHashSet;
 
-use crate::core::ir::{Action, Forwarding, REMEMBERED_WEIGHT};
+use super::difference::{changes, order};
+use crate::core::ir::{Action, Forwarding, List, REMEMBERED_WEIGHT, Sources};
 use crate::core::model::{Endpoint, Endpoints};
 
 /// The next step from `applied` towards `wanted`, in about so many operations. It may be all the
@@ -19,18 +21,60 @@ pub(super) fn toward(
     let places = places_in([applied, wanted], operations);
     match (applied, wanted) {
         (None, None) => None,
+        // Whom it does not admit yet it has not served before.
         (None, Some(wanted)) => Some(cut(wanted, places)),
-        (Some(applied), Some(wanted)) if is_same_kind(applied, wanted) => {
-            Some(some_of(applied, wanted, places))
-        }
-        (Some(applied), wanted) => {
-            if longest(applied) > places {
-                let left = longest(applied).saturating_sub(places).max(places);
-                return Some(cut(applied, left));
+        (Some(applied), None) => shorter(applied, places),
+        (Some(applied), Some(wanted)) => {
+            if let Some(sources) = sources_toward(&applied.sources, &wanted.sources, places) {
+                return Some(Forwarding {
+                    sources,
+                    ..applied.clone()
+                });
             }
-            wanted.map(|wanted| cut(wanted, places))
+            let lists = if is_same_kind(applied, wanted) {
+                some_of(applied, wanted, places)
+            } else if longest_list(applied) > places {
+                let sources = applied.sources.clone();
+                return shorter(applied, places).map(|shorter| Forwarding { sources, ..shorter });
+            } else {
+                cut(wanted, places)
+            };
+            Some(Forwarding {
+                sources: wanted.sources.clone(),
+                ..lists
+            })
         }
     }
+}
+
+/// With fewer endpoints and sources, or not at all.
+fn shorter(applied: &Forwarding, places: usize) -> Option<Forwarding> {
+    let longest = longest(applied);
+    (longest > places).then(|| cut(applied, longest.saturating_sub(places).max(places)))
+}
+
+/// The next step of who may connect; `None` if it can be taken at once. Nobody is refused on the way
+/// whom both admit: networks come before others go, and are complete before anybody is asked for them.
+fn sources_toward(applied: &Sources, wanted: &Sources, places: usize) -> Option<Sources> {
+    let (was, is) = (applied.networks(), wanted.networks());
+    if changes(was, is).take(places + 1).count() <= places {
+        return None;
+    }
+    let come = changes(was, is).filter(|(_, comes)| *comes).take(places);
+    let come: Vec<IpNetwork> = come.map(|(network, _)| *network).collect();
+    let gone = changes(was, is).filter(|(_, comes)| !comes);
+    let gone: FxHashSet<&IpNetwork> = gone
+        .take(places - come.len())
+        .map(|(network, _)| network)
+        .collect();
+    let stays = was.iter().filter(|network| !gone.contains(network));
+    let mut networks: Vec<IpNetwork> = stays.copied().chain(come).collect();
+    networks.sort_unstable_by_key(order);
+    let networks = networks.into();
+    Some(match (applied, wanted) {
+        (Sources::Only(_), Sources::Only(_)) => Sources::Only(networks),
+        _ => Sources::Prepared(networks),
+    })
 }
 
 /// At least so many operations it takes from one to the other, by the lengths of their lists.
@@ -74,35 +118,33 @@ fn is_same_kind(one: &Forwarding, other: &Forwarding) -> bool {
         } => Some((*policy, external.is_some(), *affinity)),
         Action::Reject | Action::Drop => None,
     };
-    let guarded = |forwarding: &Forwarding| forwarding.allowed_sources.is_some();
-    kind(one).is_some()
-        && kind(one) == kind(other)
-        && guarded(one) == guarded(other)
-        && one.label == other.label
+    kind(one).is_some() && kind(one) == kind(other) && one.label == other.label
 }
 
-/// The length of the longest of its lists.
+/// The length of the longest of its lists, that of its sources included.
 fn longest(forwarding: &Forwarding) -> usize {
-    let sources = forwarding.allowed_sources.as_ref().map_or(0, |s| s.len());
-    let lists = match &forwarding.action {
-        Action::Balance {
-            primary, external, ..
-        } => primary
-            .len()
-            .max(external.as_ref().map_or(0, Endpoints::len)),
-        Action::Reject | Action::Drop => 0,
-    };
-    lists.max(sources)
+    longest_list(forwarding).max(forwarding.sources.networks().len())
+}
+
+fn longest_list(forwarding: &Forwarding) -> usize {
+    let lists = List::BOTH
+        .into_iter()
+        .filter_map(|list| forwarding.list(list));
+    lists.map(Endpoints::len).max().unwrap_or(0)
 }
 
 /// The same with lists of so many endpoints, and of so many sources.
 fn cut(forwarding: &Forwarding, places: usize) -> Forwarding {
-    let sources = forwarding.allowed_sources.as_ref();
+    let few = |networks: &[IpNetwork]| networks.iter().take(places).copied().collect();
     Forwarding {
         action: map_lists(&forwarding.action, |list, _| {
             list.with(&[], list.len().min(places))
         }),
-        allowed_sources: sources.map(|sources| sources.iter().take(places).copied().collect()),
+        sources: match &forwarding.sources {
+            Sources::Any => Sources::Any,
+            Sources::Prepared(networks) => Sources::Prepared(few(networks)),
+            Sources::Only(networks) => Sources::Only(few(networks)),
+        },
         label: forwarding.label.clone(),
     }
 }
@@ -146,28 +188,9 @@ fn some_of(applied: &Forwarding, wanted: &Forwarding, places: usize) -> Forwardi
             (Which::External, None) => wanted.clone(),
         }
     };
-    let sources = match (&applied.allowed_sources, &wanted.allowed_sources) {
-        (Some(known), Some(wanted)) => {
-            // What is no longer allowed goes before anything is allowed.
-            let known_ones: FxHashSet<_> = known.iter().collect();
-            let wanted_ones: FxHashSet<_> = wanted.iter().collect();
-            let gone = known.iter().filter(|source| !wanted_ones.contains(source));
-            let gone: FxHashSet<_> = gone.take(places).copied().collect();
-            let mut sources: Vec<_> = known
-                .iter()
-                .filter(|source| !gone.contains(source))
-                .copied()
-                .collect();
-            let come = wanted.iter().filter(|source| !known_ones.contains(source));
-            sources.extend(come.take(places - gone.len()).copied());
-            sources.sort_unstable_by_key(|network| (network.ip(), network.prefix()));
-            Some(sources.into())
-        }
-        (_, wanted) => wanted.clone(),
-    };
     Forwarding {
         action: map_lists(&wanted.action, list),
-        allowed_sources: sources,
+        sources: wanted.sources.clone(),
         label: wanted.label.clone(),
     }
 }

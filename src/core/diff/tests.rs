@@ -6,10 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::compile::{NodePortAddresses, compile_cluster, compile_known};
-use crate::core::ir::{Action, Label, List};
+use crate::core::ir::{Action, Host, Label, List};
 use crate::core::model::{
-    Affinity, Change, Dirty, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, PerFamily,
-    Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State, ZoneHints,
+    Affinity, Change, Dirty, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, Owner,
+    PerFamily, Protocol, Service, ServiceId, ServicePort, SliceEndpoint, SlicePort, SourceRanges,
+    State, ZoneHints,
 };
 
 /// An entry's key: two entries with one key cannot both be there.
@@ -110,10 +111,57 @@ fn without_slot_order(entries: &[Entry]) -> BTreeSet<Entry> {
     rest
 }
 
+/// A backend that writes what a destination does as a whole.
+#[derive(Debug, Default)]
+struct Chains {
+    chains: BTreeMap<Destination, Forwarding>,
+    shared: BTreeSet<Shared>,
+}
+
+impl Chains {
+    /// With all that makes a whole of what an engine has found.
+    fn of(engine: &Engine) -> Self {
+        let applied = engine.applied.iter();
+        Self {
+            chains: applied.map(|(at, does)| (*at, does.clone())).collect(),
+            shared: engine.applied_shared.iter().copied().collect(),
+        }
+    }
+
+    fn apply(&mut self, delta: &Delta) {
+        for change in &delta.destinations {
+            let held = match &change.after {
+                Some(after) => self.chains.insert(change.destination, after.clone()),
+                None => self.chains.remove(&change.destination),
+            };
+            assert_eq!(held, change.before, "{}", change.destination);
+        }
+        for operation in &delta.remove {
+            if let Entry::Shared(shared) = operation.entry {
+                assert!(self.shared.remove(&shared), "{shared:?} is there");
+            }
+        }
+        for operation in &delta.add {
+            if let Entry::Shared(shared) = operation.entry {
+                assert!(self.shared.insert(shared), "{shared:?} is not there");
+            }
+        }
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = self.shared.iter().copied().map(Entry::Shared).collect();
+        for (destination, forwarding) in &self.chains {
+            forwarding.for_each_entry(*destination, |entry| entries.push(entry));
+        }
+        entries
+    }
+}
+
 struct Cluster {
     state: State,
     engine: Engine,
     backend: Backend,
+    chains: Chains,
 }
 
 impl Cluster {
@@ -126,20 +174,21 @@ impl Cluster {
             }),
             engine: Engine::default(),
             backend: Backend::default(),
+            chains: Chains::default(),
         }
     }
 
     fn change(&mut self, change: Change) {
         self.state.apply(change);
-        for Dirty { id, .. } in self.state.take_dirty() {
-            let compiled = if id == ServiceId::CLUSTER {
-                Some(compile_cluster(&self.state, &NodePortAddresses::Primary))
-            } else {
-                self.state
-                    .service(id)
-                    .map(|known| compile_known(known, self.state.node()))
+        for Dirty { owner, .. } in self.state.take_dirty() {
+            let compiled = match owner {
+                Owner::Cluster => Some(compile_cluster(&self.state, &NodePortAddresses::Primary)),
+                Owner::Service(id) => {
+                    let known = self.state.service(id);
+                    known.map(|known| compile_known(known, self.state.node()))
+                }
             };
-            self.engine.update(id, compiled);
+            self.engine.update(owner, compiled);
         }
     }
 
@@ -147,19 +196,21 @@ impl Cluster {
         let pending = self.engine.pending();
         let delta = pending.delta().clone();
         self.backend.apply(&delta);
+        self.chains.apply(&delta);
         self.engine.commit(pending);
         delta
     }
 
     fn compiled_from_nothing(&self) -> Vec<Entry> {
         let mut engine = Engine::default();
-        for id in (0..10_000).map(ServiceId) {
+        for id in (0..10_000).map(ServiceId::nth) {
             if let Some(known) = self.state.service(id) {
-                engine.update(id, Some(compile_known(known, self.state.node())));
+                let compiled = compile_known(known, self.state.node());
+                engine.update(Owner::Service(id), Some(compiled));
             }
         }
         engine.update(
-            ServiceId::CLUSTER,
+            Owner::Cluster,
             Some(compile_cluster(&self.state, &NodePortAddresses::Primary)),
         );
         engine.wanted_entries()
@@ -169,7 +220,12 @@ impl Cluster {
         let held = without_slot_order(&self.backend.entries());
         assert_eq!(held, without_slot_order(&self.compiled_from_nothing()));
         assert_eq!(held, without_slot_order(&self.engine.applied_entries()));
+        assert_eq!(held, without_slot_order(&self.chains.entries()));
     }
+}
+
+fn owner(number: u32) -> Owner {
+    Owner::Service(ServiceId::nth(number))
 }
 
 fn service_key(number: u8) -> ObjectKey {
@@ -335,6 +391,7 @@ proptest! {
         }
         cluster.sync();
         cluster.engine.adopt(cluster.backend.entries());
+        cluster.chains = Chains::of(&cluster.engine);
         prop_assert!(cluster.engine.pending().delta().is_empty(), "a restart sends nothing");
 
         for index in lost {
@@ -352,6 +409,7 @@ proptest! {
             cluster.backend.0.entry(key).or_insert(entry);
         }
         cluster.engine.adopt(cluster.backend.entries());
+        cluster.chains = Chains::of(&cluster.engine);
         cluster.sync();
         cluster.assert_converged();
     }
@@ -372,12 +430,21 @@ proptest! {
         loop {
             let pending = cluster.engine.pending_up_to(most);
             cluster.backend.apply(pending.delta());
-            let refuses = |operation: &Operation| {
-                matches!(operation.entry, Entry::Shared(Shared::ClusterIp(_)))
-            };
-            let early = pending.delta().add.iter().any(refuses);
+            cluster.chains.apply(pending.delta());
+            let delta = pending.delta().clone();
             cluster.engine.commit(pending);
-            prop_assert!(!early || cluster.engine.dirty.is_empty());
+            for Operation { owner, entry } in &delta.add {
+                let Entry::Shared(Shared::ClusterIp(address)) = entry else {
+                    continue;
+                };
+                for (destination, _) in cluster.engine.wanted_destinations() {
+                    let claim = cluster.engine.claims.winner(destination);
+                    let mine = claim.is_some_and(|claim| claim.owner == *owner);
+                    if mine && destination.host == Host::Address(*address) {
+                        prop_assert!(cluster.engine.applied(&destination).is_some());
+                    }
+                }
+            }
             if cluster.engine.is_settled() {
                 break;
             }
@@ -529,7 +596,7 @@ fn contested_service(created: i64) -> Service {
 
 fn owner_of_contested(cluster: &Cluster) -> Option<Label> {
     let destination = Destination {
-        host: crate::core::ir::Host::Address("203.0.113.1".parse().unwrap()),
+        host: Host::Address("203.0.113.1".parse().unwrap()),
         protocol: Protocol::Tcp,
         port: 80,
     };
@@ -588,12 +655,12 @@ fn n_e11_services_of_one_age_are_ordered_by_namespace_and_name() {
             &State::new(Node::default()),
         )
     };
-    assert_eq!(engine.update(ServiceId(1), Some(compiled("zebra"))), []);
-    let contested = engine.update(ServiceId(2), Some(compiled("aardvark")));
+    assert_eq!(engine.update(owner(1), Some(compiled("zebra"))), []);
+    let contested = engine.update(owner(2), Some(compiled("aardvark")));
     // The ClusterIP is the same too.
     assert_eq!(contested.len(), 2);
     for Contested { winner, loser, .. } in contested {
-        assert_eq!((winner, loser), (ServiceId(2), ServiceId(1)));
+        assert_eq!((winner, loser), (owner(2), owner(1)));
     }
 }
 
@@ -608,11 +675,11 @@ fn n_e11_a_contest_is_reported_once_and_not_at_every_update() {
             &state,
         )
     };
-    engine.update(ServiceId(1), Some(compiled("a", 1)));
-    assert_eq!(engine.update(ServiceId(2), Some(compiled("b", 2))).len(), 1);
+    engine.update(owner(1), Some(compiled("a", 1)));
+    assert_eq!(engine.update(owner(2), Some(compiled("b", 2))).len(), 1);
     let mut changed = compiled("b", 2);
     changed.destinations[0].1.action = Action::Drop;
-    assert_eq!(engine.update(ServiceId(2), Some(changed)), []);
+    assert_eq!(engine.update(owner(2), Some(changed)), []);
 }
 
 /// Compiles a Service with the slices that a cluster has for it.

@@ -22,7 +22,7 @@ pub use names::{Interner, Name, ObjectKey};
 pub use node::Node;
 pub use service::{Affinity, Service, ServicePort, SourceRanges};
 pub use slice_endpoints::SliceEndpoints;
-pub use state::{Change, ChangedSlice, Dirty, KnownService, ServiceId, State};
+pub use state::{Change, ChangedSlices, Dirty, KnownService, Owner, ServiceId, State};
 
 use std::net::IpAddr;
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -11,11 +12,43 @@ use super::{EndpointSlice, Name, Node, ObjectKey, Service};
 
 /// A Service's short name inside this process. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceId(pub u32);
+pub struct ServiceId(NonZeroU32);
 
 impl ServiceId {
-    /// The owner of what belongs to no Service: the node's and the cluster's own entries.
-    pub const CLUSTER: Self = Self(0);
+    /// The first one.
+    pub const FIRST: Self = Self::nth(0);
+
+    /// The one that is given after so many others.
+    #[must_use]
+    pub const fn nth(others: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(others))
+    }
+
+    /// The one that is given after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.checked_add(1).unwrap_or(NonZeroU32::MIN))
+    }
+}
+
+/// On whose behalf something is programmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Owner {
+    /// Nobody's in particular: the node's and the cluster's own.
+    Cluster,
+    /// A Service's.
+    Service(ServiceId),
+}
+
+impl Owner {
+    /// The Service, if it is one.
+    #[must_use]
+    pub const fn service(self) -> Option<ServiceId> {
+        match self {
+            Self::Cluster => None,
+            Self::Service(id) => Some(id),
+        }
+    }
 }
 
 /// Something that happened in the cluster.
@@ -33,18 +66,18 @@ pub enum Change {
     InterfaceAddresses(Vec<IpAddr>),
 }
 
-/// A Service that changes have touched, and how.
+/// Whom changes have touched, and how.
 #[derive(Debug)]
 pub struct Dirty {
-    /// Which Service.
-    pub id: ServiceId,
+    /// Whom.
+    pub owner: Owner,
     /// If only some of its slices have changed: their names, and what they were. `None` if more has
     /// changed, or nobody asked ([`State::track`]).
-    pub slices: Option<Vec<ChangedSlice>>,
+    pub slices: Option<ChangedSlices>,
 }
 
-/// A slice that has changed: its name, and what it was.
-pub type ChangedSlice = (Name, Option<Box<EndpointSlice>>);
+/// The slices that have changed, by name, and what each was.
+pub type ChangedSlices = BTreeMap<Name, Option<Box<EndpointSlice>>>;
 
 /// Everything known about one Service.
 #[derive(Debug)]
@@ -58,6 +91,8 @@ struct ServiceRecord {
     slices: Vec<(Name, Box<EndpointSlice>)>,
     /// Endpoints in all of them.
     endpoints: usize,
+    /// The same, each counted once for each port of its slice.
+    port_endpoints: usize,
 }
 
 impl ServiceRecord {
@@ -67,6 +102,16 @@ impl ServiceRecord {
 
     const fn is_empty(&self) -> bool {
         self.service.is_none() && self.slices.is_empty()
+    }
+
+    fn count(&mut self, slice: &EndpointSlice) {
+        self.endpoints += slice.endpoints.len();
+        self.port_endpoints += slice.endpoints.len() * slice.ports.len();
+    }
+
+    fn uncount(&mut self, slice: &EndpointSlice) {
+        self.endpoints -= slice.endpoints.len();
+        self.port_endpoints -= slice.endpoints.len() * slice.ports.len();
     }
 }
 
@@ -98,6 +143,12 @@ impl<'a> KnownService<'a> {
     pub const fn endpoints(self) -> usize {
         self.record.endpoints
     }
+
+    /// How many that is, each counted once for each port of its slice.
+    #[must_use]
+    pub const fn port_endpoints(self) -> usize {
+        self.record.port_endpoints
+    }
 }
 
 /// The cluster's objects as last seen.
@@ -111,8 +162,8 @@ pub struct State {
     interface_addresses: BTreeSet<IpAddr>,
     node: Node,
     /// With what is kept of the slices that have changed, if nothing else has.
-    dirty: HashMap<ServiceId, Option<Vec<ChangedSlice>>, FxBuildHasher>,
-    next_id: u32,
+    dirty: HashMap<Owner, Option<ChangedSlices>, FxBuildHasher>,
+    next_id: ServiceId,
     /// How many Services a proxy serves.
     served: usize,
 }
@@ -128,8 +179,8 @@ impl State {
             service_cidrs: BTreeMap::new(),
             interface_addresses: BTreeSet::new(),
             node,
-            dirty: std::iter::once((ServiceId::CLUSTER, None)).collect(),
-            next_id: 1,
+            dirty: std::iter::once((Owner::Cluster, None)).collect(),
+            next_id: ServiceId::FIRST,
             served: 0,
         }
     }
@@ -143,27 +194,26 @@ impl State {
             Change::ServiceCidr(name, ranges) => self.set_service_cidr(name, ranges),
             Change::InterfaceAddresses(addresses) => {
                 self.interface_addresses = addresses.into_iter().collect();
-                self.touch(ServiceId::CLUSTER);
+                self.touch(Owner::Cluster);
             }
         }
     }
 
     /// More than slices has changed.
-    fn touch(&mut self, id: ServiceId) {
-        self.dirty.insert(id, None);
+    fn touch(&mut self, owner: Owner) {
+        self.dirty.insert(owner, None);
     }
 
     /// A slice has changed.
     fn touch_slice(&mut self, id: ServiceId, name: &Name, was: Option<Box<EndpointSlice>>) {
         if !self.services.get(&id).is_some_and(|record| record.tracked) {
-            self.touch(id);
+            self.touch(Owner::Service(id));
             return;
         }
-        let kept = self.dirty.entry(id).or_insert_with(|| Some(Vec::new()));
-        if let Some(kept) = kept
-            && !kept.iter().any(|(known, _)| known == name)
-        {
-            kept.push((Arc::clone(name), was));
+        let kept = self.dirty.entry(Owner::Service(id));
+        if let Some(kept) = kept.or_insert_with(|| Some(ChangedSlices::new())) {
+            // What it was first counts.
+            kept.entry(Arc::clone(name)).or_insert(was);
         }
     }
 
@@ -184,7 +234,7 @@ impl State {
         }
         let (before, now) = (record.service.is_some(), service.is_some());
         record.service = service;
-        self.touch(id);
+        self.touch(Owner::Service(id));
         self.served = self.served + usize::from(now) - usize::from(before);
         self.forget_if_empty(id);
     }
@@ -194,13 +244,12 @@ impl State {
             && let Some(record) = self.services.get_mut(&id)
             && let Ok(place) = record.find(&key.name)
         {
-            let known = &mut record.slices[place].1;
-            let count = known.endpoints.len();
             match slice {
                 Some(slice) if slice.service == record.key => {
-                    if *known != slice {
-                        record.endpoints = record.endpoints + slice.endpoints.len() - count;
-                        let was = std::mem::replace(known, slice);
+                    if record.slices[place].1 != slice {
+                        record.count(&slice);
+                        let was = std::mem::replace(&mut record.slices[place].1, slice);
+                        record.uncount(&was);
                         self.touch_slice(id, &key.name, Some(was));
                     }
                     return;
@@ -208,7 +257,7 @@ impl State {
                 // A relabelled slice leaves its old Service at once.
                 _ => {
                     let (_, was) = record.slices.remove(place);
-                    record.endpoints -= count;
+                    record.uncount(&was);
                     self.touch_slice(id, &key.name, Some(was));
                     self.slices.remove(&key);
                     self.forget_if_empty(id);
@@ -222,7 +271,7 @@ impl State {
             if record.slices.is_empty() {
                 record.slices.reserve_exact(1);
             }
-            record.endpoints += slice.endpoints.len();
+            record.count(&slice);
             record.slices.insert(place, (Arc::clone(&key.name), slice));
             self.touch_slice(id, &key.name, None);
             self.slices.insert(key, id);
@@ -238,9 +287,9 @@ impl State {
         if node == self.node {
             return;
         }
-        self.touch(ServiceId::CLUSTER);
+        self.touch(Owner::Cluster);
         if node.zone != self.node.zone || node.addresses != self.node.addresses {
-            let all = self.services.keys().map(|id| (*id, None));
+            let all = self.services.keys().map(|id| (Owner::Service(*id), None));
             self.dirty.extend(all);
         }
         self.node = node;
@@ -251,14 +300,14 @@ impl State {
             Some(ranges) => self.service_cidrs.insert(name, ranges),
             None => self.service_cidrs.remove(&name),
         };
-        self.touch(ServiceId::CLUSTER);
+        self.touch(Owner::Cluster);
     }
 
     fn record(&mut self, key: &ObjectKey) -> (ServiceId, &mut ServiceRecord) {
         let next_id = &mut self.next_id;
         let id = *self.ids.entry(key.clone()).or_insert_with(|| {
-            let id = ServiceId(*next_id);
-            *next_id = next_id.wrapping_add(1).max(1);
+            let id = *next_id;
+            *next_id = id.next();
             id
         });
         let record = self.services.entry(id).or_insert_with(|| ServiceRecord {
@@ -267,6 +316,7 @@ impl State {
             service: None,
             slices: Vec::new(),
             endpoints: 0,
+            port_endpoints: 0,
         });
         (id, record)
     }
@@ -279,12 +329,31 @@ impl State {
         }
     }
 
-    /// The Services touched since the last call, oldest name first.
+    /// Whom changes have touched since the last call, oldest name first.
     pub fn take_dirty(&mut self) -> Vec<Dirty> {
-        let dirty = self.dirty.drain();
-        let mut dirty: Vec<Dirty> = dirty.map(|(id, slices)| Dirty { id, slices }).collect();
-        dirty.sort_unstable_by_key(|dirty| dirty.id);
+        self.take_dirty_if(|_| true)
+    }
+
+    /// Those of them that are to be taken now; the others come with a later call.
+    pub fn take_dirty_if(&mut self, mut now: impl FnMut(Owner) -> bool) -> Vec<Dirty> {
+        let dirty = self.dirty.extract_if(|owner, _| now(*owner));
+        let mut dirty: Vec<Dirty> = dirty
+            .map(|(owner, slices)| Dirty { owner, slices })
+            .collect();
+        dirty.sort_unstable_by_key(|dirty| dirty.owner);
         dirty
+    }
+
+    /// Whether changes have touched somebody who has not been taken yet.
+    #[must_use]
+    pub fn is_dirty(&self, owner: Owner) -> bool {
+        self.dirty.contains_key(&owner)
+    }
+
+    /// The Service that a slice belongs to.
+    #[must_use]
+    pub fn owner_of(&self, slice: &ObjectKey) -> Option<ServiceId> {
+        self.slices.get(slice).copied()
     }
 
     /// A Service, if it still exists.

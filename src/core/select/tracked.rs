@@ -5,7 +5,8 @@
 //! decide something (ready ones, those without a hint, …) tell whether a change does more than put
 //! single endpoints on a list or take them off.
 
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::FxHashMap;
 
@@ -37,11 +38,36 @@ struct Tally {
     local_ready: usize,
 }
 
-/// The words of the slices about one endpoint; almost always there is one.
+/// A word about an endpoint, by its rank.
 #[derive(Debug, Clone)]
+struct Ranked(SliceEndpoint);
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> Ordering {
+        rank(&self.0).cmp(&rank(&other.0))
+    }
+}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ranked {}
+
+/// The words of the slices about one endpoint; almost always there is one.
+#[derive(Debug)]
 enum Known {
     One(SliceEndpoint),
-    Many(Vec<SliceEndpoint>),
+    /// With how many slices say each: an author may have thousands say it.
+    Many(BTreeMap<Ranked, usize>),
 }
 
 impl Known {
@@ -49,7 +75,37 @@ impl Known {
     fn best(&self) -> Option<&SliceEndpoint> {
         match self {
             Self::One(known) => Some(known),
-            Self::Many(known) => known.iter().max_by(|a, b| rank(a).cmp(&rank(b))),
+            Self::Many(known) => known.last_key_value().map(|(best, _)| &best.0),
+        }
+    }
+
+    fn with(self, word: SliceEndpoint) -> Self {
+        let mut many = match self {
+            Self::One(known) => BTreeMap::from([(Ranked(known), 1)]),
+            Self::Many(many) => many,
+        };
+        *many.entry(Ranked(word)).or_insert(0) += 1;
+        Self::Many(many)
+    }
+
+    /// Without a word; `None` if that was the last.
+    fn without(self, word: SliceEndpoint) -> Option<Self> {
+        let mut many = match self {
+            Self::One(_) => return None,
+            Self::Many(many) => many,
+        };
+        let word = Ranked(word);
+        if let Some(count) = many.get_mut(&word) {
+            *count -= 1;
+            if *count == 0 {
+                many.remove(&word);
+            }
+        }
+        let said_once = many.len() == 1 && many.values().all(|count| *count == 1);
+        match many.first_key_value() {
+            Some((last, _)) if said_once => Some(Self::One(last.0.clone())),
+            Some(_) => Some(Self::Many(many)),
+            None => None,
         }
     }
 }
@@ -188,36 +244,20 @@ impl Tracked {
         let mut touched = Vec::with_capacity(words.gone.len() + words.come.len());
         for (endpoint, word) in words.gone {
             self.count(&endpoint, false);
-            if let Some(known) = self.known.get_mut(&endpoint) {
-                match known {
-                    Known::One(_) => {
-                        self.known.remove(&endpoint);
-                    }
-                    Known::Many(many) => {
-                        if let Some(at) = many.iter().position(|other| *other == word) {
-                            many.swap_remove(at);
-                        }
-                        if let [last] = &many[..] {
-                            *known = Known::One(last.clone());
-                        }
-                    }
-                }
+            let known = self.known.remove(&endpoint);
+            if let Some(left) = known.and_then(|known| known.without(word)) {
+                self.known.insert(endpoint, left);
             }
             self.count(&endpoint, true);
             touched.push(endpoint);
         }
         for (endpoint, word) in words.come {
             self.count(&endpoint, false);
-            match self.known.get_mut(&endpoint) {
-                None => {
-                    self.known.insert(endpoint, Known::One(word));
-                }
-                Some(Known::Many(many)) => many.push(word),
-                Some(known) => {
-                    let both = known.best().cloned().into_iter().chain([word]);
-                    *known = Known::Many(both.collect());
-                }
-            }
+            let known = match self.known.remove(&endpoint) {
+                None => Known::One(word),
+                Some(known) => known.with(word),
+            };
+            self.known.insert(endpoint, known);
             self.count(&endpoint, true);
             touched.push(endpoint);
         }
@@ -349,5 +389,10 @@ fn placed(sorted: Vec<Endpoint>, held: Option<&Endpoints>) -> Slots {
         .copied()
         .collect();
     slots.change(&gone, &sorted);
-    slots
+    if slots.list().len() == sorted.len() {
+        slots
+    } else {
+        // Somebody has put one in two places.
+        Slots::new(sorted.into())
+    }
 }

@@ -14,13 +14,15 @@ mod unchanged;
 mod watch;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::core::ir::{Delta, Entry};
+use crate::core::ir::{Delta, Destination, Entry};
 use crate::core::model::Family;
 use crate::dataplane::{Applied, ApplyError, Backend, Changed, Options, Refused, Unavailable};
 use crate::host::netlink::socket::{Refusal, Socket, SocketError};
 
+use affinity::Rounded;
 use contents::Contents;
 use program::element::Element;
 use program::sets::SETS;
@@ -278,14 +280,7 @@ impl Backend for Nftables {
         let encoding = started.elapsed();
         match self.send(&batch) {
             Ok(kernel) => {
-                for rounded in self.programmed.applied(change) {
-                    tracing::warn!(
-                        destination = %rounded.destination,
-                        wanted = rounded.wanted_seconds,
-                        seconds = rounded.seconds,
-                        "too many different affinity timeouts are in use: this one is rounded up",
-                    );
-                }
+                warn_of_rounded(&self.programmed.applied(change));
                 Ok(Applied {
                     operations: batch.operations(),
                     messages: batch.messages(),
@@ -330,6 +325,26 @@ impl Backend for Nftables {
         self.send(&batch.finish())?;
         self.programmed.parts = left;
         Ok(())
+    }
+}
+
+/// One line for each timeout, however many destinations have it.
+fn warn_of_rounded(rounded: &[Rounded]) {
+    const SHOWN: usize = 8;
+    let mut timeouts: BTreeMap<(u32, u32), (Destination, usize)> = BTreeMap::new();
+    for one in rounded {
+        let timeout = timeouts.entry((one.wanted_seconds, one.seconds));
+        timeout.or_insert((one.destination, 0)).1 += 1;
+    }
+    for ((wanted, seconds), (destination, destinations)) in timeouts.iter().take(SHOWN) {
+        tracing::warn!(
+            %destination, destinations, wanted, seconds,
+            "too many different affinity timeouts are in use: this one is rounded up",
+        );
+    }
+    if timeouts.len() > SHOWN {
+        let more = timeouts.len() - SHOWN;
+        tracing::warn!(more, "and so are further affinity timeouts");
     }
 }
 

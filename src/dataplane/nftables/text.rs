@@ -16,19 +16,20 @@ use super::program::sources::{self, CHECK_SOURCE};
 use super::program::statement::{Base, Chain, Hook, Load, Priority, Statement};
 use super::program::{Program, TABLE};
 use crate::core::ir::{Delta, Destination, Entry, Host, Operation, Shared};
-use crate::core::model::{Endpoint, Family, ServiceId};
+use crate::core::model::{Endpoint, Family, Owner};
 use crate::dataplane::Options;
 
 /// The whole ruleset for these entries, replacing whatever was there, in a stable order.
 #[must_use]
 pub fn render(config: &Options, entries: &[Entry]) -> String {
     let add = entries.iter().cloned().map(|entry| Operation {
-        owner: ServiceId::CLUSTER,
+        owner: Owner::Cluster,
         entry,
     });
     let delta = Delta {
         remove: Vec::new(),
         add: add.collect(),
+        ..Delta::default()
     };
     let mut out = String::new();
     for family in &config.families {

@@ -17,7 +17,7 @@ use super::unchanged::{Unchanged, is_unchanged, size, unchanged};
 use super::wire::batch::{Batch, ElementOperation, FinishedBatch};
 use super::wire::{elements, objects};
 use crate::core::ir::{Delta, Entry, Operation};
-use crate::core::model::{Family, PerFamily, ServiceId};
+use crate::core::model::{Family, Owner, PerFamily};
 use crate::dataplane::Options;
 
 /// The program, and how much of it the kernel holds.
@@ -142,7 +142,7 @@ impl Programmed {
         };
         for element in &self.debris {
             if let Some(family) = element.family() {
-                put(ServiceId::CLUSTER, family, element);
+                put(Owner::Cluster, family, element);
             }
         }
         for Operation { owner, entry } in &delta.remove {
@@ -212,7 +212,7 @@ impl Programmed {
                 number,
                 verdict,
             };
-            batch.put_element(family, map, kind, ServiceId::CLUSTER, |out| {
+            batch.put_element(family, map, kind, Owner::Cluster, |out| {
                 elements::put(out, &element);
             });
         };
@@ -322,7 +322,7 @@ impl Programmed {
                         number,
                         verdict,
                     };
-                    batch.put_element(*family, map, kind, ServiceId::CLUSTER, |out| {
+                    batch.put_element(*family, map, kind, Owner::Cluster, |out| {
                         elements::put_key(out, &element);
                     });
                 }

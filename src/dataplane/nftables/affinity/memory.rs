@@ -3,7 +3,7 @@
 //! The kernel remembers for each client the id of an endpoint, and looks the id up when the client
 //! comes again. An endpoint that leaves takes its id with it, so its clients are forgotten in that
 //! very transaction, however many they are, and nobody has to look for them; one that only changes
-//! its place keeps it. Pure bookkeeping: which ids there are, and which elements a delta is.
+//! its place keeps it. An id that was taken back is given again only when all others have been. Pure bookkeeping: which ids there are, and which elements a delta is.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::classes::Classes;
 use crate::core::ir::{Delta, Destination, Entry, List, Operation, Route, SourcePolicy};
-use crate::core::model::{Endpoint, Family, PerFamily, ServiceId};
+use crate::core::model::{Endpoint, Family, Owner, PerFamily};
 use crate::dataplane::nftables::program::element::Element;
 use crate::dataplane::nftables::program::numbers::{self, Class};
 
@@ -20,6 +20,35 @@ use crate::dataplane::nftables::program::numbers::{self, Class};
 struct Ids {
     of: FxHashMap<Endpoint, (u32, u32)>,
     taken: FxHashSet<u32>,
+    /// The number of the id that is given next, if it is free.
+    next: u32,
+}
+
+/// How far behind the ids that were found the next one is given: those in between may have been given
+/// and taken back before.
+const FORGOTTEN: u32 = 1 << 12;
+/// Where ids begin is another place for each destination, so that one that is gone and comes back does
+/// not remember: an odd number, by which all of them are passed.
+const STRIDE: u32 = 0x9_e377;
+
+/// Gives one list's ids, one after the other.
+struct Giver<'a> {
+    list: List,
+    taken: Option<&'a FxHashSet<u32>>,
+    next: u32,
+}
+
+impl Giver<'_> {
+    /// An id that is free. A list is shorter than there are ids, by far.
+    fn give(&mut self) -> u32 {
+        loop {
+            let bare = numbers::bare_id(self.list, self.next);
+            self.next = (self.next + 1) % numbers::IDS;
+            if !self.taken.is_some_and(|taken| taken.contains(&bare)) {
+                return bare;
+            }
+        }
+    }
 }
 
 /// A destination whose clients are remembered.
@@ -37,6 +66,8 @@ struct Remembering {
 #[derive(Debug, Default)]
 pub(crate) struct Affinity {
     destinations: FxHashMap<Destination, Remembering>,
+    /// How many destinations have begun to remember.
+    begun: u32,
     pub(crate) classes: PerFamily<Classes>,
 }
 
@@ -52,7 +83,7 @@ pub(crate) struct Found {
 /// A route that remembers, rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rounded {
-    pub(crate) owner: ServiceId,
+    pub(crate) owner: Owner,
     pub(crate) destination: Destination,
     pub(crate) wanted_seconds: u32,
     pub(crate) seconds: u32,
@@ -62,9 +93,9 @@ pub(crate) struct Rounded {
 #[derive(Debug, Default)]
 pub(crate) struct Staged {
     /// Elements to take away.
-    pub(crate) remove: Vec<(ServiceId, Element<'static>)>,
+    pub(crate) remove: Vec<(Owner, Element<'static>)>,
     /// Elements to put in place.
-    pub(crate) add: Vec<(ServiceId, Element<'static>)>,
+    pub(crate) add: Vec<(Owner, Element<'static>)>,
     /// Timeouts that could not be honoured to the second.
     pub(crate) rounded: Vec<Rounded>,
     /// The class of each destination that remembers from now on.
@@ -94,6 +125,8 @@ impl Staged {
 enum Edit {
     /// It remembers from now on, in this way; the lists stay.
     Begin(How),
+    /// The number of the id that a list gives next.
+    Next(List, u32),
     /// It does not remember any more.
     End,
     /// An endpoint has this id, and is in so many places.
@@ -137,18 +170,20 @@ impl Remembering {
         }
     }
 
-    /// Whether a route that comes is of the same class without asking.
-    fn stays(&self, touched: &Touched) -> bool {
+    /// Whether a route that comes is of the same class without asking. One that was rounded asks when
+    /// there is room.
+    fn stays(&self, touched: &Touched, is_room: bool) -> bool {
+        let exact = self.seconds == self.wanted_seconds || !is_room;
         touched
             .route_comes
-            .is_some_and(|(wanted_seconds, _)| wanted_seconds == self.wanted_seconds)
+            .is_some_and(|(wanted_seconds, _)| wanted_seconds == self.wanted_seconds && exact)
     }
 }
 
 /// What a delta says about one destination that remembers, before or after.
 #[derive(Default)]
 struct Touched {
-    owner: Option<ServiceId>,
+    owner: Option<Owner>,
     removed: Vec<(List, u32, Endpoint)>,
     added: Vec<(List, u32, Endpoint)>,
     /// Its route goes, or comes.
@@ -225,7 +260,7 @@ impl Affinity {
         for (destination, touched) in &touched {
             if touched.route_goes
                 && let Some(was) = self.destinations.get(destination)
-                && !was.stays(touched)
+                && !was.stays(touched, self.has_room(*destination))
             {
                 classes.get_mut(destination.family()).leave(was.class);
             }
@@ -244,14 +279,16 @@ impl Affinity {
         classes: &mut PerFamily<Classes>,
         staged: &mut Staged,
     ) {
-        let owner = touched.owner.unwrap_or(ServiceId::CLUSTER);
+        let owner = touched.owner.unwrap_or(Owner::Cluster);
         let was = self.destinations.get(&destination);
         let before = was.map(Remembering::how);
         let is = match (touched.route_comes, was) {
-            (Some((_, policy)), Some(was)) if was.stays(touched) => Some(How {
-                policy,
-                ..was.how()
-            }),
+            (Some((_, policy)), Some(was)) if was.stays(touched, self.has_room(destination)) => {
+                Some(How {
+                    policy,
+                    ..was.how()
+                })
+            }
             (Some((wanted_seconds, policy)), _) => {
                 let (class, seconds) = classes.get_mut(destination.family()).enter(wanted_seconds);
                 if seconds != wanted_seconds {
@@ -305,7 +342,15 @@ impl Affinity {
         }
         // Ids of this very change.
         let mut bares: FxHashMap<(List, Endpoint), u32> = FxHashMap::default();
-        let mut fresh: FxHashSet<u32> = FxHashSet::default();
+        let begin = self.begun.wrapping_mul(STRIDE) % numbers::IDS;
+        let mut givers = List::BOTH.map(|list| {
+            let ids = was.map(|was| &was.lists[list as usize]);
+            Giver {
+                list,
+                taken: ids.map(|ids| &ids.taken),
+                next: ids.map_or(begin, |ids| ids.next),
+            }
+        });
         for ((list, endpoint), places) in places {
             let before = known(list, &endpoint);
             if let (Some((bare, _)), Some(was)) = (before, was)
@@ -316,27 +361,17 @@ impl Affinity {
                 remove.push((owner, id_element(destination, bare, 0)));
                 remove.push((owner, endpoint_element(destination, id, endpoint)));
             }
-            let Some(How { class, policy, .. }) = is.filter(|_| places > 0) else {
+            let Some(How { class, .. }) = is.filter(|_| places > 0) else {
                 staged
                     .edits
                     .push((destination, Edit::Leave(list, endpoint)));
                 continue;
             };
-            let taken = was.map(|was| &was.lists[list as usize].taken);
-            let is_taken = |bare: &u32| {
-                fresh.contains(bare) || taken.is_some_and(|taken| taken.contains(bare))
-            };
             let bare = match before {
+                // Another policy sends to other endpoints, so a client's choice does not outlive it.
                 Some((bare, _)) if same_policy => bare,
-                _ => {
-                    let mut bare = numbers::bare_id(list, policy, endpoint);
-                    while is_taken(&bare) {
-                        bare = numbers::next_id(bare);
-                    }
-                    bare
-                }
+                _ => givers[list as usize].give(),
             };
-            fresh.insert(bare);
             bares.insert((list, endpoint), bare);
             if before.is_none() || !stays {
                 let id = numbers::full_id(bare, class);
@@ -346,6 +381,10 @@ impl Affinity {
             }
             let edit = Edit::Set(list, endpoint, bare, places);
             staged.edits.push((destination, edit));
+        }
+        if is.is_some() {
+            let next = givers.map(|giver| Edit::Next(giver.list, giver.next));
+            staged.edits.extend(next.map(|edit| (destination, edit)));
         }
         let class = is.map_or(0, |how| how.class);
         for (list, index, endpoint) in &touched.added {
@@ -357,6 +396,11 @@ impl Affinity {
         }
     }
 
+    /// Whether a timeout that was rounded could be exact now.
+    fn has_room(&self, destination: Destination) -> bool {
+        self.classes.get(destination.family()).has_room()
+    }
+
     /// Takes in that the kernel has taken what was staged.
     pub(crate) fn commit(&mut self, staged: Staged) {
         if let Some(classes) = staged.classes {
@@ -365,12 +409,15 @@ impl Affinity {
         for (destination, edit) in staged.edits {
             match edit {
                 Edit::Begin(how) => {
-                    let lists = self
-                        .destinations
-                        .remove(&destination)
-                        .map(|known| known.lists)
-                        .unwrap_or_default();
+                    let known = self.destinations.remove(&destination);
+                    self.begun = self.begun.wrapping_add(u32::from(known.is_none()));
+                    let lists = known.map(|known| known.lists).unwrap_or_default();
                     self.destinations.insert(destination, how.of(lists));
+                }
+                Edit::Next(list, next) => {
+                    if let Some(known) = self.destinations.get_mut(&destination) {
+                        known.lists[list as usize].next = next;
+                    }
                 }
                 Edit::End => {
                     self.destinations.remove(&destination);
@@ -413,6 +460,11 @@ impl Affinity {
             ids.of.entry(endpoint).or_insert((bare, 0)).1 += 1;
             ids.taken.insert(bare);
         }
+        for ids in &mut lists {
+            let last = ids.taken.iter().copied().map(numbers::id_number).max();
+            ids.next = last.map_or(0, |last| (last + FORGOTTEN) % numbers::IDS);
+        }
+        self.begun = self.begun.wrapping_add(1);
         self.destinations.insert(destination, how.of(lists));
     }
 }

@@ -8,13 +8,16 @@
 use std::collections::BTreeSet;
 
 use super::base::{DESTINATION, NODE_PORT, Program};
-use super::numbers::OURS;
+use super::numbers::LEFT_BEHIND;
 use super::sets::SetId;
 use super::sources;
 use super::statement::{Base, Chain, Hook, Load, Priority, Rule, Statement};
 
 const DSTNAT: i32 = -100;
-const SRCNAT: i32 = 100;
+/// Before the others that translate the source, at 100 (`NF_IP_PRI_NAT_SRC`) as a rule: of those that
+/// do, the kernel asks the first only (`nf_nat_inet_fn`), and the packet's mark and priority have to be
+/// set back in any case.
+const SRCNAT: i32 = 100 - 10;
 /// Source ranges are checked before anybody translates the destination.
 const BEFORE_DSTNAT: i32 = DSTNAT - 10;
 /// What nobody has translated is refused.
@@ -101,8 +104,8 @@ impl Program<'_> {
             // Schedulers and VLANs read the priority.
             vec![
                 Statement::PriorityIs {
-                    mask: OURS,
-                    value: OURS,
+                    mask: LEFT_BEHIND,
+                    value: LEFT_BEHIND,
                 },
                 Statement::SetPriority(Priority::Number(0)),
             ],

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::choice::Verdict;
 use super::numbers::{self, Class, Shape, Size};
 use super::sets::SetId;
-use crate::core::ir::{Destination, Entry, Host, List, Route, Shared};
+use crate::core::ir::{Destination, Entry, Host, LABEL_MAX, List, Route, Shared};
 use crate::core::model::{Endpoint, Family};
 
 /// What is written beside a shape for people.
@@ -21,6 +21,8 @@ pub(crate) struct Comment<'a> {
 }
 
 const WANTED: (&str, &str) = (" (affinity of ", " s)");
+/// With the longest timeout that there is, of five digits, it fits into a comment.
+const _: () = assert!(LABEL_MAX + WANTED.0.len() + 5 + WANTED.1.len() <= 128);
 
 impl<'a> Comment<'a> {
     /// Its text.

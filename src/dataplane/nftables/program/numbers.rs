@@ -9,20 +9,17 @@
 //! | `8PCC:SSSS` | a shape: policy P, affinity class CC, size SSSS |
 //! | `8f00:00LL` | the length of a source's prefix |
 //! | `cNNN:NNNN`, `dNNN:NNNN` | place N of the primary list, of the local list |
-//! | `eHHH:HHHH`, `fHHH:HHHH` | the id of an endpoint of the primary list, of the local list: a class (6 bits) and a hash (22 bits) |
+//! | `eNNN:NNNN`, `fNNN:NNNN` | the id of an endpoint of the primary list, of the local list: a class (6 bits) and a number (22 bits) |
 //!
 //! Places are drawn, ids are remembered: an endpoint's place changes when another one leaves, its
 //! id does not.
 
-use std::fmt;
-use std::net::IpAddr;
-
 use crate::core::ir::{List, SourcePolicy};
-use crate::core::model::Endpoint;
+use std::fmt;
 
-/// Every number of ours has this bit. What a socket or a cgroup sets has not, unless somebody
-/// numbers traffic classes from `8000:0` on.
-pub(crate) const OURS: u32 = 0x8000_0000;
+/// The bits of a place and of an id, one of which a packet that has been translated carries. What a
+/// socket, a cgroup or `tc` sets has them not, unless somebody numbers traffic classes from `c000:0` on.
+pub(crate) const LEFT_BEHIND: u32 = 0xc000_0000;
 /// The part of a shape that says which chain it goes to.
 pub(crate) const ROUTE_MASK: u32 = 0xff00_0000;
 /// The part of a shape that says how many places its list has.
@@ -40,7 +37,7 @@ const SHAPE: u32 = 0x8000_0000;
 const LENGTH: u32 = 0x8f00_0000;
 const PLACE: u32 = 0xc000_0000;
 const ID: u32 = 0xe000_0000;
-const HASH_MASK: u32 = 0x003f_ffff;
+const NUMBER_MASK: u32 = 0x003f_ffff;
 const INDEX_MASK: u32 = 0x0fff_ffff;
 
 /// How long a class of clients is remembered is written in one rule; this is its number, 1 to 63.
@@ -87,31 +84,17 @@ pub(crate) const fn id_kind(list: List) -> u32 {
     ID | list_bit(list)
 }
 
-/// The id, without a class, that an endpoint has if no other one has it already (FNV-1a, folded).
-///
-/// Another policy sends to other endpoints, so a client's choice does not outlive it: the hash
-/// takes it in.
-pub(crate) fn bare_id(list: List, policy: SourcePolicy, endpoint: Endpoint) -> u32 {
-    const BASIS: u32 = 0x811c_9dc5;
-    const PRIME: u32 = 0x0100_0193;
-    let address = match endpoint.address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
-    };
-    let hash = address
-        .octets()
-        .into_iter()
-        .chain(endpoint.port.to_be_bytes())
-        .chain([policy_code(policy)])
-        .fold(BASIS, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(PRIME)
-        });
-    id_kind(list) | ((hash ^ (hash >> 22)) & HASH_MASK)
+/// How many ids a list has.
+pub(crate) const IDS: u32 = NUMBER_MASK + 1;
+
+/// The id, without a class, with a number below [`IDS`].
+pub(crate) const fn bare_id(list: List, number: u32) -> u32 {
+    id_kind(list) | (number & NUMBER_MASK)
 }
 
-/// The id to try where one is taken.
-pub(crate) const fn next_id(bare: u32) -> u32 {
-    (bare & !HASH_MASK) | (bare.wrapping_add(1) & HASH_MASK)
+/// The number of an id.
+pub(crate) const fn id_number(id: u32) -> u32 {
+    id & NUMBER_MASK
 }
 
 /// The part of an id that says for how long it is remembered.
@@ -369,22 +352,16 @@ mod tests {
 
     #[test]
     fn places_and_ids_of_the_two_lists_never_meet() {
-        let endpoint = Endpoint::new([10, 0, 0, 1].into(), 80);
         for list in List::BOTH {
             assert_eq!(place_of(place(list, 7)), Some((list, 7)));
             assert_eq!(id_list(place(list, 7)), None);
-            let bare = bare_id(list, SourcePolicy::External, endpoint);
+            let bare = bare_id(list, IDS - 1);
             assert_eq!(bare & BARE_MASK, bare);
             let full = full_id(bare, CLASSES);
             assert_eq!((id_list(full), place_of(full)), (Some(list), None));
             assert_eq!(full & BARE_MASK, bare);
             assert_eq!(full & CLASS_MASK, class_bits(CLASSES));
-            assert_eq!(next_id(bare) & KIND_MASK, id_kind(list));
+            assert_eq!(id_number(full), IDS - 1);
         }
-        let other = bare_id(List::Primary, SourcePolicy::ClusterIp, endpoint);
-        assert_ne!(
-            other,
-            bare_id(List::Primary, SourcePolicy::External, endpoint)
-        );
     }
 }

@@ -7,7 +7,7 @@
 
 use super::elements::ELEMENT_MAX;
 use super::uapi::*;
-use crate::core::model::{Family, ServiceId};
+use crate::core::model::{Family, Owner};
 use crate::dataplane::nftables::program::TABLE;
 use crate::dataplane::nftables::program::sets::SetId;
 use crate::host::netlink::attributes::{HEADER, begin_nest, end_nest, put_string};
@@ -35,7 +35,7 @@ struct Open {
     operation: ElementOperation,
     bytes: Vec<u8>,
     list_at: usize,
-    owners: Vec<(u32, ServiceId)>,
+    owners: Vec<(u32, Owner)>,
 }
 
 /// What a message of the batch is about.
@@ -50,7 +50,7 @@ pub(crate) enum Subject {
         /// Which set.
         set: SetId,
         /// On whose behalf: an offset in the message, and who owns the elements from there.
-        owners: Vec<(u32, ServiceId)>,
+        owners: Vec<(u32, Owner)>,
     },
 }
 
@@ -125,7 +125,7 @@ impl Batch {
         family: Family,
         set: SetId,
         operation: ElementOperation,
-        owner: ServiceId,
+        owner: Owner,
         put: impl FnOnce(&mut Vec<u8>),
     ) {
         let index = self.open_message(family, set, operation, owner);
@@ -143,7 +143,7 @@ impl Batch {
         family: Family,
         set: SetId,
         operation: ElementOperation,
-        owner: ServiceId,
+        owner: Owner,
     ) -> usize {
         let matches =
             |open: &Open| open.family == family && open.set == set && open.operation == operation;
@@ -242,7 +242,7 @@ impl FinishedBatch {
 
 impl Subject {
     /// On whose behalf a message, or the part of it at an offset, was sent.
-    pub(crate) fn owners(&self, offset: Option<u32>) -> Vec<ServiceId> {
+    pub(crate) fn owners(&self, offset: Option<u32>) -> Vec<Owner> {
         let Self::Elements { owners, .. } = self else {
             return Vec::new();
         };
@@ -252,7 +252,7 @@ impl Subject {
                 return vec![*owner];
             }
         }
-        let mut all: Vec<ServiceId> = owners.iter().map(|(_, owner)| *owner).collect();
+        let mut all: Vec<Owner> = owners.iter().map(|(_, owner)| *owner).collect();
         all.sort_unstable();
         all.dedup();
         all

@@ -1,0 +1,268 @@
+//! What may differ between what is applied and what is wanted, by whose it is.
+//!
+//! Where there is more to do than one transaction takes, owners have turns: whoever changes a great
+//! deal does not keep the others waiting. Of one owner, what lets traffic in comes before the
+//! destinations, and what refuses it behind them, so that no part refuses what the whole would serve.
+
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{BTreeSet, VecDeque, btree_set};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Bound;
+
+use rustc_hash::FxHashMap;
+
+use crate::core::ir::{Destination, Shared};
+use crate::core::model::Owner;
+
+/// What may differ, in the order in which it is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Item {
+    /// A fact that admits traffic, and is wanted.
+    Admitting(Shared),
+    Destination(Destination),
+    /// A fact that refuses traffic.
+    Refusing(Shared),
+    /// A fact that admits traffic, and is not wanted.
+    Withdrawn(Shared),
+}
+
+impl Item {
+    const FIRST: Self = Self::Admitting(Shared::ClusterIp(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    const LAST: Self = Self::Withdrawn(Shared::NodePortAddress(IpAddr::V6(Ipv6Addr::from_bits(
+        u128::MAX,
+    ))));
+
+    /// A shared fact.
+    pub(super) const fn shared(shared: Shared, is_wanted: bool) -> Self {
+        match (shared.admits(), is_wanted) {
+            (false, _) => Self::Refusing(shared),
+            (true, true) => Self::Admitting(shared),
+            (true, false) => Self::Withdrawn(shared),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    owner_of: FxHashMap<Item, Owner>,
+    waiting: BTreeSet<(Owner, Item)>,
+    /// Whose turn is next.
+    turn: Option<Owner>,
+}
+
+impl Queue {
+    /// Puts in what is to be looked at on an owner's behalf, unless it is on another's already.
+    pub(super) fn put(&mut self, owner: Owner, item: Item) {
+        if let Slot::Vacant(slot) = self.owner_of.entry(item) {
+            slot.insert(owner);
+            self.waiting.insert((owner, item));
+        }
+    }
+
+    /// The same for a shared fact, which may have been wanted when it was put in last, or not.
+    pub(super) fn put_shared(&mut self, owner: Owner, shared: Shared, is_wanted: bool) {
+        if shared.admits() {
+            self.done(&Item::shared(shared, !is_wanted));
+        }
+        self.put(owner, Item::shared(shared, is_wanted));
+    }
+
+    pub(super) fn done(&mut self, item: &Item) {
+        if let Some(owner) = self.owner_of.remove(item) {
+            self.waiting.remove(&(owner, *item));
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.owner_of.clear();
+        self.waiting.clear();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether something of an owner's is to be looked at.
+    pub(super) fn holds(&self, owner: Owner) -> bool {
+        self.of(owner).next().is_some()
+    }
+
+    /// What there is of an owner's.
+    pub(super) fn of(&self, owner: Owner) -> btree_set::Range<'_, (Owner, Item)> {
+        self.waiting
+            .range((owner, Item::FIRST)..=(owner, Item::LAST))
+    }
+
+    /// The same from an item on.
+    fn of_from(&self, (owner, item): (Owner, Item)) -> btree_set::Range<'_, (Owner, Item)> {
+        self.waiting.range((owner, item)..=(owner, Item::LAST))
+    }
+
+    pub(super) const fn set_turn(&mut self, turn: Option<Owner>) {
+        self.turn = turn;
+    }
+
+    /// What there is of all Services, a piece of `quantum` at a time.
+    pub(super) const fn turns(&self, quantum: usize) -> Turns<'_> {
+        Turns {
+            queue: self,
+            quantum,
+            used: 0,
+            current: None,
+            begun: false,
+            wrapped: false,
+            owner: Owner::Cluster,
+            rest: VecDeque::new(),
+        }
+    }
+
+    /// The first Service that waits behind an owner.
+    pub(super) fn after(&self, owner: Owner) -> Option<Owner> {
+        let behind = (Bound::Excluded((owner, Item::LAST)), Bound::Unbounded);
+        self.waiting.range(behind).next().map(|(owner, _)| *owner)
+    }
+}
+
+/// Who is looked at next.
+pub(super) struct Turns<'a> {
+    queue: &'a Queue,
+    quantum: usize,
+    used: usize,
+    current: Option<btree_set::Range<'a, (Owner, Item)>>,
+    begun: bool,
+    /// It has come past the last Service.
+    wrapped: bool,
+    /// Whose turn was given last.
+    owner: Owner,
+    /// Those that have more than they could take in their first turn.
+    rest: VecDeque<btree_set::Range<'a, (Owner, Item)>>,
+}
+
+impl Turns<'_> {
+    /// What was given last has taken so much.
+    pub(super) const fn charge(&mut self, weight: usize) {
+        self.used += weight;
+    }
+
+    /// The next Service that has had no turn yet.
+    fn next_owner(&mut self) -> Option<Owner> {
+        let first = self.queue.turn.filter(|turn| *turn != Owner::Cluster);
+        if !std::mem::replace(&mut self.begun, true)
+            && let Some(first) = first
+            && self.queue.holds(first)
+        {
+            return Some(first);
+        }
+        let end = first.unwrap_or(Owner::Cluster);
+        if !self.wrapped {
+            let from = if self.owner == Owner::Cluster {
+                end
+            } else {
+                self.owner
+            };
+            if let Some(owner) = self.queue.after(from) {
+                return Some(owner);
+            }
+            self.wrapped = true;
+            self.owner = Owner::Cluster;
+        }
+        self.queue.after(self.owner).filter(|owner| *owner < end)
+    }
+}
+
+impl Iterator for Turns<'_> {
+    type Item = (Owner, Item);
+
+    fn next(&mut self) -> Option<(Owner, Item)> {
+        loop {
+            if let Some(mut current) = self.current.take() {
+                if let Some(next) = current.next() {
+                    if self.used < self.quantum {
+                        self.current = Some(current);
+                        return Some(*next);
+                    }
+                    self.rest.push_back(self.queue.of_from(*next));
+                }
+            }
+            self.used = 0;
+            if let Some(owner) = self.next_owner() {
+                self.owner = owner;
+                self.current = Some(self.queue.of(owner));
+            } else if let Some(rest) = self.rest.pop_front() {
+                self.current = Some(rest);
+            } else {
+                return None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ir::Host;
+    use crate::core::model::{Protocol, ServiceId};
+
+    fn destination(number: u8) -> Item {
+        Item::Destination(Destination {
+            host: Host::Address([10, 0, 0, number].into()),
+            protocol: Protocol::Tcp,
+            port: 80,
+        })
+    }
+
+    /// So many Services, each with so many destinations.
+    fn queue(destinations: &[u8]) -> (Queue, Vec<Owner>) {
+        let mut queue = Queue::default();
+        let ids = std::iter::successors(Some(ServiceId::FIRST), |id| Some(id.next()));
+        let owners: Vec<Owner> = ids.map(Owner::Service).take(destinations.len()).collect();
+        let mut number = 0;
+        for (owner, count) in owners.iter().zip(destinations) {
+            for _ in 0..*count {
+                queue.put(*owner, destination(number));
+                number += 1;
+            }
+        }
+        (queue, owners)
+    }
+
+    fn order(queue: &Queue, owners: &[Owner], quantum: usize) -> String {
+        let mut turns = queue.turns(quantum);
+        let mut order = String::new();
+        while let Some((owner, _)) = turns.next() {
+            turns.charge(1);
+            let place = owners.iter().position(|known| *known == owner).unwrap();
+            order.push_str(&place.to_string());
+        }
+        order
+    }
+
+    #[test]
+    fn owners_have_turns_and_go_on_where_they_had_to_stop() {
+        let (mut queue, owners) = queue(&[5, 1, 3]);
+        assert_eq!(order(&queue, &owners, 2), "001220020");
+        queue.set_turn(Some(owners[2]));
+        assert_eq!(order(&queue, &owners, 9), "222000001");
+        queue.set_turn(Some(owners[1]));
+        assert_eq!(order(&queue, &owners, 1), "120202000");
+        queue.done(&destination(5));
+        assert_eq!(
+            order(&queue, &owners, 1),
+            "20202000",
+            "its turn was, and it has nothing"
+        );
+    }
+
+    #[test]
+    fn a_fact_that_is_withdrawn_is_not_admitted_and_waits_for_one_owner() {
+        let (mut queue, owners) = queue(&[0, 0]);
+        let address = Shared::NodePortAddress([10, 0, 0, 1].into());
+        queue.put_shared(owners[0], address, true);
+        queue.put_shared(owners[1], address, false);
+        assert!(!queue.holds(owners[0]));
+        let waiting: Vec<_> = queue.turns(9).collect();
+        assert_eq!(waiting, [(owners[1], Item::Withdrawn(address))]);
+        queue.done(&Item::Withdrawn(address));
+        assert!(queue.is_empty());
+    }
+}
