@@ -24,6 +24,8 @@ struct Picky {
     /// How many operations it wants in a transaction; 0 for no limit.
     most: usize,
     down: bool,
+    /// What it says if it refuses something; otherwise that it is invalid.
+    says: Option<Errno>,
 }
 
 fn port(entry: &Entry) -> Option<u16> {
@@ -105,7 +107,7 @@ impl Backend for &mut Picky {
         Err(ApplyError::Refused(vec![Refused {
             what: "elements".to_owned(),
             owners,
-            errno: Errno::EINVAL,
+            errno: self.says.unwrap_or(Errno::EINVAL),
             message: None,
         }]))
     }
@@ -300,4 +302,88 @@ fn n_h1_a_sync_that_fails_loses_no_stale_flows() {
     proxy.backend.down = false;
     proxy.sync().unwrap();
     assert_eq!(stale(&mut proxy), ["10.96.0.53:53/udp"], "nor of one gone");
+}
+
+#[test]
+fn nobody_is_left_out_because_the_machine_has_no_memory() {
+    let mut backend = Picky::default();
+    let mut proxy = proxy(&mut backend);
+    proxy.take([service(81), service(82)]);
+    proxy.sync().unwrap();
+    proxy.backend.hates = [81, 82, 83].into();
+    proxy.backend.says = Some(Errno::ENOMEM);
+    let Change::Service(key, Some(mut changed)) = service(82) else {
+        unreachable!("a Service")
+    };
+    changed.ports[0].port = 83;
+    proxy.take([Change::Service(key, Some(changed))]);
+    for _ in 0..10 {
+        let error = proxy.sync().unwrap_err();
+        assert!(error.to_string().contains("ENOMEM"), "{error}");
+        assert_eq!(served(proxy.backend), [81, 82], "what is programmed stays");
+    }
+    proxy.backend.hates.clear();
+    let synced = proxy.sync().unwrap();
+    assert_eq!(synced.left_out, 0);
+    assert_eq!(served(proxy.backend), [81, 83]);
+}
+
+#[test]
+fn nobody_waits_until_another_has_been_served_whole() {
+    let mut backend = Picky {
+        most: 64,
+        ..Picky::default()
+    };
+    let mut proxy = proxy(&mut backend);
+    let Change::Service(key, Some(mut large)) = service(100) else {
+        unreachable!("a Service")
+    };
+    let port = large.ports[0].clone();
+    large.ports = (1_000..3_000)
+        .map(|number| ServicePort {
+            name: format!("port-{number}").into(),
+            port: number,
+            ..port.clone()
+        })
+        .collect();
+    proxy.take([Change::Service(key, Some(large)), service(81)]);
+    let synced = proxy.step().unwrap();
+    assert!(!synced.settled);
+    assert!(served(proxy.backend).contains(&81), "it had its turn");
+    // What comes meanwhile is served before the rest is.
+    proxy.take([service(82)]);
+    proxy.step().unwrap();
+    assert!(served(proxy.backend).contains(&82));
+    assert!(served(proxy.backend).len() < 200);
+    while !proxy.step().unwrap().settled {}
+    assert_eq!(served(proxy.backend).len(), 2_002);
+}
+
+#[test]
+fn a_service_that_has_taken_much_time_waits_and_the_others_do_not() {
+    let mut backend = Picky::default();
+    let mut proxy = proxy(&mut backend);
+    proxy.take([service(81), service(82)]);
+    proxy.sync().unwrap();
+    let id = |proxy: &Proxy<&mut Picky>, port: u16| {
+        let key = ObjectKey::new("default", format!("svc-{port}"));
+        proxy.desired.state.id_of(&key).unwrap()
+    };
+    let costly = id(&proxy, 81);
+    proxy.desired.spend(costly, Duration::from_secs(5));
+    let changed = |port: u16| {
+        let Change::Service(key, Some(mut changed)) = service(port) else {
+            unreachable!("a Service")
+        };
+        changed.ports[0].port = port + 100;
+        Change::Service(key, Some(changed))
+    };
+    proxy.take([changed(81), changed(82)]);
+    let synced = proxy.step().unwrap();
+    assert!(synced.settled);
+    let until = synced.wait.expect("one waits");
+    assert!(until > Instant::now() + Duration::from_secs(30));
+    assert_eq!(served(proxy.backend), [81, 182]);
+    proxy.sync().unwrap();
+    assert_eq!(served(proxy.backend), [181, 182]);
 }

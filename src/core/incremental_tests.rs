@@ -296,3 +296,18 @@ fn endpoints_keep_the_places_that_are_held_of_them() {
     let again = again.compile(service, state.node());
     assert_eq!(again.destinations[0].1.list(List::Primary), Some(&held));
 }
+
+#[test]
+fn an_endpoint_that_is_held_in_two_places_is_put_right() {
+    let state = many(1_000);
+    let service = state.service(ServiceId::FIRST).unwrap();
+    let first = Incremental::new(service, state.node(), |_, _| None);
+    let first = first.compile(service, state.node());
+    let list = first.destinations[0].1.list(List::Primary).unwrap();
+    let held = list.with(&[(5, list.get(6).unwrap())], list.len());
+    let again = Incremental::new(service, state.node(), |_, list| {
+        matches!(list, List::Primary).then_some(&held)
+    });
+    let again = again.compile(service, state.node());
+    assert_eq!(sorted(again), sorted(first));
+}

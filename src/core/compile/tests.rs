@@ -416,6 +416,35 @@ fn what_ports_addresses_and_endpoints_multiply_to_is_bounded_and_what_is_left_ou
 }
 
 #[test]
+fn ports_whose_endpoints_are_too_many_are_left_out_before_anything_is_worked_out_for_them() {
+    let mut state = cluster(&[], &(1..=250).collect::<Vec<u8>>(), true);
+    let mut large = service();
+    large.external_ips = vec!["198.51.100.1".parse().unwrap()];
+    let count = 6_000_u16;
+    let name = |port: u16| Name::from(format!("port-{port}"));
+    large.ports = (1..=count)
+        .map(|number| port(&name(number), number, 0))
+        .collect();
+    let known = state.slices(&key()).next().unwrap().clone();
+    let ports = (1..=count).map(|port| SlicePort {
+        name: name(port),
+        protocol: Protocol::Tcp,
+        port,
+    });
+    let slice = EndpointSlice {
+        ports: ports.collect::<Vec<_>>().into(),
+        ..known
+    };
+    let slice_name = ObjectKey::new("shop", "web-0");
+    state.apply(Change::EndpointSlice(slice_name, Some(Box::new(slice))));
+    let compiled = compile(&key(), &large, &state);
+    assert!(compiled.destinations.len() < 3 * MOST_ELEMENTS / 250);
+    let claimed = u32::from(count) * 3;
+    let compiled_ones = u32::try_from(compiled.destinations.len()).unwrap();
+    assert_eq!(compiled.left_out + compiled_ones, claimed);
+}
+
+#[test]
 fn e9_e15_a_service_states_its_endpoints_here_and_if_it_has_ports_its_cluster_ip() {
     let compiled = compile(&key(), &service(), &cluster(&[1], &[2], true));
     let endpoint = Endpoint::new("10.244.0.1".parse().unwrap(), 8080);

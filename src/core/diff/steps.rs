@@ -23,7 +23,10 @@ pub(super) fn toward(
         (None, None) => None,
         // Whom it does not admit yet it has not served before.
         (None, Some(wanted)) => Some(cut(wanted, places)),
-        (Some(applied), None) => shorter(applied, places),
+        (Some(applied), None) => {
+            let longest = longest(applied);
+            (longest > places).then(|| cut(applied, fewer(longest, places)))
+        }
         (Some(applied), Some(wanted)) => {
             if let Some(sources) = sources_toward(&applied.sources, &wanted.sources, places) {
                 return Some(Forwarding {
@@ -34,8 +37,10 @@ pub(super) fn toward(
             let lists = if is_same_kind(applied, wanted) {
                 some_of(applied, wanted, places)
             } else if longest_list(applied) > places {
-                let sources = applied.sources.clone();
-                return shorter(applied, places).map(|shorter| Forwarding { sources, ..shorter });
+                return Some(Forwarding {
+                    sources: applied.sources.clone(),
+                    ..cut(applied, fewer(longest_list(applied), places))
+                });
             } else {
                 cut(wanted, places)
             };
@@ -47,10 +52,9 @@ pub(super) fn toward(
     }
 }
 
-/// With fewer endpoints and sources, or not at all.
-fn shorter(applied: &Forwarding, places: usize) -> Option<Forwarding> {
-    let longest = longest(applied);
-    (longest > places).then(|| cut(applied, longest.saturating_sub(places).max(places)))
+/// What is left of so many.
+fn fewer(length: usize, places: usize) -> usize {
+    length.saturating_sub(places).max(places)
 }
 
 /// The next step of who may connect; `None` if it can be taken at once. Nobody is refused on the way

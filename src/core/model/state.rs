@@ -350,6 +350,12 @@ impl State {
         self.dirty.contains_key(&owner)
     }
 
+    /// The id of a Service that is known, or of whose slices some are.
+    #[must_use]
+    pub fn id_of(&self, service: &ObjectKey) -> Option<ServiceId> {
+        self.ids.get(service).copied()
+    }
+
     /// The Service that a slice belongs to.
     #[must_use]
     pub fn owner_of(&self, slice: &ObjectKey) -> Option<ServiceId> {

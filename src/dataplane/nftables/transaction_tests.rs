@@ -2,6 +2,7 @@
 //! before: batches are taken by a kernel of maps, which is as strict as the real one, and read back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 
@@ -239,8 +240,9 @@ fn any_long() -> impl Strategy<Value = Option<Forwarding>> {
             .map(|number| Endpoint::new(std::net::Ipv4Addr::from(number).into(), 53))
             .collect()
     };
-    let forwarding = (policy, list(), list(), affinity).prop_map(
-        move |(policy, primary, external, affinity)| Forwarding {
+    let sources = proptest::option::weighted(0.3, (0u32..400, 0u32..1_500));
+    let forwarding = (policy, list(), list(), affinity, sources).prop_map(
+        move |(policy, primary, external, affinity, sources)| Forwarding {
             label: Label::new("a/b"),
             action: Action::Balance {
                 policy,
@@ -248,14 +250,29 @@ fn any_long() -> impl Strategy<Value = Option<Forwarding>> {
                 external: (policy == SourcePolicy::ExternalLocal).then(|| make(external)),
                 affinity,
             },
-            sources: Sources::Any,
+            sources: sources.map_or(Sources::Any, |(first, count)| {
+                let addresses = (first..first + count).map(std::net::Ipv4Addr::from);
+                Sources::Only(
+                    addresses
+                        .map(|address| IpAddr::V4(address).into())
+                        .collect(),
+                )
+            }),
         },
     );
     proptest::option::weighted(0.85, forwarding)
 }
 
+/// Whether it lets a source in.
+fn admits(forwarding: &Forwarding, source: &ipnetwork::IpNetwork) -> bool {
+    match &forwarding.sources {
+        Sources::Any | Sources::Prepared(_) => true,
+        Sources::Only(networks) => networks.contains(source),
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn no_transaction_has_more_operations_than_it_should_and_every_one_leaves_what_serves(
@@ -267,7 +284,14 @@ proptest! {
         programmed.replace = false;
         for wanted in wanted {
             want(&mut engine, vec![None, None, wanted.clone()]);
-            let mut serves = wanted.is_some() && engine.applied(&destination(2)).is_some();
+            let before = engine.applied(&destination(2)).cloned();
+            let mut serves = wanted.is_some() && before.is_some();
+            let mut kept: Vec<ipnetwork::IpNetwork> = Vec::new();
+            if let (Some(before), Some(wanted)) = (&before, &wanted) {
+                let some = before.sources.networks().iter().chain(wanted.sources.networks());
+                let both = some.filter(|one| admits(before, one) && admits(wanted, one));
+                kept.extend(both.step_by(97));
+            }
             let mut steps = 0;
             while !engine.is_settled() {
                 let pending = engine.pending_up_to(MOST);
@@ -280,6 +304,9 @@ proptest! {
                 let (entries, _) = kernel.read(&programmed);
                 prop_assert_eq!(&entries, &engine.applied_entries());
                 serves = serves && engine.applied(&destination(2)).is_some();
+                if let Some(applied) = engine.applied(&destination(2)) {
+                    prop_assert!(kept.iter().all(|source| admits(applied, source)));
+                }
                 steps += 1;
                 prop_assert!(steps < 500, "it comes to an end");
             }
@@ -291,6 +318,7 @@ proptest! {
                     list.sort_unstable();
                     list
                 };
+                prop_assert_eq!(&applied.sources, &wanted.sources);
                 for list in List::BOTH {
                     prop_assert_eq!(sorted(applied.list(list)), sorted(wanted.list(list)));
                 }
@@ -456,4 +484,44 @@ fn the_last_message_of_a_transaction_asks_for_an_answer_and_no_other() {
         let asking: Vec<usize> = (0..asks.len()).filter(|index| asks[*index]).collect();
         assert_eq!(asking, [last]);
     }
+}
+
+#[test]
+fn f4_a_timeout_that_was_rounded_is_exact_when_there_is_room_and_the_service_changes() {
+    let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
+    let mut programmed = Programmed::new(Options::default());
+    let exact = |number: u32| balance(&[1, 2], Some(1_000 + number));
+    // The first is a NodePort, the second of IPv6.
+    let mut wanted: Vec<Option<Forwarding>> = vec![None, None];
+    wanted.extend((0..40).map(exact));
+    wanted.push(balance(&[1, 2], Some(77)));
+    let mut step = |wanted: &[Option<Forwarding>]| {
+        want(&mut engine, wanted.to_vec());
+        let pending = engine.pending();
+        let (batch, change) = programmed.encode(pending.delta());
+        kernel.take(batch.bytes());
+        let rounded = programmed.applied(change);
+        engine.commit(pending);
+        rounded.iter().map(|one| one.seconds).collect::<Vec<u32>>()
+    };
+    assert_eq!(step(&wanted), [120]);
+    wanted[42] = balance(&[1, 2, 3], Some(77));
+    assert!(
+        step(&wanted).is_empty(),
+        "there is no room, and it was said"
+    );
+    wanted[2] = None;
+    wanted[3] = None;
+    step(&wanted);
+    wanted[42] = balance(&[1, 2], Some(77));
+    step(&wanted);
+    let timeouts = programmed.affinity.classes.v4.timeouts();
+    assert!(
+        timeouts.values().any(|seconds| *seconds == 77),
+        "{timeouts:?}"
+    );
+    assert!(
+        !timeouts.values().any(|seconds| *seconds == 120),
+        "{timeouts:?}"
+    );
 }
