@@ -6,6 +6,7 @@
 
 mod budget;
 pub(crate) mod cluster;
+mod desired;
 pub(crate) mod files;
 mod inbox;
 pub mod reconciler;

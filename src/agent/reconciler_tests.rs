@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use nix::errno::Errno;
 
 use super::*;
+use crate::core::compile::NodePortAddresses;
 use crate::core::ir::{Delta, Entry, Operation};
 use crate::core::model::{
-    Family, ObjectKey, PerFamily, Protocol, Service, ServicePort, SourceRanges,
+    Family, Node, ObjectKey, PerFamily, Protocol, Service, ServicePort, SourceRanges,
 };
 use crate::dataplane::{Changed, Options, Refused};
 

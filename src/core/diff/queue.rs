@@ -175,14 +175,14 @@ impl Iterator for Turns<'_> {
 
     fn next(&mut self) -> Option<(Owner, Item)> {
         loop {
-            if let Some(mut current) = self.current.take() {
-                if let Some(next) = current.next() {
-                    if self.used < self.quantum {
-                        self.current = Some(current);
-                        return Some(*next);
-                    }
-                    self.rest.push_back(self.queue.of_from(*next));
+            if let Some(mut current) = self.current.take()
+                && let Some(next) = current.next()
+            {
+                if self.used < self.quantum {
+                    self.current = Some(current);
+                    return Some(*next);
                 }
+                self.rest.push_back(self.queue.of_from(*next));
             }
             self.used = 0;
             if let Some(owner) = self.next_owner() {

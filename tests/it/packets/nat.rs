@@ -63,6 +63,57 @@ END");
 }
 
 #[test]
+fn e8_mark_and_priority_are_set_back_even_where_somebody_else_masquerades_everything() {
+    if !have_root("the mark and the priority") {
+        return;
+    }
+    let site = Site::new(
+        with(
+            full_service("web", 10, NODE_PORT),
+            slices("web", "TCP", &[11]),
+        ),
+        &[],
+    );
+    let world = &site.world;
+    // As a CNI plugin does, and a little before.
+    world.node.sh("nft -f - <<'END'
+        table inet spy {
+            counter translated { }
+            counter marked { }
+            counter prioritised { }
+            chain early {
+                type nat hook postrouting priority 99;
+                ct state new masquerade
+            }
+            chain cni {
+                type nat hook postrouting priority srcnat;
+                ct state new masquerade
+            }
+            chain last {
+                type filter hook postrouting priority 300;
+                ct state new ct status dnat counter name translated
+                ct state new meta mark and 0x4000 == 0x4000 counter name marked
+                ct state new ct status dnat meta priority != none counter name prioritised
+            }
+        }
+END");
+    let mut connections = 0;
+    for net in BOTH {
+        for (_, target) in net.targets(10, NODE_PORT) {
+            let seen = world
+                .client
+                .connect(&target.to_string())
+                .expect("an answer");
+            assert_eq!(seen.source, ip(net.node), "{target}");
+            connections += 1;
+        }
+    }
+    assert!(count(&world.node, "translated") >= connections);
+    assert_eq!(count(&world.node, "marked"), 0);
+    assert_eq!(count(&world.node, "prioritised"), 0);
+}
+
+#[test]
 fn e8_masqueraded_connections_come_from_random_ports() {
     if !have_root("the ports of masqueraded connections") {
         return;

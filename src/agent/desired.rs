@@ -1,0 +1,284 @@
+//! What the cluster wants: its state, what that is compiled to, and how it differs from what is
+//! applied.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxBuildHasher;
+
+use super::budget::Budgets;
+use crate::core::compile::{self, Compiled, HealthCheck, NodePortAddresses, WithoutLocal};
+use crate::core::diff::{Contested, Engine};
+use crate::core::incremental::Incremental;
+use crate::core::ir::{Delta, Destination};
+use crate::core::model::{
+    Change, ChangedSlices, Dirty, Node, ObjectKey, Owner, PerFamily, ServiceId, State,
+};
+
+/// How many lines a Service that claims what others claim is worth.
+const REPORTED: usize = 8;
+/// A transaction of fewer operations takes so little time that nobody asks whose it was.
+const COUNTED: usize = 256;
+/// What the cluster wants and what the kernel has.
+#[derive(Debug)]
+pub struct Desired {
+    pub(super) state: State,
+    pub(super) engine: Engine,
+    health_checks: BTreeMap<ServiceId, (ObjectKey, HealthCheck)>,
+    without_local: BTreeMap<ServiceId, PerFamily<WithoutLocal>>,
+    /// How many destinations are left out of Services that are too large.
+    too_large: BTreeMap<ServiceId, u32>,
+    node_ports: NodePortAddresses,
+    /// Services with many endpoints.
+    many: HashMap<ServiceId, Incremental, FxBuildHasher>,
+    /// How much time Services have taken.
+    budgets: Budgets,
+}
+
+impl Desired {
+    /// An empty cluster around a node.
+    #[must_use]
+    pub fn new(node: Node, node_ports: NodePortAddresses) -> Self {
+        Self {
+            state: State::new(node),
+            engine: Engine::default(),
+            health_checks: BTreeMap::new(),
+            without_local: BTreeMap::new(),
+            too_large: BTreeMap::new(),
+            node_ports,
+            many: HashMap::default(),
+            budgets: Budgets::default(),
+        }
+    }
+
+    /// Takes in what happened in the cluster.
+    pub fn take(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            self.state.apply(change);
+        }
+    }
+
+    /// Compiles what the changes touched; returns whose that was.
+    pub fn compile(&mut self) -> Vec<Owner> {
+        let dirty = self.state.take_dirty();
+        self.compile_dirty(dirty)
+    }
+
+    /// The same but for Services that have taken too much time lately. Returns besides when the
+    /// first of them is to be looked at.
+    pub(super) fn compile_in_turn(&mut self) -> (Vec<Owner>, Option<Instant>) {
+        let now = Instant::now();
+        self.budgets.settle(now);
+        let mut first: Option<Instant> = None;
+        let budgets = &self.budgets;
+        let dirty = self.state.take_dirty_if(|owner| {
+            let wait = owner.service().and_then(|id| budgets.wait(id, now));
+            if let Some(until) = wait {
+                first = Some(first.map_or(until, |first| first.min(until)));
+            }
+            wait.is_none()
+        });
+        (self.compile_dirty(dirty), first)
+    }
+
+    fn compile_dirty(&mut self, dirty: Vec<Dirty>) -> Vec<Owner> {
+        let mut owners = Vec::with_capacity(dirty.len());
+        for Dirty { owner, slices } in dirty {
+            owners.push(owner);
+            let contested = match owner {
+                Owner::Cluster => {
+                    let compiled = compile::compile_cluster(&self.state, &self.node_ports);
+                    self.engine.update(owner, Some(compiled))
+                }
+                Owner::Service(id) => {
+                    let started = Instant::now();
+                    let compiled = self.compile_service(id, slices);
+                    self.note(id, compiled.as_ref());
+                    let contested = self.engine.update(owner, compiled);
+                    self.spend(id, started.elapsed());
+                    contested
+                }
+            };
+            self.report(&contested);
+        }
+        owners
+    }
+
+    /// Notes what others than the engine have to know of a Service.
+    fn note(&mut self, id: ServiceId, compiled: Option<&Compiled>) {
+        match compiled.map(|compiled| compiled.without_local) {
+            Some(without) if without != PerFamily::default() => {
+                self.without_local.insert(id, without);
+            }
+            _ => {
+                self.without_local.remove(&id);
+            }
+        }
+        self.note_left_out(id, compiled.map_or(0, |compiled| compiled.left_out));
+        let health_check = compiled.and_then(|compiled| compiled.health_check.as_deref().copied());
+        match (self.state.name(id), health_check) {
+            (Some(key), Some(check)) => {
+                self.health_checks.insert(id, (key.clone(), check));
+            }
+            _ => {
+                self.health_checks.remove(&id);
+            }
+        }
+    }
+
+    /// Notes how much time a Service has taken.
+    pub(super) fn spend(&mut self, id: ServiceId, time: Duration) {
+        if let Some(key) = self.state.name(id) {
+            let now = Instant::now();
+            self.budgets.spend(id, &key.namespace, time, now);
+        }
+    }
+
+    /// Notes how much of a transaction was whose.
+    pub(super) fn spend_transaction(&mut self, delta: &Delta, time: Duration) {
+        if delta.len() < COUNTED {
+            return;
+        }
+        let mut operations: HashMap<ServiceId, u32, FxBuildHasher> = HashMap::default();
+        for operation in delta.remove.iter().chain(&delta.add) {
+            if let Some(id) = operation.owner.service() {
+                *operations.entry(id).or_insert(0) += 1;
+            }
+        }
+        let all = u32::try_from(delta.len()).unwrap_or(u32::MAX);
+        for (id, count) in operations {
+            self.spend(id, time / all * count);
+        }
+    }
+
+    fn compile_service(
+        &mut self,
+        id: ServiceId,
+        slices: Option<ChangedSlices>,
+    ) -> Option<Compiled> {
+        let Some(known) = self.state.service(id) else {
+            self.many.remove(&id);
+            return None;
+        };
+        let node = self.state.node();
+        if !Incremental::suits(known) {
+            let compiled = compile::compile_known(known, node);
+            if self.many.remove(&id).is_some() {
+                self.state.track(id, false);
+            }
+            return Some(compiled);
+        }
+        let incremental = match (self.many.entry(id), slices) {
+            (Entry::Occupied(entry), Some(slices)) => {
+                let incremental = entry.into_mut();
+                incremental.change(known, &slices);
+                incremental
+            }
+            (entry, _) => {
+                let held =
+                    |destination: Destination, list| self.engine.applied(&destination)?.list(list);
+                let new = Incremental::new(known, node, held);
+                entry.insert_entry(new).into_mut()
+            }
+        };
+        let compiled = incremental.compile(known, node);
+        self.state.track(id, true);
+        Some(compiled)
+    }
+
+    fn note_left_out(&mut self, id: ServiceId, left_out: u32) {
+        let before = match left_out {
+            0 => self.too_large.remove(&id),
+            _ => self.too_large.insert(id, left_out),
+        };
+        if left_out > 0 && before != Some(left_out) {
+            tracing::warn!(
+                service = self.name(Owner::Service(id)),
+                left_out,
+                "spec.ports, addresses and endpoints multiply to more than {} elements: \
+                 destinations beyond that are left out",
+                compile::MOST_ELEMENTS,
+            );
+        }
+    }
+
+    /// One line for each two Services, however many destinations it is about.
+    fn report(&self, contested: &[Contested]) {
+        let mut pairs: BTreeMap<(Owner, Owner), (Destination, usize)> = BTreeMap::new();
+        for one in contested {
+            let pair = pairs.entry((one.winner, one.loser));
+            pair.or_insert((one.destination, 0)).1 += 1;
+        }
+        for ((winner, loser), (destination, destinations)) in pairs.iter().take(REPORTED) {
+            tracing::warn!(
+                %destination,
+                destinations,
+                served = self.name(*winner),
+                waiting = self.name(*loser),
+                "two Services claim one address and port: the older one has it",
+            );
+        }
+        if let Some(more) = pairs.len().checked_sub(REPORTED).filter(|more| *more > 0) {
+            tracing::warn!(more, "and so do more pairs of Services");
+        }
+    }
+
+    pub(super) fn name(&self, owner: Owner) -> String {
+        let key = owner.service().and_then(|id| self.state.name(id));
+        key.map_or_else(|| "the cluster".to_owned(), ToString::to_string)
+    }
+
+    /// Which of the node's addresses accept `NodePort`s, as configured.
+    #[must_use]
+    pub const fn node_ports(&self) -> &NodePortAddresses {
+        &self.node_ports
+    }
+
+    /// The addresses of this node that accept `NodePort`s.
+    #[must_use]
+    pub fn node_port_addresses(&self) -> Vec<IpAddr> {
+        compile::accepted_node_port_addresses(&self.state, &self.node_ports)
+    }
+
+    /// The health checks of Services, and whose they are.
+    pub fn health_checks(&self) -> impl Iterator<Item = &(ObjectKey, HealthCheck)> {
+        self.health_checks.values()
+    }
+
+    /// How many Service ports a Local policy leaves without endpoints here.
+    #[must_use]
+    pub fn without_local(&self) -> PerFamily<WithoutLocal> {
+        let mut sum = PerFamily::<WithoutLocal>::default();
+        for service in self.without_local.values() {
+            for (family, without) in service.iter() {
+                let sum = sum.get_mut(family);
+                sum.internal += without.internal;
+                sum.external += without.external;
+            }
+        }
+        sum
+    }
+
+    /// Whether what an `EndpointSlice` was last is programmed.
+    #[must_use]
+    pub fn has_programmed(&self, slice: &ObjectKey) -> bool {
+        self.state.owner_of(slice).is_none_or(|id| {
+            let owner = Owner::Service(id);
+            !self.state.is_dirty(owner) && self.engine.has_settled(owner)
+        })
+    }
+
+    /// The cluster's objects.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What is wanted, compared with what is applied.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
