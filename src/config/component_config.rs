@@ -16,6 +16,19 @@ pub const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 /// The one kind there is.
 pub const KIND: &str = "KubeProxyConfiguration";
 
+/// What `mode` may be; the first is not said.
+pub const MODES: &[&str] = &["", "nftables", "iptables", "ipvs"];
+/// What `detectLocalMode` may be.
+pub const LOCAL_MODES: &[&str] = &[
+    "",
+    "ClusterCIDR",
+    "NodeCIDR",
+    "BridgeInterface",
+    "InterfaceNamePrefix",
+];
+/// What `logging.format` may be.
+pub const FORMATS: &[&str] = &["text", "json"];
+
 /// `null` is the zero value, as in Go.
 fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

@@ -1,6 +1,6 @@
-//! The command line and kube-proxy's configuration file: flags as typed (`args`), the file
-//! (`file`, `component_config`), flags as the same object (`flags`), what it may say
-//! (`validate`), and what it means (`settings`, `addresses`).
+//! The command line and kube-proxy's configuration file: flags as typed (`args`), kube-proxy's in one
+//! table (`table`), the file (`file`, `component_config`), flags as the same object (`flags`), what it
+//! may say (`validate`), and what it means (`settings`, `addresses`).
 
 mod addresses;
 mod args;
@@ -10,10 +10,11 @@ mod errors;
 mod file;
 mod flags;
 mod settings;
+mod table;
 mod validate;
 
-pub use args::Args;
+pub use args::{Args, Output};
 pub use component_config::KubeProxyConfiguration;
 pub use errors::{ConfigError, NoPodCidrs, UsageError};
 pub use file::{FileError, write};
-pub use settings::{Action, Config, ConfigFile, LogFormat, Origin, Output};
+pub use settings::{Action, Config, ConfigFile, LogFormat, Origin};

@@ -7,25 +7,17 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::addresses::{DetectLocal, detect_local, loopback, node_port_addresses};
+use super::args::{Args, Output};
 use super::component_config::{self as file, KubeProxyConfiguration};
 use super::errors::{ConfigError, NoPodCidrs, UsageError};
 use super::file::load;
+use super::table::flag_of;
 use super::validate::validate;
-use super::{Args, flags};
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::LocalDetector;
 use crate::core::model::{Node, PerFamily};
 use crate::core::networks;
 use crate::host::sysctl::Conntrack;
-
-/// How a dry run is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    /// nft syntax.
-    Nft,
-    /// The intermediate representation.
-    Json,
-}
 
 /// How logs are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,13 +126,20 @@ impl Config {
     pub fn from_args(args: &Args, hostname: &str) -> Result<Self, ConfigError> {
         let (mut raw, healthz_off, mut warnings, config_file) = match &args.config {
             None => {
-                let (raw, healthz_off) = flags::configuration(args)?;
+                if args.kube_proxy.has_empty("cluster-cidr") && args.manifests.is_none() {
+                    return Err(UsageError::flag(
+                        "cluster-cidr",
+                        "is empty; leave it out if there is none",
+                    )
+                    .into());
+                }
+                let (raw, healthz_off) = args.kube_proxy.configuration()?;
                 (raw, healthz_off, Vec::new(), None)
             }
             Some(path) => {
                 let loaded = load(path)?;
                 let mut warnings = loaded.warnings;
-                let ignored = flags::ignored(args);
+                let ignored = args.kube_proxy.ignored();
                 if !ignored.is_empty() {
                     warnings.push(format!(
                         "with --config these flags are ignored: --{}",
@@ -154,20 +153,11 @@ impl Config {
                 (loaded.configuration, false, warnings, Some(config_file))
             }
         };
-        // Of the fields, only these lose to their flags.
-        if let Some(name) = &args.hostname_override {
-            raw.hostname_override.clone_from(name);
-        }
-        if let Some(format) = &args.logging_format {
-            raw.logging.format.clone_from(format);
-        }
-        if let Some(verbosity) = args.verbosity {
-            raw.logging.verbosity = verbosity;
-        }
+        args.kube_proxy.override_file(&mut raw)?;
         let periods = Periods::of(&raw);
         raw.set_defaults();
         // What flags said is complained about by the flag's name.
-        let named = |error: UsageError| match (&config_file, flags::flag_of(&error.name)) {
+        let named = |error: UsageError| match (&config_file, flag_of(&error.name)) {
             (None, Some(flag)) => UsageError::flag(flag, error.problem),
             (Some(file), _) => UsageError::field(
                 format!("{}: {}", file.path.display(), error.name),
@@ -305,16 +295,6 @@ impl Periods {
 }
 
 fn action(args: &Args) -> Result<Action, UsageError> {
-    let output = match args.output.as_str() {
-        "nft" => Output::Nft,
-        "json" => Output::Json,
-        other => {
-            return Err(UsageError::flag(
-                "output",
-                format!("{other:?} is neither nft nor json"),
-            ));
-        }
-    };
     let cleanup = args.cleanup.unwrap_or_default();
     if cleanup && (args.once || args.dry_run) {
         return Err(UsageError::flag(
@@ -329,7 +309,7 @@ fn action(args: &Args) -> Result<Action, UsageError> {
     } else if args.init_only.unwrap_or_default() {
         Action::Init
     } else if args.dry_run {
-        Action::DryRun(output)
+        Action::DryRun(args.output)
     } else if args.once {
         Action::Once
     } else {
@@ -405,7 +385,7 @@ fn without_meaning(args: &Args, raw: &KubeProxyConfiguration) -> Vec<String> {
     if raw.enable_profiling {
         warnings.push("profiling has no effect: there is no profiling endpoint".to_owned());
     }
-    if args.vmodule.is_some() || !raw.logging.vmodule.is_empty() {
+    if args.kube_proxy.has("vmodule") || !raw.logging.vmodule.is_empty() {
         warnings.push("vmodule has no effect: -v applies everywhere".to_owned());
     }
     warnings

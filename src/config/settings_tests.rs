@@ -19,14 +19,11 @@ fn from_args(flags: &[&str], hostname: &str) -> Result<Config, UsageError> {
 
 #[test]
 fn wrong_values_are_refused_by_the_name_of_their_flag() {
-    let cases: [(&[&str], &str); 19] = [
-        (&["--proxy-mode", "magic"], "proxy-mode"),
-        (&["--dry-run", "--output", "xml"], "output"),
+    let cases: [(&[&str], &str); 15] = [
         (&["--cluster-cidr", "10.0.0.0"], "cluster-cidr"),
         (&["--cluster-cidr", "nonsense"], "cluster-cidr"),
         (&["--cluster-cidr", "10.0.0.0/8,11.0.0.0/8"], "cluster-cidr"),
         (&["--cluster-cidr", "10.0.0.0/8, fd00::/8"], "cluster-cidr"),
-        (&["--detect-local-mode", "Magic"], "detect-local-mode"),
         (
             &["--detect-local-mode", "BridgeInterface"],
             "pod-bridge-interface",
@@ -57,7 +54,6 @@ fn wrong_values_are_refused_by_the_name_of_their_flag() {
             &["--nodeport-addresses", "primary,10.0.0.0/8"],
             "nodeport-addresses",
         ),
-        (&["--logging-format", "xml"], "logging-format"),
         (&["--metrics-port", "0"], "metrics-port"),
         (
             &["--iptables-masquerade-bit", "32"],
@@ -80,6 +76,75 @@ fn wrong_values_are_refused_by_the_name_of_their_flag() {
 }
 
 #[test]
+fn a_word_that_is_none_of_those_that_a_flag_takes_is_refused_with_those_that_it_takes() {
+    for (flags, words) in [
+        (
+            &["--proxy-mode", "magic"][..],
+            "[possible values: nftables, iptables, ipvs]",
+        ),
+        (
+            &["--dry-run", "--output", "xml"],
+            "[possible values: nft, json]",
+        ),
+        (
+            &["--logging-format", "xml"],
+            "[possible values: text, json]",
+        ),
+        (
+            &["--detect-local-mode", "Magic"],
+            "[possible values: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix]",
+        ),
+        (
+            &["--masquerade-all=yes"],
+            "invalid value 'yes' for '--masquerade-all",
+        ),
+        (&["--v=-1"], "invalid value '-1' for '--v"),
+    ] {
+        let error = Args::try_parse_from(["pointsman"].iter().chain(flags)).unwrap_err();
+        assert!(error.to_string().contains(words), "{flags:?}: {error}");
+    }
+}
+
+#[test]
+fn a_flag_may_be_given_again_as_for_kube_proxy() {
+    let config = parse(&[
+        "--hostname-override=a",
+        "--hostname-override=b",
+        "--nodeport-addresses=10.0.0.0/8",
+        "--nodeport-addresses=fd00::/8",
+        "-v=2",
+        "-v=3",
+    ]);
+    let config = config.unwrap();
+    assert_eq!(config.node_name, "b", "the last one counts");
+    assert_eq!(config.verbosity, 3);
+    let both = NodePortAddresses::Networks(vec![
+        "10.0.0.0/8".parse().unwrap(),
+        "fd00::/8".parse().unwrap(),
+    ]);
+    assert_eq!(config.node_port_addresses, both, "lists grow");
+}
+
+#[test]
+fn the_short_help_leaves_out_what_is_only_accepted_and_every_flag_has_a_field_that_there_is() {
+    use clap::CommandFactory;
+
+    let short = Args::command().render_help().to_string();
+    let long = Args::command().render_long_help().to_string();
+    let all = KubeProxyConfiguration::default();
+    let all = serde_json::to_value(all).unwrap();
+    for flag in super::super::table::FLAGS {
+        let shown = |text: &str| text.contains(&format!("--{}", flag.name));
+        assert!(shown(&long), "{}", flag.name);
+        assert_eq!(shown(&short), !flag.idle, "{}", flag.name);
+        for field in flag.fields {
+            let pointer = format!("/{}", field.replace('.', "/"));
+            assert!(all.pointer(&pointer).is_some(), "{}: {field}", flag.name);
+        }
+    }
+}
+
+#[test]
 fn c4_the_node_is_named_by_the_host_or_the_override_in_lower_case() {
     assert_eq!(parse(&[]).unwrap().node_name, "host-1");
     let config = parse(&["--hostname-override", " Node-7 "]).unwrap();
@@ -93,6 +158,8 @@ fn booleans_are_written_as_for_kube_proxy() {
         (&["--masquerade-all"], true),
         (&["--masquerade-all=true"], true),
         (&["--masquerade-all=false"], false),
+        (&["--masquerade-all=1"], true),
+        (&["--masquerade-all=F"], false),
     ] {
         assert_eq!(parse(flags).unwrap().masquerade_all, expected, "{flags:?}");
     }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::component_config::KubeProxyConfiguration;
+use super::component_config::{FORMATS, KubeProxyConfiguration, LOCAL_MODES, MODES};
 use super::errors::UsageError;
 
 /// The release whose hidden metrics may still be asked for.
@@ -26,13 +26,13 @@ pub(super) fn validate(config: &KubeProxyConfiguration) -> Result<(), UsageError
             );
         }
     }
-    if !["", "nftables", "iptables", "ipvs"].contains(&config.mode.as_str()) {
+    if !MODES.contains(&config.mode.as_str()) {
         return wrong(
             "mode",
             format!("{:?} is none of nftables, iptables and ipvs", config.mode),
         );
     }
-    if !["text", "json"].contains(&config.logging.format.as_str()) {
+    if !FORMATS.contains(&config.logging.format.as_str()) {
         return wrong(
             "logging.format",
             format!("{:?} is neither text nor json", config.logging.format),
@@ -41,14 +41,7 @@ pub(super) fn validate(config: &KubeProxyConfiguration) -> Result<(), UsageError
     numbers(config)?;
     periods(config)?;
     addresses(config)?;
-    let modes = [
-        "",
-        "ClusterCIDR",
-        "NodeCIDR",
-        "BridgeInterface",
-        "InterfaceNamePrefix",
-    ];
-    if !modes.contains(&config.detect_local_mode.as_str()) {
+    if !LOCAL_MODES.contains(&config.detect_local_mode.as_str()) {
         return wrong(
             "detectLocalMode",
             format!(
