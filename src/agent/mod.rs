@@ -7,6 +7,8 @@
 mod budget;
 pub(crate) mod cluster;
 mod desired;
+#[cfg(test)]
+mod fakes;
 pub(crate) mod files;
 mod inbox;
 pub mod reconciler;

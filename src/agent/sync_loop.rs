@@ -437,3 +437,7 @@ pub(crate) fn stale_flows<B: Backend>(proxy: &mut Proxy<B>) -> Work {
         node_addresses: proxy.desired().node_port_addresses(),
     }
 }
+
+#[cfg(test)]
+#[path = "sync_loop_tests.rs"]
+mod tests;
