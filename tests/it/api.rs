@@ -14,18 +14,19 @@ mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::api_server::{Answer, ApiServer, Kind, Phase};
-use crate::harness::{Host, Pointsman, World, eventually, have_root, pointsman};
+use crate::harness::{
+    Host, METRICS, Pointsman, Reply, World, eventually, get, have_root, metric, pointsman,
+};
 use crate::objects::{Manifests, endpoint, node, service, service_cidr, slice, slice_of};
 
-/// Where health is served, and where metrics are.
+/// Where health is served.
 const HEALTH: &str = "127.0.0.1:10256";
-const METRICS: &str = "127.0.0.1:10249";
 
 /// A Service and its slice.
 fn web(name: &str, number: u8, pods: &[u8]) -> [Value; 2] {
@@ -165,32 +166,6 @@ fn mentioning(elements: &Elements, address: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// An answer over HTTP.
-struct Reply {
-    code: u16,
-    head: String,
-    body: String,
-}
-
-/// Asks a server on a host; `None` if nobody listens.
-fn get(host: &Host, address: &str, path: &str) -> Option<Reply> {
-    let address: SocketAddr = address.parse().expect("an address");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    let answer = host.run(move || {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
-    })?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some(Reply {
-        code: head.split(' ').nth(1)?.parse().ok()?,
-        head: head.to_owned(),
-        body: body.to_owned(),
-    })
-}
-
 /// The code that a path of the health port answers with.
 fn health(host: &Host, path: &str) -> Option<u16> {
     get(host, HEALTH, path).map(|reply| reply.code)
@@ -201,15 +176,4 @@ fn wait_for_health(host: &Host, path: &str, code: u16) {
     eventually(&format!("{path} answers {code}"), || {
         health(host, path) == Some(code)
     });
-}
-
-/// The value of a metric by its name and labels, as `/metrics` prints them.
-fn metric(host: &Host, name: &str) -> f64 {
-    let text = get(host, METRICS, "/metrics").expect("metrics").body;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in {text}"))
-        .parse()
-        .expect("a number")
 }

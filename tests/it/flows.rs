@@ -11,8 +11,20 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Host, Pointsman, Servers, World, eventually, have_root};
+use crate::harness::{Host, Pointsman, Servers, World, eventually, have_root, metric};
 use crate::objects::{Manifests, endpoint, service, slice, slice_of};
+
+/// A proxy that has looked through the flows once: what it is told at the start makes it do so.
+fn start(world: &World, manifests: &Manifests) -> Pointsman {
+    let process = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    eventually("the first look through the flows", || {
+        // IPv6 comes last.
+        let looked =
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv6\"}";
+        metric(&world.node, looked) >= 1.0
+    });
+    process
+}
 
 /// A UDP client that sends from one port all the time, and notes who answered last and when.
 struct Sender {
@@ -144,7 +156,7 @@ fn h1_n_h4_a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
         .collect();
     let _servers = Servers::udp(&world.pods, &servers);
     let manifests = Manifests::new(with(&[|net| net.one]));
-    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let _pointsman = start(&world, &manifests);
     let senders: Vec<(&Net, Sender)> = NETS
         .iter()
         .flat_map(|net| {
@@ -211,7 +223,7 @@ fn n_h4_h5_flows_of_others_and_of_other_protocols_are_left_alone() {
     let world = World::new();
     let net = &NETS[0];
     let manifests = Manifests::new(with(&[|net| net.one]));
-    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let _pointsman = start(&world, &manifests);
     // A TCP flow to the Service's address and port, a UDP flow to a remote host on the node
     // port's number, another port of the Service's address, and one that is well.
     let foreign = [
@@ -338,7 +350,7 @@ fn h2_flows_to_endpoints_that_still_serve_are_left_alone_wherever_and_however_th
         vec![local, slice_of("dns", "UDP", endpoints)]
     };
     let manifests = Manifests::new(objects(true));
-    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let _pointsman = start(&world, &manifests);
     for last in 11..=17_u16 {
         let network = if last == 11 || last == 17 { 1 } else { 2 };
         let endpoint = format!("10.244.{network}.{last}");
@@ -370,7 +382,7 @@ fn h3_flows_to_every_kind_of_address_end_when_those_who_answer_have_left() {
         objects
     };
     let manifests = Manifests::new(objects(|net| net.one));
-    let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let _pointsman = start(&world, &manifests);
     let mut stale = BTreeSet::new();
     let mut well = BTreeSet::new();
     for (index, net) in NETS.iter().enumerate() {
@@ -412,7 +424,7 @@ fn n_h4_flows_of_services_that_lose_their_endpoints_or_go_are_ended_and_no_stran
     ] {
         let world = World::new();
         let manifests = Manifests::new(served());
-        let _pointsman = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+        let _pointsman = start(&world, &manifests);
         let mut stale = BTreeSet::new();
         let mut strangers = BTreeSet::new();
         for (index, net) in NETS.iter().enumerate() {

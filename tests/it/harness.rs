@@ -753,3 +753,43 @@ pub fn pointsman(host: &Host, arguments: &[&str]) -> (Option<i32>, String, Strin
         )
     })
 }
+
+/// An answer over HTTP.
+pub struct Reply {
+    pub code: u16,
+    pub head: String,
+    pub body: String,
+}
+
+/// Asks a server on a host; `None` if nobody listens.
+pub fn get(host: &Host, address: &str, path: &str) -> Option<Reply> {
+    let address: SocketAddr = address.parse().expect("an address");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let answer = host.run(move || {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    })?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some(Reply {
+        code: head.split(' ').nth(1)?.parse().ok()?,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    })
+}
+
+/// Where a proxy serves its metrics.
+pub const METRICS: &str = "127.0.0.1:10249";
+
+/// The value of a metric by its name and labels, as `/metrics` prints them.
+pub fn metric(host: &Host, name: &str) -> f64 {
+    let text = get(host, METRICS, "/metrics").expect("metrics").body;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {text}"))
+        .parse()
+        .expect("a number")
+}

@@ -52,6 +52,19 @@ pub async fn connect(
     kubeconfig: Option<PathBuf>,
     server: Option<&str>,
 ) -> Result<kube::Client, ConnectError> {
+    connect_with_patience(kubeconfig, server, ANSWER).await
+}
+
+/// The same, with another time that an answer may take to begin.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub async fn connect_with_patience(
+    kubeconfig: Option<PathBuf>,
+    server: Option<&str>,
+    answer: Duration,
+) -> Result<kube::Client, ConnectError> {
     let address = server
         .map(|address| {
             address
@@ -89,5 +102,5 @@ pub async fn connect(
     ));
     let builder = kube::client::ClientBuilder::try_from(config)
         .map_err(|error| ConnectError::Client(Box::new(error)))?;
-    Ok(builder.with_layer(&TimeoutLayer::new(ANSWER)).build())
+    Ok(builder.with_layer(&TimeoutLayer::new(answer)).build())
 }

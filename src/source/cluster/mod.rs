@@ -10,7 +10,7 @@ mod resource;
 mod versions;
 mod watch;
 
-pub use client::{ConnectError, connect};
+pub use client::{ConnectError, connect, connect_with_patience};
 pub use resource::Kind;
 pub use watch::WatchOptions;
 

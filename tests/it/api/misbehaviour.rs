@@ -70,6 +70,16 @@ fn change(server: &ApiServer) {
     server.put(slice("web", "TCP", &["10.244.1.2", "10.244.1.6"]));
 }
 
+/// Each on a site of its own: most of the time they wait.
+fn at_once<T: Copy + Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            let check = &check;
+            scope.spawn(move || check(case));
+        }
+    });
+}
+
 /// Disturbs a proxy that runs well, and checks that all is well again: what the disturbance
 /// changed is programmed, the rest has not moved, and the next change is heard of.
 fn recovers(name: &str, disturb: impl FnOnce(&Site)) {
@@ -246,13 +256,14 @@ fn a_watch_goes_on_from_the_last_bookmark() {
 
 #[test]
 fn a_watch_that_is_refused_for_a_while_comes_back() {
-    for answer in [
+    let answers = [
         Answer::TooMany(1),
         Answer::Refuse(500),
         Answer::Refuse(403),
         Answer::Refuse(503),
         Answer::Garbage,
-    ] {
+    ];
+    at_once(answers, |answer| {
         // What cannot be read is a reason to list, not to watch again.
         let times = if answer == Answer::Garbage { 1 } else { 2 };
         recovers(&format!("{answer:?} instead of a watch"), |site| {
@@ -263,18 +274,19 @@ fn a_watch_that_is_refused_for_a_while_comes_back() {
             eventually("it has misbehaved", || site.server.has_misbehaved());
             site.change();
         });
-    }
+    });
 }
 
 #[test]
 fn a_list_that_is_refused_for_a_while_comes_back() {
-    for answer in [
+    let answers = [
         Answer::TooMany(1),
         Answer::Refuse(500),
         Answer::Refuse(403),
         Answer::Break(1),
         Answer::Garbage,
-    ] {
+    ];
+    at_once(answers, |answer| {
         recovers(&format!("{answer:?} instead of a list"), |site| {
             for kind in BOTH {
                 site.server.misbehave(kind, Phase::Stream, answer, 2);
@@ -285,7 +297,7 @@ fn a_list_that_is_refused_for_a_while_comes_back() {
             }
             eventually("it has misbehaved", || site.server.has_misbehaved());
         });
-    }
+    });
 }
 
 #[test]

@@ -11,7 +11,8 @@ use super::*;
 fn completes(host: &Host, server: &ApiServer) -> bool {
     let kubeconfig = server.kubeconfig();
     let follow = async move {
-        let client = cluster::connect(Some(kubeconfig), None).await;
+        let patience = Duration::from_secs(1);
+        let client = cluster::connect_with_patience(Some(kubeconfig), None, patience).await;
         let options = WatchOptions {
             watch_timeout: Duration::from_secs(1),
             ..WatchOptions::new(crate::harness::NODE)
