@@ -14,7 +14,7 @@ mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
