@@ -4,7 +4,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc pkg-config libc6-dev libnftnl-dev libmnl-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 COPY benches benches
 COPY examples examples

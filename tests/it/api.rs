@@ -20,9 +20,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::api_server::{Answer, ApiServer, Kind, Phase};
-use crate::harness::{
-    Host, METRICS, Pointsman, Reply, World, eventually, get, have_root, metric, pointsman,
-};
+use crate::harness::{Host, METRICS, Pointsman, Reply, World, eventually, get, metric, pointsman};
 use crate::objects::{Manifests, endpoint, node, service, service_cidr, slice, slice_of};
 
 /// Where health is served.

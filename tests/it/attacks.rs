@@ -10,7 +10,7 @@ use pointsman::core::model::{Change, Family, Node};
 use pointsman::dataplane::Options;
 use pointsman::dataplane::nftables::Nftables;
 
-use crate::harness::{Host, NODE, have_root};
+use crate::harness::{Host, NODE};
 use crate::hostile::{Attack, Tenant, attacks};
 
 /// What the table of one family may hold, as ARCHITECTURE.md has it.
@@ -149,21 +149,17 @@ fn check(attack: Attack) {
 
 /// A tenth of what the report measures in a release build.
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn whatever_a_service_s_author_writes_leaves_bounded_chains_rules_and_transactions_and_no_garbage()
 {
-    if !have_root("attacks") {
-        return;
-    }
     for attack in attacks(10) {
         check(attack);
     }
 }
 
 #[test]
+#[cfg_attr(no_root, ignore = "needs root")]
 fn n_f3_clients_that_are_remembered_cost_nobody_s_changes_anything() {
-    if !have_root("remembered clients") {
-        return;
-    }
     const CLIENTS: u32 = 200_000;
     let host = Host::new();
     let tenant = |index, endpoints| Tenant::new(index, endpoints);

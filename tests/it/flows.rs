@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Host, Pointsman, Servers, World, eventually, have_root, metric};
+use crate::harness::{Host, Pointsman, Servers, World, eventually, metric};
 use crate::objects::{Manifests, endpoint, service, slice, slice_of};
 
 /// A proxy that has looked through the flows once: what it is told at the start makes it do so.
@@ -144,10 +144,8 @@ fn udp_flows(host: &Host, family: &str, filter: &str) -> usize {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn h1_n_h4_a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
-    if !have_root("h1_n_h4_a_sender_that_never_stops_follows_the_endpoints_of_its_service") {
-        return;
-    }
     let world = World::new();
     let servers: Vec<SocketAddr> = NETS
         .iter()
@@ -216,10 +214,8 @@ fn h1_n_h4_a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_h4_h5_flows_of_others_and_of_other_protocols_are_left_alone() {
-    if !have_root("n_h4_h5_flows_of_others_and_of_other_protocols_are_left_alone") {
-        return;
-    }
     let world = World::new();
     let net = &NETS[0];
     let manifests = Manifests::new(with(&[|net| net.one]));
@@ -317,12 +313,8 @@ fn destinations(index: usize) -> [(&'static str, u16); 4] {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn h2_flows_to_endpoints_that_still_serve_are_left_alone_wherever_and_however_they_stand() {
-    if !have_root(
-        "h2_flows_to_endpoints_that_still_serve_are_left_alone_wherever_and_however_they_stand",
-    ) {
-        return;
-    }
     let world = World::new();
     let standing = |address: &str, node: &str, [ready, serving, terminating]: [bool; 3]| {
         let mut endpoint = endpoint(address);
@@ -371,10 +363,8 @@ fn h2_flows_to_endpoints_that_still_serve_are_left_alone_wherever_and_however_th
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn h3_flows_to_every_kind_of_address_end_when_those_who_answer_have_left() {
-    if !have_root("h3_flows_to_every_kind_of_address_end_when_those_who_answer_have_left") {
-        return;
-    }
     let world = World::new();
     let objects = |pick: fn(&Net) -> &'static str| {
         let mut objects = vec![everywhere()];
@@ -406,12 +396,8 @@ fn h3_flows_to_every_kind_of_address_end_when_those_who_answer_have_left() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_h4_flows_of_services_that_lose_their_endpoints_or_go_are_ended_and_no_strangers() {
-    if !have_root(
-        "n_h4_flows_of_services_that_lose_their_endpoints_or_go_are_ended_and_no_strangers",
-    ) {
-        return;
-    }
     let served = || {
         let mut objects = vec![everywhere()];
         objects.extend(NETS.iter().map(|net| slice("dns", "UDP", &[net.one])));
@@ -451,15 +437,13 @@ fn n_h4_flows_of_services_that_lose_their_endpoints_or_go_are_ended_and_no_stran
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table() {
     use pointsman::core::diff::StaleFlows;
     use pointsman::core::ir::{Destination, Host as At};
     use pointsman::core::model::Protocol;
     use pointsman::dataplane::conntrack::{Work, clean};
 
-    if !have_root("n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table") {
-        return;
-    }
     // conntrack is at work in a namespace that has a rule which asks for it.
     let host = Host::new();
     host.sh("nft 'add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct state new'");

@@ -28,7 +28,7 @@ use nix::sched::{CloneFlags, unshare};
 
 /// An ordinary user is root in a user namespace, from before the first thread on (`user_namespaces(7)`:
 /// a process with threads cannot enter one). Where that is not allowed nothing happens, and
-/// [`have_root`] says so.
+/// tests that need them are ignored (`build.rs`).
 #[ctor::ctor(unsafe)]
 fn enter_a_user_namespace() {
     let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
@@ -46,17 +46,6 @@ fn enter_a_user_namespace() {
     }
 }
 
-/// Whether namespaces can be made. A test that needs them fails where they cannot, and says why: to
-/// pass without having looked would be no test.
-pub fn have_root(test: &str) -> bool {
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "{test} needs root, or a kernel that lets users have namespaces (kernel.unprivileged_userns_clone, \
-         kernel.apparmor_restrict_unprivileged_userns); leave it out with --skip"
-    );
-    true
-}
-
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A host: a network namespace, and a thread in it.
@@ -72,7 +61,10 @@ impl Host {
         let (jobs, inbox) = channel::<Job>();
         let (ready, started) = channel();
         let thread = std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+            unshare(CloneFlags::CLONE_NEWNET).expect(
+                "a network namespace: it needs root, or a kernel that lets users have namespaces \
+                 (kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
+            );
             ready.send(nix::unistd::gettid().as_raw()).expect("a maker");
             for job in inbox {
                 job();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Host, NODE, Pointsman, World, eventually, have_root, pointsman};
+use crate::harness::{Host, NODE, Pointsman, World, eventually, pointsman};
 use crate::objects::{Manifests, endpoint, service, slice_of};
 
 /// Sends a request and returns the whole answer, or `None` if nobody listens.
@@ -44,10 +44,8 @@ fn status(answer: &str) -> &str {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i7_load_balancers_are_told_how_many_ready_endpoints_are_here() {
-    if !have_root("i7_load_balancers_are_told_how_many_ready_endpoints_are_here") {
-        return;
-    }
     let world = World::new();
     let manifests = Manifests::new(vec![
         balanced(),
@@ -116,10 +114,8 @@ fn i7_load_balancers_are_told_how_many_ready_endpoints_are_here() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_i6_health_checks_follow_the_addresses_of_the_node() {
-    if !have_root("n_i6_health_checks_follow_the_addresses_of_the_node") {
-        return;
-    }
     let world = World::new();
     let manifests = Manifests::new(vec![
         balanced(),
@@ -146,10 +142,8 @@ fn n_i6_health_checks_follow_the_addresses_of_the_node() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i8_a_health_check_port_that_is_taken_is_tried_again_at_the_next_sync() {
-    if !have_root("i8_a_health_check_port_that_is_taken_is_tried_again_at_the_next_sync") {
-        return;
-    }
     let world = World::new();
     let taken = world
         .node
@@ -168,10 +162,8 @@ fn i8_a_health_check_port_that_is_taken_is_tried_again_at_the_next_sync() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i6_a_health_check_listens_everywhere_if_node_ports_are_accepted_everywhere() {
-    if !have_root("i6_a_health_check_listens_everywhere_if_node_ports_are_accepted_everywhere") {
-        return;
-    }
     let world = World::new();
     let half = service("half", &["10.96.0.11"])
         .vips(&["203.0.113.11"])
@@ -215,10 +207,8 @@ fn listening(host: &Host) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i6_no_interface_with_an_accepted_address_means_no_listener() {
-    if !have_root("i6_no_interface_with_an_accepted_address_means_no_listener") {
-        return;
-    }
     let world = World::new();
     let manifests = Manifests::new(vec![balanced()]);
     let nowhere = "--nodeport-addresses=172.16.0.0/12,2001:db8:99::/64";
@@ -234,10 +224,8 @@ fn i6_no_interface_with_an_accepted_address_means_no_listener() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i7_an_endpoint_counts_once_however_many_ports_and_slices_have_it() {
-    if !have_root("i7_an_endpoint_counts_once_however_many_ports_and_slices_have_it") {
-        return;
-    }
     let world = World::new();
     let ports = json!([
         {"name": "http", "protocol": "TCP", "port": 80},
@@ -276,6 +264,7 @@ fn i7_an_endpoint_counts_once_however_many_ports_and_slices_have_it() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints() {
     use pointsman::core::compile::HealthCheck;
     use pointsman::core::model::{ObjectKey, PerFamily};
@@ -283,9 +272,6 @@ fn i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    if !have_root("i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints") {
-        return;
-    }
     let host = Host::new();
     let healthy = Arc::new(AtomicBool::new(false));
     let is_healthy = {
@@ -330,10 +316,8 @@ fn i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i8_a_changed_health_check_port_closes_the_old_one_and_opens_the_new_one() {
-    if !have_root("i8_a_changed_health_check_port_closes_the_old_one_and_opens_the_new_one") {
-        return;
-    }
     let world = World::new();
     let here = || slice_of("web", "TCP", vec![on(NODE, true, "10.244.1.1")]);
     let manifests = Manifests::new(vec![balanced(), here()]);
@@ -347,10 +331,8 @@ fn i8_a_changed_health_check_port_closes_the_old_one_and_opens_the_new_one() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_i8_without_a_health_server_of_its_own_the_proxy_counts_as_healthy() {
-    if !have_root("n_i8_without_a_health_server_of_its_own_the_proxy_counts_as_healthy") {
-        return;
-    }
     let world = World::new();
     let manifests = Manifests::new(vec![
         balanced(),
@@ -371,10 +353,8 @@ fn n_i8_without_a_health_server_of_its_own_the_proxy_counts_as_healthy() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn h6_conntrack_is_set_as_asked_and_only_where_it_differs() {
-    if !have_root("h6_conntrack_is_set_as_asked_and_only_where_it_differs") {
-        return;
-    }
     let host = Host::new();
     let manifests = Manifests::new(Vec::new());
     let read = |name: &str| {
@@ -423,10 +403,8 @@ fn h6_conntrack_is_set_as_asked_and_only_where_it_differs() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn h6_nothing_of_the_machine_is_changed_before_there_is_a_cluster() {
-    if !have_root("h6_nothing_of_the_machine_is_changed_before_there_is_a_cluster") {
-        return;
-    }
     let host = Host::new();
     let setting = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout";
     let before = host.sh(&format!("cat {setting}"));
@@ -443,10 +421,8 @@ fn h6_nothing_of_the_machine_is_changed_before_there_is_a_cluster() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn h6_a_setting_that_cannot_be_made_is_fatal_before_anything_is_programmed() {
-    if !have_root("h6_a_setting_that_cannot_be_made_is_fatal_before_anything_is_programmed") {
-        return;
-    }
     let host = Host::new();
     let manifests = Manifests::new(vec![service("web", &["10.96.0.10"]).0]);
     let (ok, text) = host.try_sh(&format!(
@@ -465,10 +441,8 @@ fn h6_a_setting_that_cannot_be_made_is_fatal_before_anything_is_programmed() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn h8_no_sysctl_but_conntracks_is_touched() {
-    if !have_root("h8_no_sysctl_but_conntracks_is_touched") {
-        return;
-    }
     let host = Host::new();
     let manifests = Manifests::new(vec![service("web", &["10.96.0.10"]).0]);
     let all = || -> std::collections::BTreeSet<String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::harness::{CLUSTER_CIDR, Host, NODE, Pointsman, eventually, have_root, pointsman};
+use crate::harness::{CLUSTER_CIDR, Host, NODE, Pointsman, eventually, pointsman};
 use crate::objects::{Manifests, endpoint, service, slice, slice_of};
 
 /// Services of every shape that has elements of its own.
@@ -157,10 +157,8 @@ fn assert_same(found: &Blocks, wanted: &Blocks, when: &str) {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn netlink_and_text_make_the_same_ruleset() {
-    if !have_root("netlink_and_text_make_the_same_ruleset") {
-        return;
-    }
     let manifests = Manifests::new(every_shape());
     for flags in [
         &[][..],
@@ -201,10 +199,8 @@ fn netlink_and_text_make_the_same_ruleset() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn nft_lists_the_rules_that_remember_readably() {
-    if !have_root("nft_lists_the_rules_that_remember_readably") {
-        return;
-    }
     let manifests = Manifests::new(every_shape());
     let host = Host::new();
     once(&host, &manifests);
@@ -214,10 +210,8 @@ fn nft_lists_the_rules_that_remember_readably() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_restart_with_nothing_changed_sends_nothing() {
-    if !have_root("a_restart_with_nothing_changed_sends_nothing") {
-        return;
-    }
     let manifests = Manifests::new(every_shape());
     let host = Host::new();
     once(&host, &manifests);
@@ -249,10 +243,8 @@ fn a_restart_with_nothing_changed_sends_nothing() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_ruleset_loaded_as_text_is_adopted_as_ours() {
-    if !have_root("a_ruleset_loaded_as_text_is_adopted_as_ours") {
-        return;
-    }
     let manifests = Manifests::new(every_shape());
     let host = Host::new();
     nft_load(&host, &dry_run(&manifests, &[]));
@@ -262,10 +254,8 @@ fn a_ruleset_loaded_as_text_is_adopted_as_ours() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn whatever_was_tampered_with_is_put_right_by_the_next_start() {
-    if !have_root("whatever_was_tampered_with_is_put_right_by_the_next_start") {
-        return;
-    }
     let manifests = Manifests::new(every_shape());
     let host = Host::new();
     once(&host, &manifests);
@@ -278,10 +268,8 @@ fn whatever_was_tampered_with_is_put_right_by_the_next_start() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_g6_whatever_is_tampered_with_while_it_runs_is_put_right_by_itself() {
-    if !have_root("n_g6_whatever_is_tampered_with_while_it_runs_is_put_right_by_itself") {
-        return;
-    }
     // Each command waits a second for the last one's repair: several nodes share them.
     let nodes = 5;
     std::thread::scope(|scope| {
@@ -320,10 +308,8 @@ fn tamper(commands: impl Iterator<Item = &'static str>) {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_g6_a_repair_that_has_to_wait_is_not_forgotten_when_a_change_comes_first() {
-    if !have_root("n_g6_a_repair_that_has_to_wait") {
-        return;
-    }
     let manifests = Manifests::new(every_shape());
     let host = Host::new();
     let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
@@ -353,10 +339,8 @@ fn n_g6_a_repair_that_has_to_wait_is_not_forgotten_when_a_change_comes_first() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e17_one_table_in_each_family_hooks_in_where_kube_proxys_does() {
-    if !have_root("e17_one_table_in_each_family_hooks_in_where_kube_proxys_does") {
-        return;
-    }
     let host = Host::new();
     once(&host, &Manifests::new(every_shape()));
     let list = |what: &str| -> Vec<Value> {
@@ -428,10 +412,8 @@ const TAMPERING: &[&str] = &[
 ];
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn cleanup_removes_what_is_ours_and_nothing_else() {
-    if !have_root("cleanup_removes_what_is_ours_and_nothing_else") {
-        return;
-    }
     let host = Host::new();
     host.sh("nft add table inet theirs; nft add chain inet theirs input '{ type filter hook input priority 0; }'");
     let before = host.ruleset();
@@ -453,6 +435,7 @@ fn chains(ruleset: &str) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn chains_grow_with_shapes_and_not_with_services() {
     let services = |count: u32| {
         let mut objects = Vec::new();
@@ -482,10 +465,8 @@ fn chains_grow_with_shapes_and_not_with_services() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_running_process_follows_the_files_and_takes_away_what_nobody_uses() {
-    if !have_root("a_running_process_follows_the_files_and_takes_away_what_nobody_uses") {
-        return;
-    }
     let manifests = Manifests::new(every_shape());
     let host = Host::new();
     let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
@@ -519,10 +500,8 @@ fn a_running_process_follows_the_files_and_takes_away_what_nobody_uses() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_change_while_running_survives_interference() {
-    if !have_root("a_change_while_running_survives_interference") {
-        return;
-    }
     let manifests = Manifests::new(every_shape());
     let host = Host::new();
     let _process = Pointsman::start(&host, &["--manifests", manifests.path()]);
@@ -547,10 +526,8 @@ fn a_change_while_running_survives_interference() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn bad_objects_are_named_and_everything_else_is_programmed() {
-    if !have_root("bad_objects_are_named_and_everything_else_is_programmed") {
-        return;
-    }
     let long = "x".repeat(63);
     let many: Vec<String> = (0..10_000)
         .map(|index| {
@@ -621,10 +598,8 @@ fn bad_objects_are_named_and_everything_else_is_programmed() {
 }
 
 #[test]
+#[cfg_attr(no_root, ignore = "needs root")]
 fn without_privileges_it_says_so_and_changes_nothing() {
-    if !have_root("without_privileges_it_says_so_and_changes_nothing") {
-        return;
-    }
     let manifests = Manifests::new(every_shape());
     let host = Host::new();
     let command = format!(
@@ -639,6 +614,7 @@ fn without_privileges_it_says_so_and_changes_nothing() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
     use pointsman::core::compile::Compiled;
     use pointsman::core::diff::Engine;
@@ -648,9 +624,6 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
     use pointsman::dataplane::nftables::Nftables;
     use pointsman::dataplane::{ApplyError, Backend};
 
-    if !have_root("a_refusal_names_the_service_that_caused_it_and_applies_nothing") {
-        return;
-    }
     // A range twice, which compiling a Service never gives: the kernel refuses it.
     let compiled = |number: u8, ranges: &[&str]| Compiled {
         created: 1,
@@ -711,6 +684,7 @@ fn a_refusal_names_the_service_that_caused_it_and_applies_nothing() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
     use pointsman::core::compile::Compiled;
     use pointsman::core::diff::Engine;
@@ -722,9 +696,6 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
     use pointsman::dataplane::Options;
     use pointsman::dataplane::nftables::Nftables;
 
-    if !have_root("many_endpoints_are_read_back_whole_and_what_was_tampered_with_too") {
-        return;
-    }
     let endpoints = |count: u32| -> Endpoints {
         let first = u32::from(std::net::Ipv4Addr::new(11, 0, 0, 0));
         let address = |index| std::net::Ipv4Addr::from(first + index).into();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Failure, Host, NODE, PATIENCE, Pointsman, Seen, Servers, World, connect, connect_within,
-    datagram, eventually, have_root, pointsman,
+    datagram, eventually, pointsman,
 };
 use crate::objects::{Manifests, Service, endpoint, node, service, service_cidr, slice_of};
 
@@ -303,10 +303,8 @@ fn sources(world: &World) -> [(&'static str, &Host); 3] {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e7_the_choice_of_an_endpoint_is_uniform() {
-    if !have_root("the uniform choice") {
-        return;
-    }
     const PODS: [u8; 5] = [11, 12, 13, 14, 15];
     // Chi-squared, four degrees of freedom, p = 0.001.
     const CRITICAL: f64 = 18.467;
@@ -360,10 +358,8 @@ fn e7_the_choice_of_an_endpoint_is_uniform() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn every_kind_of_address_is_served_by_tcp_and_udp() {
-    if !have_root("every kind of address") {
-        return;
-    }
     const PODS: [u8; 2] = [11, 111];
     const TIMES: usize = 12;
     let objects = [
@@ -445,10 +441,8 @@ fn affine_service(seconds: u32) -> Service {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn f1_a_client_with_affinity_keeps_its_endpoint() {
-    if !have_root("affinity") {
-        return;
-    }
     const PODS: [u8; 3] = [11, 12, 13];
     let other = cluster_service("other", 20).affinity(10800);
     let objects = [
@@ -494,10 +488,8 @@ fn f1_a_client_with_affinity_keeps_its_endpoint() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn f2_affinity_ends_a_while_after_the_last_new_connection() {
-    if !have_root("the end of affinity") {
-        return;
-    }
     const TIMEOUT: u32 = 3;
     let objects = with(affine_service(TIMEOUT), slices("web", "TCP", &[11, 12, 13]));
     let site = Site::new(objects, &[]);
@@ -525,10 +517,8 @@ fn f2_affinity_ends_a_while_after_the_last_new_connection() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn f3_clients_of_an_endpoint_that_leaves_are_served_by_another_and_the_rest_stay() {
-    if !have_root("affinity to an endpoint that leaves") {
-        return;
-    }
     let site = Site::new(
         with(affine_service(10800), slices("web", "TCP", &[11, 12, 13])),
         &[],
@@ -557,10 +547,8 @@ fn f3_clients_of_an_endpoint_that_leaves_are_served_by_another_and_the_rest_stay
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn f3_retries_of_a_hanging_connection_do_not_bring_back_an_endpoint_that_has_left() {
-    if !have_root("affinity to an endpoint that left while clients were waiting for it") {
-        return;
-    }
     // Enough for some repeated SYNs, which come once a second at first.
     const HANGING: Duration = Duration::from_millis(4500);
     let site = Site::new(
@@ -630,10 +618,8 @@ fn f3_retries_of_a_hanging_connection_do_not_bring_back_an_endpoint_that_has_lef
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn f3_clients_keep_their_endpoints_when_the_timeout_of_affinity_changes() {
-    if !have_root("a change of affinity's timeout") {
-        return;
-    }
     let state = |seconds| with(affine_service(seconds), slices("web", "TCP", &[11, 12, 13]));
     let site = Site::new(state(10800), &[]);
     let round = || -> Vec<Vec<SocketAddr>> {
@@ -649,10 +635,8 @@ fn f3_clients_keep_their_endpoints_when_the_timeout_of_affinity_changes() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e9_a_pod_reaches_itself_through_its_service() {
-    if !have_root("the hairpin") {
-        return;
-    }
     let own = BOTH.map(|net| vec![net.pod.to_owned()]);
     let objects = with(
         full_service("self", 10, NODE_PORT),
@@ -673,10 +657,8 @@ fn e9_a_pod_reaches_itself_through_its_service() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e1_a_service_without_endpoints_refuses_connections() {
-    if !have_root("no endpoints") {
-        return;
-    }
     let objects = vec![
         full_service("tcp", 10, NODE_PORT).0,
         full_service("udp", 20, NODE_PORT + 1).udp().0,
@@ -701,10 +683,8 @@ fn e1_a_service_without_endpoints_refuses_connections() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e15_unused_ports_are_refused_and_unused_addresses_dropped_as_services_come_and_go() {
-    if !have_root("unused addresses") {
-        return;
-    }
     #[derive(Clone, Copy)]
     enum Is {
         Served,
@@ -765,10 +745,8 @@ fn e15_unused_ports_are_refused_and_unused_addresses_dropped_as_services_come_an
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_e11_of_two_services_with_one_external_ip_the_older_is_served_until_it_goes() {
-    if !have_root("two Services with one external IP") {
-        return;
-    }
     let shared = BOTH.map(|net| net.public_ip(50));
     let claim = |name: &str, number, created: &str, pod| {
         let service = cluster_service(name, number)
@@ -806,10 +784,8 @@ fn n_e11_of_two_services_with_one_external_ip_the_older_is_served_until_it_goes(
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn no_connection_fails_while_endpoints_are_replaced() {
-    if !have_root("replacing endpoints") {
-        return;
-    }
     let state = |pod| {
         with(
             full_service("web", 10, NODE_PORT),
@@ -866,10 +842,8 @@ fn echo(host: &Host, address: SocketAddr) {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e7_an_open_connection_survives_new_syncs_and_restarts() {
-    if !have_root("open connections") {
-        return;
-    }
     let world = World::new();
     for net in BOTH {
         for pod in 11..=14 {
@@ -991,10 +965,8 @@ fn check_node_ports(cases: &[(&[&str], [bool; 3])]) {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e12_node_ports_are_accepted_on_the_listed_addresses_but_never_on_loopback() {
-    if !have_root("NodePort addresses") {
-        return;
-    }
     check_node_ports(&[
         (
             &["--nodeport-addresses=0.0.0.0/0,::/0"],
@@ -1012,10 +984,8 @@ fn e12_node_ports_are_accepted_on_the_listed_addresses_but_never_on_loopback() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e13_node_ports_are_accepted_on_the_primary_addresses_unless_told_otherwise() {
-    if !have_root("primary NodePort addresses") {
-        return;
-    }
     check_node_ports(&[
         (&[], [true, false, false]),
         (&["--nodeport-addresses=primary"], [true, false, false]),
@@ -1023,10 +993,8 @@ fn e13_node_ports_are_accepted_on_the_primary_addresses_unless_told_otherwise() 
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e12_a_family_without_a_list_accepts_node_ports_on_every_address() {
-    if !have_root("NodePort addresses of one family") {
-        return;
-    }
     let site = node_port_site(&["--nodeport-addresses=198.51.100.0/24"]);
     for (address, expected) in [
         (V4.node, false),
@@ -1046,10 +1014,8 @@ fn e12_a_family_without_a_list_accepts_node_ports_on_every_address() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_e13_without_a_known_node_address_node_ports_are_accepted_nowhere_in_that_family() {
-    if !have_root("a node without an address") {
-        return;
-    }
     let site = node_port_site(&[]);
     let mut known = node();
     let answers = |address| node_port_answers(&site, &site.world.client, address);
@@ -1087,10 +1053,8 @@ fn n_e13_without_a_known_node_address_node_ports_are_accepted_nowhere_in_that_fa
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_e12_node_ports_follow_the_addresses_of_the_node() {
-    if !have_root("changing addresses") {
-        return;
-    }
     let late = ["198.51.100.77", "2001:db8:51::77"];
     for list in ["0.0.0.0/0,::/0", "198.51.100.0/24,2001:db8:51::/64"] {
         let site = node_port_site(&["--nodeport-addresses", list]);
@@ -1125,10 +1089,8 @@ struct Ranges {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e10_source_ranges_restrict_vips_and_nothing_else() {
-    if !have_root("source ranges") {
-        return;
-    }
     let cases = [
         Ranges {
             ranges: &["192.0.2.2/32", " 2001:db8:2::2/128 "],
@@ -1230,10 +1192,8 @@ fn e10_source_ranges_restrict_vips_and_nothing_else() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e10_a_node_within_the_source_ranges_reaches_a_vip_that_is_its_own_address() {
-    if !have_root("a VIP on the node") {
-        return;
-    }
     let state = |ranges: &[&str]| {
         let service = full_service("web", 10, NODE_PORT);
         with(

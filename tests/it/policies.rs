@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     CLUSTER_CIDR, Failure, Host, NODE, PATIENCE, Pointsman, Seen, Servers, World, connect_within,
-    have_root,
 };
 use crate::objects::{Manifests, endpoint, service, slice_of};
 
@@ -527,20 +526,16 @@ fn walk_where(mode: Mode, part: impl Fn(&Subject, Destination) -> bool) {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e1_without_an_endpoint_to_use_anywhere_every_source_is_refused_everywhere() {
-    if !have_root("the walk through Services without endpoints") {
-        return;
-    }
     walk_where(Mode::ClusterCidr, |subject, _| {
         subject.endpoints.usable(&Place::ALL).is_empty()
     });
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e2_without_an_endpoint_here_a_local_policy_drops_all_to_a_cluster_ip_and_outsiders_elsewhere() {
-    if !have_root("the walk through Services without local endpoints") {
-        return;
-    }
     walk_where(Mode::ClusterCidr, |subject, destination| {
         let policy = match destination {
             Destination::ClusterIp => subject.internal,
@@ -552,10 +547,8 @@ fn e2_without_an_endpoint_here_a_local_policy_drops_all_to_a_cluster_ip_and_outs
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e3_the_internal_policy_is_for_cluster_ips_alone_and_the_external_one_for_all_others() {
-    if !have_root("the walk through Services of two policies") {
-        return;
-    }
     walk_where(Mode::ClusterCidr, |subject, _| {
         let is_everywhere = subject.endpoints.usable(&Place::ALL).len() == 2;
         subject.internal != subject.external && is_everywhere
@@ -563,49 +556,37 @@ fn e3_the_internal_policy_is_for_cluster_ips_alone_and_the_external_one_for_all_
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e6_traffic_policies_hold_with_pods_known_by_the_cluster_cidr() {
-    if !have_root("the walk with cluster CIDRs") {
-        return;
-    }
     walk(Mode::ClusterCidr);
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e4_masquerade_all_hides_every_client_of_a_cluster_ip_and_changes_nothing_else() {
-    if !have_root("the walk with masquerade-all") {
-        return;
-    }
     walk(Mode::MasqueradeAll);
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e6_traffic_policies_hold_with_pods_known_by_the_nodes_cidrs() {
-    if !have_root("the walk with the node's CIDRs") {
-        return;
-    }
     walk(Mode::NodeCidr);
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e6_traffic_policies_hold_with_pods_known_by_their_interface() {
-    if !have_root("the walk with an interface") {
-        return;
-    }
     walk(Mode::Interface);
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e6_traffic_policies_hold_with_pods_known_by_an_interface_prefix() {
-    if !have_root("the walk with an interface prefix") {
-        return;
-    }
     walk(Mode::InterfacePrefix);
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e5_without_a_way_to_tell_pods_nobody_is_masqueraded_on_a_cluster_ip() {
-    if !have_root("the walk without a detector") {
-        return;
-    }
     walk(Mode::Nothing);
 }

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use serde_json::Value;
 
-use crate::harness::{Host, Pointsman, eventually, have_root, pointsman};
+use crate::harness::{Host, Pointsman, eventually, pointsman};
 use crate::objects::{Manifests, service, slice};
 
 /// So many that each listing takes the kernel many pieces.
@@ -134,10 +134,8 @@ fn message(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn another_program_that_writes_all_the_time_keeps_neither_a_start_nor_a_repair_from_ending() {
-    if !have_root("another_program_that_writes_all_the_time") {
-        return;
-    }
     let manifests = Manifests::new(services());
     let host = Host::new();
     let (code, _, log) = pointsman(&host, &["--manifests", manifests.path(), "--once"]);
@@ -175,10 +173,8 @@ fn lines(ruleset: &str) -> Vec<&str> {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn whoever_flushes_the_ruleset_while_it_starts_takes_nothing_away_for_good() {
-    if !have_root("a flush while it starts") {
-        return;
-    }
     let manifests = Manifests::new(services());
     for round in 0..12_u64 {
         let node = Host::new();

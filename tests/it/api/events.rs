@@ -14,10 +14,8 @@ fn event(server: &ApiServer, reason: &str) -> Value {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn m3_the_start_is_announced_on_the_node() {
-    if !have_root("m3_the_start_is_announced_on_the_node") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster([]));
     let _process = start(&host, &server);
@@ -39,10 +37,8 @@ fn m3_the_start_is_announced_on_the_node() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn m3_a_health_check_port_that_is_taken_is_announced_on_its_service() {
-    if !have_root("m3_a_health_check_port_that_is_taken_is_announced_on_its_service") {
-        return;
-    }
     let world = World::new();
     let host = &world.node;
     let _taken = host.run(|| std::net::TcpListener::bind("192.0.2.1:32000").unwrap());
@@ -66,10 +62,8 @@ fn m3_a_health_check_port_that_is_taken_is_announced_on_its_service() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn m3_events_that_nobody_takes_are_in_nobodys_way() {
-    if !have_root("m3_events_that_nobody_takes_are_in_nobodys_way") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     server.refuse_events();
@@ -80,10 +74,8 @@ fn m3_events_that_nobody_takes_are_in_nobodys_way() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn m3_a_port_that_must_be_had_and_cannot_is_announced_on_the_node() {
-    if !have_root("m3_a_port_that_must_be_had_and_cannot_is_announced_on_the_node") {
-        return;
-    }
     for (address, reason) in [
         (HEALTH, "FailedToStartProxierHealthcheck"),
         (METRICS, "FailedToStartMetricServer"),

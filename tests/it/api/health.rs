@@ -17,10 +17,8 @@ fn json(reply: &Reply) -> Value {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_i2_healthz_is_503_before_the_first_sync_and_200_after_while_livez_is_200() {
-    if !have_root("n_i2_healthz_is_503_before_the_first_sync_and_200_after") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     server.misbehave(Kind::Slices, Phase::Stream, Answer::Stall, usize::MAX);
@@ -43,10 +41,8 @@ fn n_i2_healthz_is_503_before_the_first_sync_and_200_after_while_livez_is_200() 
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i4_answers_have_kube_proxys_bodies_and_headers() {
-    if !have_root("i4_answers_have_kube_proxys_bodies_and_headers") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let _process = start(&host, &server);
@@ -83,10 +79,8 @@ fn i4_answers_have_kube_proxys_bodies_and_headers() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn l1_l2_other_paths_are_not_found() {
-    if !have_root("l1_l2_other_paths_are_not_found") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster([]));
     let _process = start(&host, &server);
@@ -104,10 +98,8 @@ fn l1_l2_other_paths_are_not_found() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn l2_the_metrics_port_says_ok_which_mode_and_which_configuration() {
-    if !have_root("l2_the_metrics_port_says_ok_which_mode_and_which_configuration") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster([]));
     let _process = start_with(&host, &server, &["--masquerade-all"]);
@@ -153,10 +145,8 @@ fn going() -> Vec<(String, Option<Value>)> {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i3_n_i3_a_node_that_goes_or_is_gone_gets_no_new_traffic() {
-    if !have_root("i3_n_i3_a_node_that_goes_or_is_gone_gets_no_new_traffic") {
-        return;
-    }
     let host = Host::new();
     let [service, slice] = web("web", 10, &[1]);
     let service = crate::objects::Service(service).node_port(30010).0;
@@ -195,10 +185,8 @@ fn i3_n_i3_a_node_that_goes_or_is_gone_gets_no_new_traffic() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_i3_a_node_that_was_deleted_while_the_watch_was_away_is_not_eligible() {
-    if !have_root("n_i3_a_node_that_was_deleted_while_the_watch_was_away_is_not_eligible") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let _process = start(&host, &server);
@@ -213,10 +201,8 @@ fn n_i3_a_node_that_was_deleted_while_the_watch_was_away_is_not_eligible() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i5_a_health_port_that_is_taken_is_tried_again() {
-    if !have_root("i5_a_health_port_that_is_taken_is_tried_again") {
-        return;
-    }
     let host = Host::new();
     let taken = host.run(|| std::net::TcpListener::bind("0.0.0.0:10256").unwrap());
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
@@ -228,10 +214,8 @@ fn i5_a_health_port_that_is_taken_is_tried_again() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn i5_a_port_that_must_be_had_and_cannot_ends_the_process() {
-    if !have_root("i5_a_port_that_must_be_had_and_cannot_ends_the_process") {
-        return;
-    }
     for address in ["0.0.0.0:10256", METRICS] {
         let host = Host::new();
         let taken = address.to_owned();
@@ -244,10 +228,8 @@ fn i5_a_port_that_must_be_had_and_cannot_ends_the_process() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn l2_slis_flags_and_status_are_served_beside_the_metrics() {
-    if !have_root("l2_slis_flags_and_status_are_served_beside_the_metrics") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster([]));
     let _process = start(&host, &server);

@@ -3,10 +3,8 @@
 use super::*;
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn sigterm_ends_it_with_0_and_leaves_the_rules() {
-    if !have_root("sigterm_ends_it_with_0_and_leaves_the_rules") {
-        return;
-    }
     let host = Host::new();
     let mut server = ApiServer::start(&host, cluster(web("web", 10, &[1, 2])));
     let process = start(&host, &server);
@@ -26,10 +24,8 @@ fn sigterm_ends_it_with_0_and_leaves_the_rules() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn once_and_dry_run_take_objects_from_an_api_server_too() {
-    if !have_root("once_and_dry_run_take_objects_from_an_api_server_too") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1, 2])));
     let kubeconfig = server.kubeconfig();
@@ -45,10 +41,8 @@ fn once_and_dry_run_take_objects_from_an_api_server_too() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn k3_the_servers_address_can_be_given_by_flag() {
-    if !have_root("k3_the_servers_address_can_be_given_by_flag") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let process = Pointsman::start(&host, &["--master", "http://127.0.0.1:6443"]);
@@ -65,10 +59,8 @@ fn k3_the_servers_address_can_be_given_by_flag() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_kubeconfig_that_cannot_be_used_ends_the_process_and_changes_nothing() {
-    if !have_root("a_kubeconfig_that_cannot_be_used_ends_the_process_and_changes_nothing") {
-        return;
-    }
     let host = Host::new();
     let directory = tempfile::tempdir().unwrap();
     let broken = directory.path().join("broken");
@@ -83,10 +75,8 @@ fn a_kubeconfig_that_cannot_be_used_ends_the_process_and_changes_nothing() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn g3_a_burst_of_changes_takes_few_syncs_with_a_least_time_between_them() {
-    if !have_root("g3_a_burst_of_changes_takes_few_syncs_with_a_least_time_between_them") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster([]));
     let _process = start_with(&host, &server, &["--iptables-min-sync-period=1s"]);
@@ -148,10 +138,8 @@ impl ConfigFile {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn k_everything_can_come_from_a_configuration_file() {
-    if !have_root("k_everything_can_come_from_a_configuration_file") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let more = "healthzBindAddress: 127.0.0.1:20256\nmetricsBindAddress: 127.0.0.1:20249\n\
@@ -176,10 +164,8 @@ fn k_everything_can_come_from_a_configuration_file() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn k10_a_configuration_file_that_is_only_touched_changes_nothing() {
-    if !have_root("k10_a_configuration_file_that_is_only_touched_changes_nothing") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let file = ConfigFile::new(&server, "");
@@ -200,10 +186,8 @@ fn k10_a_configuration_file_that_is_only_touched_changes_nothing() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn k10_the_process_ends_with_an_error_when_its_configuration_file_changes() {
-    if !have_root("k10_the_process_ends_with_an_error_when_its_configuration_file_changes") {
-        return;
-    }
     for renamed in [false, true] {
         let host = Host::new();
         let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));

@@ -99,10 +99,8 @@ const NAMES: [(&str, &str, &[&str]); 17] = [
 ];
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn j_metrics_have_kube_proxys_names_types_labels_and_buckets() {
-    if !have_root("j_metrics_have_kube_proxys_names_types_labels_and_buckets") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let _process = start(&host, &server);
@@ -155,10 +153,8 @@ fn j_metrics_have_kube_proxys_names_types_labels_and_buckets() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn j_counters_move_when_something_changes() {
-    if !have_root("j_counters_move_when_something_changes") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let _process = start(&host, &server);
@@ -196,10 +192,8 @@ fn j_counters_move_when_something_changes() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn j_services_that_a_local_policy_leaves_without_endpoints_are_counted() {
-    if !have_root("j_services_that_a_local_policy_leaves_without_endpoints_are_counted") {
-        return;
-    }
     let host = Host::new();
     let mut far = endpoint("10.244.2.1");
     far["nodeName"] = json!("node-2");
@@ -252,10 +246,8 @@ fn programmed(host: &Host, family: &str) -> f64 {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn j_the_time_from_a_slices_change_to_its_effect_is_measured() {
-    if !have_root("j_the_time_from_a_slices_change_to_its_effect_is_measured") {
-        return;
-    }
     let host = Host::new();
     let before = jiff::Timestamp::now();
     let [service, _] = web("web", 10, &[]);
@@ -271,10 +263,8 @@ fn j_the_time_from_a_slices_change_to_its_effect_is_measured() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn j_a5_a_slice_counts_in_its_own_family_only() {
-    if !have_root("j_a5_a_slice_counts_in_its_own_family_only") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let _process = start(&host, &server);
@@ -286,10 +276,8 @@ fn j_a5_a_slice_counts_in_its_own_family_only() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn j_a_change_of_a_service_counts_once_per_family() {
-    if !have_root("j_a_change_of_a_service_counts_once_per_family") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster([]));
     let _process = start(&host, &server);
@@ -302,10 +290,8 @@ fn j_a_change_of_a_service_counts_once_per_family() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn j_a_slice_that_changed_while_the_first_list_was_read_is_measured() {
-    if !have_root("j_a_slice_that_changed_while_the_first_list_was_read_is_measured") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     server.misbehave(Kind::Slices, Phase::Stream, Answer::Stall, 1);

@@ -83,9 +83,6 @@ fn at_once<T: Copy + Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T)
 /// Disturbs a proxy that runs well, and checks that all is well again: what the disturbance
 /// changed is programmed, the rest has not moved, and the next change is heard of.
 fn recovers(name: &str, disturb: impl FnOnce(&Site)) {
-    if !have_root(name) {
-        return;
-    }
     let site = Site::new();
     let (host, server) = (&site.host, &site.server);
     let before = mentioning(&elements(host), "10.96.0.99");
@@ -106,6 +103,7 @@ fn recovers(name: &str, disturb: impl FnOnce(&Site)) {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_watch_that_says_410_is_begun_again_and_what_it_missed_is_made_up_for() {
     recovers("410 as an event", |site| {
         site.server.lose(change);
@@ -116,6 +114,7 @@ fn a_watch_that_says_410_is_begun_again_and_what_it_missed_is_made_up_for() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_watch_that_is_refused_with_410_is_begun_again_and_what_it_missed_is_made_up_for() {
     recovers("410 as a status", |site| {
         site.server.lose(change);
@@ -126,6 +125,7 @@ fn a_watch_that_is_refused_with_410_is_begun_again_and_what_it_missed_is_made_up
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_watch_whose_connection_breaks_goes_on_where_it_was() {
     recovers("broken connections", |site| {
         let lists = || BOTH.map(|kind| site.server.requests_for(kind, Phase::Stream).len());
@@ -145,6 +145,7 @@ fn a_watch_whose_connection_breaks_goes_on_where_it_was() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_watch_that_the_server_ends_goes_on_where_it_was() {
     recovers("watches that end", |site| {
         for _ in 0..3 {
@@ -168,6 +169,7 @@ fn a_watch_that_the_server_ends_goes_on_where_it_was() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_watch_that_stalls_is_made_up_for_when_its_connection_breaks() {
     recovers("stalled watches", |site| {
         for kind in BOTH {
@@ -186,6 +188,7 @@ fn a_watch_that_stalls_is_made_up_for_when_its_connection_breaks() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn events_that_come_late_or_twice_change_nothing() {
     recovers("late and double events", |site| {
         let server = &site.server;
@@ -219,6 +222,7 @@ fn events_that_come_late_or_twice_change_nothing() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_watch_goes_on_from_the_last_bookmark() {
     recovers("bookmarks only", |site| {
         let server = &site.server;
@@ -255,6 +259,7 @@ fn a_watch_goes_on_from_the_last_bookmark() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_watch_that_is_refused_for_a_while_comes_back() {
     let answers = [
         Answer::TooMany(1),
@@ -278,6 +283,7 @@ fn a_watch_that_is_refused_for_a_while_comes_back() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_list_that_is_refused_for_a_while_comes_back() {
     let answers = [
         Answer::TooMany(1),
@@ -301,6 +307,7 @@ fn a_list_that_is_refused_for_a_while_comes_back() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a7_an_update_that_changes_nothing_programs_nothing() {
     recovers("updates that change nothing", |site| {
         let operations = || metric(&site.host, "pointsman_operations_total");
@@ -322,6 +329,7 @@ fn a7_an_update_that_changes_nothing_programs_nothing() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_line_that_is_no_json_is_a_reason_to_list_again() {
     recovers("a line that is no JSON", |site| {
         site.server.lose(change);
@@ -332,6 +340,7 @@ fn a_line_that_is_no_json_is_a_reason_to_list_again() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_watch_that_ends_in_the_middle_of_an_event_goes_on_before_it() {
     recovers("half an event", |site| {
         for object in web("web", 10, &[1, 77]) {
@@ -343,11 +352,9 @@ fn a_watch_that_ends_in_the_middle_of_an_event_goes_on_before_it() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_server_that_was_gone_is_found_again_and_what_it_forgot_is_listed() {
     for forgets in [false, true] {
-        if !have_root("a server that was gone") {
-            return;
-        }
         let Site {
             process,
             mut server,
@@ -367,6 +374,7 @@ fn a_server_that_was_gone_is_found_again_and_what_it_forgot_is_listed() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn an_event_of_the_wrong_shape_is_a_reason_to_list_again() {
     recovers("an object of the wrong shape", |site| {
         let mut shapes = web("gone", 11, &[3]);
@@ -381,6 +389,7 @@ fn an_event_of_the_wrong_shape_is_a_reason_to_list_again() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn json_that_is_no_event_is_a_reason_to_list_again() {
     recovers("JSON that is no event", |site| {
         site.server.lose(change);

@@ -11,10 +11,8 @@ fn node_with(pointer: &str, value: Value) -> Value {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn g9_the_nodes_zone_is_followed() {
-    if !have_root("g9_the_nodes_zone_is_followed") {
-        return;
-    }
     let host = Host::new();
     let hinted = |address: &str, zone: &str| {
         let mut endpoint = endpoint(address);
@@ -45,10 +43,8 @@ fn g9_the_nodes_zone_is_followed() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e6_node_cidr_a_change_of_the_nodes_pod_ranges_changes_who_is_masqueraded() {
-    if !have_root("e6_node_cidr_a_change_of_the_nodes_pod_ranges_changes_who_is_masqueraded") {
-        return;
-    }
     let world = World::new();
     let host = &world.node;
     let servers = Servers::tcp(&world.pods, &[8080]);
@@ -76,10 +72,8 @@ fn e6_node_cidr_a_change_of_the_nodes_pod_ranges_changes_who_is_masqueraded() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn k9_node_cidr_waits_for_the_nodes_pod_ranges() {
-    if !have_root("k9_node_cidr_waits_for_the_nodes_pod_ranges") {
-        return;
-    }
     let host = Host::new();
     let mut objects = vec![node_with("/spec", json!({})), service_cidr()];
     objects.extend(web("web", 10, &[1]));
@@ -97,10 +91,8 @@ fn k9_node_cidr_waits_for_the_nodes_pod_ranges() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e13_the_nodes_addresses_are_followed_by_primary_node_ports() {
-    if !have_root("e13_the_nodes_addresses_are_followed_by_primary_node_ports") {
-        return;
-    }
     let world = World::new();
     let host = &world.node;
     let servers = Servers::tcp(&world.pods, &[8080]);
@@ -137,10 +129,8 @@ fn e13_the_nodes_addresses_are_followed_by_primary_node_ports() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a3_other_nodes_count_for_nothing() {
-    if !have_root("a3_other_nodes_count_for_nothing") {
-        return;
-    }
     let host = Host::new();
     let mut other = node();
     other["metadata"]["name"] = json!("node-10");

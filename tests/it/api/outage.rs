@@ -43,10 +43,8 @@ fn works(what: &str, stream: &mut TcpStream) {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn connections_go_on_without_an_api_server_across_a_restart_too() {
-    if !have_root("connections_go_on_without_an_api_server_across_a_restart_too") {
-        return;
-    }
     let world = World::new();
     let host = &world.node;
     echo(&world.pods);

@@ -3,10 +3,8 @@
 use super::*;
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a1_a2_a3_m2_lists_are_streamed_and_ask_for_what_matters() {
-    if !have_root("a1_a2_a3_m2_lists_are_streamed_and_ask_for_what_matters") {
-        return;
-    }
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let _process = start(&host, &server);
@@ -43,10 +41,8 @@ fn a1_a2_a3_m2_lists_are_streamed_and_ask_for_what_matters() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a1_a2_what_the_selectors_leave_out_is_not_served_and_goes_when_it_is_labelled() {
-    if !have_root("a1_a2_what_the_selectors_leave_out") {
-        return;
-    }
     let labelled = |mut object: Value, label: &str| {
         object["metadata"]["labels"][label] = json!("x");
         object
@@ -82,10 +78,8 @@ fn a1_a2_what_the_selectors_leave_out_is_not_served_and_goes_when_it_is_labelled
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn m2_a_server_that_does_not_stream_lists_is_asked_for_pages() {
-    if !have_root("m2_a_server_that_does_not_stream_lists_is_asked_for_pages") {
-        return;
-    }
     let host = Host::new();
     let objects = (1..=10).flat_map(|number| web(&format!("web-{number}"), number, &[number]));
     let server = ApiServer::start(&host, cluster(objects));
@@ -118,10 +112,8 @@ fn m2_a_server_that_does_not_stream_lists_is_asked_for_pages() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn g2_nothing_is_programmed_before_services_and_slices_are_complete() {
-    if !have_root("g2_nothing_is_programmed_before_services_and_slices_are_complete") {
-        return;
-    }
     for slow in [Kind::Services, Kind::Slices] {
         let host = Host::new();
         let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
@@ -149,10 +141,8 @@ fn g2_nothing_is_programmed_before_services_and_slices_are_complete() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn g2_rules_that_are_there_stay_untouched_until_all_is_complete() {
-    if !have_root("g2_rules_that_are_there_stay_untouched_until_all_is_complete") {
-        return;
-    }
     for slow in [Kind::Services, Kind::Slices] {
         let host = Host::new();
         let mut objects = cluster(web("web", 10, &[1, 2, 3]));
@@ -183,10 +173,8 @@ fn g2_rules_that_are_there_stay_untouched_until_all_is_complete() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn g2_g10_a_service_cidr_list_that_is_slow_or_fails_holds_up_nothing() {
-    if !have_root("g2_g10_a_service_cidr_list_that_is_slow_or_fails_holds_up_nothing") {
-        return;
-    }
     let failures = [
         Answer::Stall,
         Answer::Silence,
@@ -209,10 +197,8 @@ fn g2_g10_a_service_cidr_list_that_is_slow_or_fails_holds_up_nothing() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn g2_a_server_that_knows_no_service_cidrs_holds_up_nothing() {
-    if !have_root("g2_a_server_that_knows_no_service_cidrs_holds_up_nothing") {
-        return;
-    }
     let host = Host::new();
     let objects = web("web", 10, &[1]);
     let server = ApiServer::start(&host, [vec![node()], objects.to_vec()].concat());
@@ -229,11 +215,9 @@ fn g2_a_server_that_knows_no_service_cidrs_holds_up_nothing() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn m2_lists_of_many_objects_arrive_whole() {
     for pages in [false, true] {
-        if !have_root("m2_lists_of_many_objects_arrive_whole") {
-            return;
-        }
         let host = Host::new();
         let number = |number: u16| {
             let address = format!("10.96.{}.{}", 1 + number / 200, 1 + number % 200);
@@ -252,10 +236,8 @@ fn m2_lists_of_many_objects_arrive_whole() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_first_list_that_breaks_off_leaves_nothing_behind_that_the_next_does_not_name() {
-    if !have_root("a_first_list_that_breaks_off_leaves_nothing_behind") {
-        return;
-    }
     let host = Host::new();
     let number = |number: u16| {
         let address = format!("10.96.{}.{}", 1 + number / 200, 1 + number % 200);

@@ -87,10 +87,8 @@ fn without_counts(host: &Host) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn takeover_removes_kube_proxys_tables_and_chains_and_nobody_elses() {
-    if !have_root("takeover_removes_kube_proxys_tables_and_chains_and_nobody_elses") {
-        return;
-    }
     let host = Host::new();
     leave_behind(&host);
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
@@ -117,10 +115,8 @@ fn takeover_removes_kube_proxys_tables_and_chains_and_nobody_elses() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn without_takeover_everything_of_kube_proxys_stays() {
-    if !have_root("without_takeover_everything_of_kube_proxys_stays") {
-        return;
-    }
     let host = Host::new();
     leave_behind(&host);
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));

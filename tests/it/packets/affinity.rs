@@ -3,10 +3,8 @@
 use super::*;
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_f1_clients_are_remembered_for_each_address_and_port_on_its_own() {
-    if !have_root("what clients are remembered by") {
-        return;
-    }
     const PODS: [u8; 3] = [11, 12, 13];
     let service = affine_service(10800).set(
         "/spec/ports",
@@ -48,10 +46,8 @@ fn n_f1_clients_are_remembered_for_each_address_and_port_on_its_own() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn f1_affinity_holds_under_policies_local_too() {
-    if !have_root("affinity under policies Local") {
-        return;
-    }
     let service = affine_service(10800)
         .set("/spec/internalTrafficPolicy", json!("Local"))
         .set("/spec/externalTrafficPolicy", json!("Local"));

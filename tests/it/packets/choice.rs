@@ -21,10 +21,8 @@ fn pods(count: u8) -> Vec<u8> {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e7_the_choice_is_uniform_among_1_to_100_endpoints() {
-    if !have_root("the choice among 1 to 100 endpoints") {
-        return;
-    }
     let objects = (1..=MOST).flat_map(|count| {
         let name = format!("of-{count}");
         let slices = slices(&name, "TCP", &pods(count));

@@ -13,10 +13,8 @@ fn count(node: &Host, counter: &str) -> u32 {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e8_masquerading_is_asked_for_by_one_bit_of_the_mark_which_is_cleared_when_it_is_done() {
-    if !have_root("the mark") {
-        return;
-    }
     let site = Site::new(
         with(
             full_service("web", 10, NODE_PORT),
@@ -63,10 +61,8 @@ END");
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e8_mark_and_priority_are_set_back_even_where_somebody_else_masquerades_everything() {
-    if !have_root("the mark and the priority") {
-        return;
-    }
     let site = Site::new(
         with(
             full_service("web", 10, NODE_PORT),
@@ -114,10 +110,8 @@ END");
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e8_masqueraded_connections_come_from_random_ports() {
-    if !have_root("the ports of masqueraded connections") {
-        return;
-    }
     const TIMES: usize = 10;
     let world = World::new();
     for net in BOTH {
@@ -165,10 +159,8 @@ fn e8_masqueraded_connections_come_from_random_ports() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e11_an_address_of_a_service_goes_before_a_node_port() {
-    if !have_root("a node port on an external IP") {
-        return;
-    }
     let by_address = || {
         let service = cluster_service("by-address", 20)
             .external_ips(&BOTH.map(|net| net.node))
@@ -200,10 +192,8 @@ fn e11_an_address_of_a_service_goes_before_a_node_port() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e15_any_packet_to_a_cluster_ip_is_refused_and_to_an_unused_address_dropped() {
-    if !have_root("pings to ClusterIPs") {
-        return;
-    }
     let objects = with(cluster_service("web", 10), slices("web", "TCP", &[11]));
     let site = Site::new(objects, &[]);
     for host in [&site.world.pod, &site.world.client] {
@@ -224,10 +214,8 @@ fn e15_any_packet_to_a_cluster_ip_is_refused_and_to_an_unused_address_dropped() 
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e17_source_ranges_and_refusals_are_for_new_connections_alone() {
-    if !have_root("verdicts on open connections") {
-        return;
-    }
     let world = World::new();
     for net in BOTH {
         echo(&world.pods, net.endpoint(11));
@@ -280,10 +268,8 @@ fn e17_source_ranges_and_refusals_are_for_new_connections_alone() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e12_a_list_of_addresses_that_covers_loopback_is_reported() {
-    if !have_root("a list that covers loopback") {
-        return;
-    }
     let host = Host::new();
     let manifests = Manifests::new(Vec::new());
     let list = "--nodeport-addresses=127.0.0.0/8,192.0.2.0/24";

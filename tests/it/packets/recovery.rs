@@ -59,10 +59,8 @@ fn web() -> Vec<Value> {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_g4_n_g5_a_failed_first_sync_is_tried_again_with_growing_pauses_until_it_succeeds() {
-    if !have_root("a first sync that fails") {
-        return;
-    }
     let world = World::new();
     Servers::tcp(&world.pods, &[8080]);
     let manifests = Manifests::new(web());
@@ -88,10 +86,8 @@ fn n_g4_n_g5_a_failed_first_sync_is_tried_again_with_growing_pauses_until_it_suc
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_g4_a_failed_sync_is_tried_again_with_all_that_has_come_since() {
-    if !have_root("a later sync that fails") {
-        return;
-    }
     let site = Site::new(web(), &[]);
     served(&site, 10, 11);
     let usurper = Usurper::seize(&site.world.node);
@@ -111,10 +107,8 @@ fn n_g4_a_failed_sync_is_tried_again_with_all_that_has_come_since() {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_g10_packets_to_a_new_service_cidr_are_dropped_at_once_and_no_longer_when_it_goes() {
-    if !have_root("changing ServiceCIDRs") {
-        return;
-    }
     // Ranges of addresses that the other node answers at, until they are the cluster's.
     let ranges = ["10.97.0.0/16", "fd00:97::/112"];
     let targets = ["10.97.0.9", "fd00:97::9"].map(|address| at(address, 8080));

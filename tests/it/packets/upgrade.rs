@@ -137,10 +137,8 @@ impl Load {
 }
 
 #[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn the_program_of_0_1_0_gives_way_to_this_one_in_one_transaction_and_no_connection_is_lost() {
-    if !have_root("the way up from 0.1.0") {
-        return;
-    }
     let world = World::new();
     for host in [&world.pods, &world.peer] {
         Servers::tcp(host, &[8080]);
