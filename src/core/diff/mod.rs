@@ -125,7 +125,7 @@ impl Engine {
                 if self.claims.release(*destination, id) > 0 {
                     before.insert(*destination);
                 }
-                self.queue.put(id, Item::Destination(*destination));
+                Self::mark(&self.claims, &mut self.queue, id, *destination);
             }
             for shared in &old.shared {
                 self.unstate(id, *shared);
@@ -144,7 +144,7 @@ impl Engine {
                 {
                     contested.push((*destination, winner));
                 }
-                self.queue.put(id, Item::Destination(*destination));
+                Self::mark(&self.claims, &mut self.queue, id, *destination);
             }
             for shared in &wanted.shared {
                 self.state(id, *shared);
@@ -180,7 +180,7 @@ impl Engine {
         for ((destination, was), (_, is)) in pairs {
             // The flows of a destination lie beside it.
             if was != is || destination.protocol == Protocol::Udp {
-                self.queue.put(id, Item::Destination(*destination));
+                Self::mark(&self.claims, &mut self.queue, id, *destination);
             }
         }
         let before = std::mem::replace(&mut **old, wanted).shared;
@@ -201,6 +201,12 @@ impl Engine {
             }
         }
         None
+    }
+
+    /// Puts a destination in on behalf of who has it, or had it.
+    fn mark(claims: &Claims, queue: &mut Queue, id: Owner, destination: Destination) {
+        let owner = claims.winner(destination).map_or(id, |claim| claim.owner);
+        queue.put(owner, Item::Destination(destination));
     }
 
     fn state(&mut self, owner: Owner, shared: Shared) {

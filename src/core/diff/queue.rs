@@ -51,11 +51,19 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Puts in what is to be looked at on an owner's behalf, unless it is on another's already.
+    /// Puts in what is to be looked at on an owner's behalf, and no longer on another's.
     pub(super) fn put(&mut self, owner: Owner, item: Item) {
-        if let Slot::Vacant(slot) = self.owner_of.entry(item) {
-            slot.insert(owner);
-            self.waiting.insert((owner, item));
+        match self.owner_of.entry(item) {
+            Slot::Vacant(slot) => {
+                slot.insert(owner);
+                self.waiting.insert((owner, item));
+            }
+            Slot::Occupied(mut slot) if *slot.get() != owner => {
+                let before = slot.insert(owner);
+                self.waiting.remove(&(before, item));
+                self.waiting.insert((owner, item));
+            }
+            Slot::Occupied(_) => {}
         }
     }
 

@@ -52,6 +52,9 @@ pub(super) fn toward(
     }
 }
 
+/// How many networks may change beside the lists.
+const BESIDE: usize = 4;
+
 /// What is left of so many.
 fn fewer(length: usize, places: usize) -> usize {
     length.saturating_sub(places).max(places)
@@ -61,8 +64,12 @@ fn fewer(length: usize, places: usize) -> usize {
 /// whom both admit: networks come before others go, and are complete before anybody is asked for them.
 fn sources_toward(applied: &Sources, wanted: &Sources, places: usize) -> Option<Sources> {
     let (was, is) = (applied.networks(), wanted.networks());
-    if changes(was, is).take(places + 1).count() <= places {
+    // The lists take all that there is room for.
+    if changes(was, is).take(BESIDE + 1).count() <= BESIDE {
         return None;
+    }
+    if changes(was, is).take(places + 1).count() <= places {
+        return Some(wanted.clone());
     }
     let come = changes(was, is).filter(|(_, comes)| *comes).take(places);
     let come: Vec<IpNetwork> = come.map(|(network, _)| *network).collect();
@@ -108,7 +115,7 @@ fn places_in(both: [Option<&Forwarding>; 2], operations: usize) -> usize {
     let weight = |forwarding: &Forwarding| lists(forwarding) * weight(forwarding);
     let most = both.into_iter().flatten().map(weight).max();
     // A changed endpoint is a removal and an addition, and there are other facts than endpoints.
-    (operations.saturating_sub(8) / (2 * most.unwrap_or(1))).max(1)
+    (operations.saturating_sub(8 + BESIDE) / (2 * most.unwrap_or(1))).max(1)
 }
 
 /// Whether only endpoints and sources differ.
