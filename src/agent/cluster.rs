@@ -8,9 +8,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::convert_options;
 use super::inbox::Events;
+use super::metrics::AgentMetrics;
 use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
-use crate::serve::metrics::Metrics;
 use crate::source::changes::{Changes, Trigger};
 use crate::source::cluster::{self, Kind, Notice, WatchOptions};
 use crate::source::convert::Converter;
@@ -94,7 +94,11 @@ fn failed(kind: Kind, why: &str) {
 }
 
 /// Passes on what the cluster tells, for ever.
-pub(crate) async fn follow(mut cluster: Cluster, metrics: Metrics, events: Events) -> Result<()> {
+pub(crate) async fn follow(
+    mut cluster: Cluster,
+    metrics: AgentMetrics,
+    events: Events,
+) -> Result<()> {
     while let Some(notice) = cluster.notices.recv().await {
         match notice {
             Notice::Changes(changes) => {

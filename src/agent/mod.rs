@@ -11,6 +11,7 @@ mod desired;
 mod fakes;
 pub(crate) mod files;
 mod inbox;
+mod metrics;
 pub mod reconciler;
 mod schedule;
 mod services;
@@ -23,7 +24,7 @@ use crate::config::{Config, NoPodCidrs};
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Node, PerFamily};
 use crate::dataplane::{ApplyError, Backend, Options};
-use crate::host::{self, addresses::interface_addresses};
+use crate::host::{self, interfaces::interface_addresses};
 use crate::source::convert::ConvertOptions;
 
 use reconciler::{Desired, Proxy};

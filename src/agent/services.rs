@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::inbox::{self, Inbox};
+use super::metrics::AgentMetrics;
 use super::sync_loop::{Outlets, SyncLoop};
 use super::{cluster, files, new_desired};
 use crate::agent::reconciler::Desired;
@@ -18,13 +19,13 @@ use crate::config::{Config, Origin};
 use crate::core::model::Change;
 use crate::dataplane::conntrack::Cleaner;
 use crate::dataplane::{Backend, Options};
-use crate::host::addresses::AddressWatch;
 use crate::host::families;
-use crate::serve::admin::{self, Sources};
+use crate::host::interfaces::AddressWatch;
+use crate::serve::admin::{self, Answers};
 use crate::serve::events::{Events, News};
 use crate::serve::health::Health;
 use crate::serve::health_checks::{self, Table};
-use crate::serve::metrics::Metrics;
+use crate::serve::registry::Metrics;
 use crate::source::changes::{Changes, Trigger};
 use crate::source::cluster::Notice;
 
@@ -41,10 +42,11 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
         ..Options::default()
     })?;
     let health = Arc::new(Health::new(config.sync_period * 2, families.clone()));
-    let metrics = Metrics::new(&families)?;
+    let registry = Metrics::new()?;
+    let metrics = AgentMetrics::new(&registry, &families)?;
     let (news, announced) = mpsc::unbounded_channel();
     let (stop, stopped) = watch::channel(());
-    let mut servers = pin!(serve(config, &health, &metrics, news.clone(), stopped)?);
+    let mut servers = pin!(serve(config, &health, &registry, news.clone(), stopped)?);
     let mut running = None;
     let result = tokio::select! {
         result = work::<B>(config, (&health, &metrics), news, announced, &mut running) => result,
@@ -76,11 +78,7 @@ fn serve(
         "kubeproxy.config.k8s.io": config.effective,
     }))
     .context("cannot print the configuration")?;
-    let sources = Sources {
-        health: Arc::clone(health),
-        metrics: metrics.clone(),
-        configuration: configuration.into(),
-    };
+    let sources = Answers::new(Arc::clone(health), metrics.clone(), configuration.into())?;
     let hard_fail = config.bind_hard_fail;
     let metrics_address = config.metrics_address;
     let health_address = config.health_address;
@@ -116,7 +114,7 @@ fn serve(
 /// Gets the cluster's objects, and keeps the kernel in step with them.
 async fn work<B: Backend + Send + 'static>(
     config: &Config,
-    (health, metrics): (&Arc<Health>, &Metrics),
+    (health, metrics): (&Arc<Health>, &AgentMetrics),
     news: mpsc::UnboundedSender<News>,
     announced: mpsc::UnboundedReceiver<News>,
     running: &mut Option<Running>,
@@ -180,7 +178,7 @@ impl Running {
         desired: Desired,
         triggers: Vec<Trigger>,
         started: Timestamp,
-        (health, metrics): (&Arc<Health>, &Metrics),
+        (health, metrics): (&Arc<Health>, &AgentMetrics),
         news: mpsc::UnboundedSender<News>,
     ) -> Result<Self> {
         // Nothing of the machine is changed before everything that can be refused has been checked.

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::inbox::{Inbox, WAITING, Woken, wait};
+use super::metrics::{AgentMetrics, SyncTimes};
 use super::schedule::Deadline;
 use super::waiting::Waiting;
 use crate::agent::reconciler::{Proxy, Synced};
@@ -22,7 +23,6 @@ use crate::dataplane::conntrack::{Cleaner, Work};
 use crate::host;
 use crate::serve::health::Health;
 use crate::serve::health_checks::{Addresses, Table};
-use crate::serve::metrics::{Metrics, SyncTimes};
 use crate::source::changes::Changes;
 use crate::source::report;
 
@@ -38,7 +38,7 @@ pub(crate) struct Outlets {
     pub(crate) cleaner: Cleaner,
     pub(crate) tables: watch::Sender<Table>,
     pub(crate) health: Arc<Health>,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: AgentMetrics,
 }
 
 /// When each task is due.

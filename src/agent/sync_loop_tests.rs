@@ -12,6 +12,7 @@ use crate::agent::reconciler::Desired;
 use crate::config::Args;
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Family, Node};
+use crate::serve::registry::Metrics;
 
 with_both_backends! {
     g3_what_is_heard_is_programmed_and_the_rest_stays_when_the_loop_ends,
@@ -42,7 +43,7 @@ fn run<H: Holds>(fake: Fake<H>) -> Running<H> {
         cleaner,
         tables: sender,
         health: Arc::clone(&health),
-        metrics: Metrics::new(&[Family::V4]).unwrap(),
+        metrics: AgentMetrics::new(&Metrics::new().unwrap(), &[Family::V4]).unwrap(),
     };
     let proxy = Proxy::new(desired, backend.clone());
     let sync_loop = SyncLoop::new(proxy, outlets, config, Timestamp::now());

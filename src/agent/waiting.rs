@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::metrics::AgentMetrics;
 use crate::core::model::{Change, Family, ObjectKey};
-use crate::serve::metrics::Metrics;
 use crate::source::changes::Trigger;
 
 /// How many changes of one slice may wait to be measured.
@@ -38,7 +38,7 @@ impl Waiting {
     }
 
     /// Counts changes that have been taken in.
-    pub(crate) fn count(&mut self, changes: &[Change], metrics: &Metrics) {
+    pub(crate) fn count(&mut self, changes: &[Change], metrics: &AgentMetrics) {
         for change in changes {
             match change {
                 Change::Service(..) => self.service_changes += 1,
@@ -49,7 +49,7 @@ impl Waiting {
         self.show(metrics);
     }
 
-    fn show(&self, metrics: &Metrics) {
+    fn show(&self, metrics: &AgentMetrics) {
         let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         metrics
             .service_changes_pending
@@ -79,7 +79,7 @@ impl Waiting {
     }
 
     /// Measures the changes of slices that are in effect now.
-    pub(crate) fn in_effect(&mut self, is: impl Fn(&ObjectKey) -> bool, metrics: &Metrics) {
+    pub(crate) fn in_effect(&mut self, is: impl Fn(&ObjectKey) -> bool, metrics: &AgentMetrics) {
         let now = Timestamp::now().as_nanosecond();
         for (_, (family, began)) in self.triggers.extract_if(|slice, _| is(slice)) {
             for at in began {
@@ -90,7 +90,7 @@ impl Waiting {
     }
 
     /// All is in effect.
-    pub(crate) fn done(&mut self, metrics: &Metrics) {
+    pub(crate) fn done(&mut self, metrics: &AgentMetrics) {
         let services = std::mem::take(&mut self.service_changes);
         let endpoints = std::mem::take(&mut self.endpoint_changes);
         metrics.service_changes.inc_by(services * self.families);

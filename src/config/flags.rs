@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::component_config::{KIND, KubeProxyConfiguration};
 use super::durations::GoDuration;
 use super::errors::UsageError;
-use super::table::{FLAGS, Flag, Kind};
+use super::table::{FLAGS, Flag, Takes};
 
 /// The flags that were given, each with its value: a text, a boolean, a number or a list.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,9 +34,9 @@ impl Flag {
             .help_heading(self.heading)
             .hide_short_help(self.idle)
             .action(ArgAction::Set);
-        match self.kind {
-            Kind::Text(what) => argument.value_name(what),
-            Kind::OneOf(what, words) => {
+        match self.takes {
+            Takes::Text(what) => argument.value_name(what),
+            Takes::OneOf(what, words) => {
                 let words = words.iter().map(|word| {
                     // What is not said is what kube-proxy would do without the flag.
                     PossibleValue::new(*word).hide(word.is_empty())
@@ -45,35 +45,35 @@ impl Flag {
                     .value_name(what)
                     .value_parser(PossibleValuesParser::new(words))
             }
-            Kind::Bool => argument
+            Takes::Bool => argument
                 .value_name("BOOL")
                 .num_args(0..=1)
                 .require_equals(true)
                 .default_missing_value("true")
                 .hide_possible_values(true)
                 .value_parser(go_bool()),
-            Kind::Number | Kind::Port => argument
-                .value_name(if self.kind == Kind::Port {
+            Takes::Number | Takes::Port => argument
+                .value_name(if self.takes == Takes::Port {
                     "PORT"
                 } else {
                     "NUMBER"
                 })
                 .allow_negative_numbers(true)
                 .value_parser(clap::value_parser!(i64)),
-            Kind::Level => argument
+            Takes::Level => argument
                 .short('v')
                 .value_name("LEVEL")
                 .value_parser(clap::value_parser!(i64).range(0..=i64::from(u32::MAX))),
-            Kind::Float => argument
+            Takes::Float => argument
                 .value_name("NUMBER")
                 .allow_negative_numbers(true)
                 .value_parser(clap::value_parser!(f64)),
-            Kind::Duration => argument.value_name("DURATION").allow_hyphen_values(true),
-            Kind::List(what) => argument
+            Takes::Duration => argument.value_name("DURATION").allow_hyphen_values(true),
+            Takes::List(what) => argument
                 .value_name(what)
                 .value_delimiter(',')
                 .action(ArgAction::Append),
-            Kind::Gates => argument
+            Takes::Gates => argument
                 .value_name("NAME=BOOL,...")
                 .value_delimiter(',')
                 .action(ArgAction::Append),
@@ -82,16 +82,16 @@ impl Flag {
 
     fn given(&self, matches: &ArgMatches) -> Option<Value> {
         let name = self.name;
-        match self.kind {
-            Kind::Text(_) | Kind::OneOf(..) | Kind::Duration => {
+        match self.takes {
+            Takes::Text(_) | Takes::OneOf(..) | Takes::Duration => {
                 matches.get_one::<String>(name).map(|text| json!(text))
             }
-            Kind::Bool => matches.get_one::<bool>(name).map(|is| json!(is)),
-            Kind::Number | Kind::Port | Kind::Level => {
+            Takes::Bool => matches.get_one::<bool>(name).map(|is| json!(is)),
+            Takes::Number | Takes::Port | Takes::Level => {
                 matches.get_one::<i64>(name).map(|number| json!(number))
             }
-            Kind::Float => matches.get_one::<f64>(name).map(|number| json!(number)),
-            Kind::List(_) | Kind::Gates => {
+            Takes::Float => matches.get_one::<f64>(name).map(|number| json!(number)),
+            Takes::List(_) | Takes::Gates => {
                 let list = matches.get_many::<String>(name)?;
                 Some(Value::Array(list.map(|text| json!(text)).collect()))
             }
@@ -100,14 +100,14 @@ impl Flag {
 
     /// A value as its field has it.
     fn as_field(&self, given: &Value) -> Result<Value, UsageError> {
-        Ok(match (self.kind, given) {
-            (Kind::Duration, Value::String(text)) => {
+        Ok(match (self.takes, given) {
+            (Takes::Duration, Value::String(text)) => {
                 let duration = text.parse::<GoDuration>();
                 duration.map_err(|error| UsageError::flag(self.name, error.to_string()))?;
                 given.clone()
             }
-            (Kind::Gates, Value::Array(list)) => gates(self.name, list)?,
-            (Kind::List(_), Value::Array(list)) if *list == [json!("")] => json!([]),
+            (Takes::Gates, Value::Array(list)) => gates(self.name, list)?,
+            (Takes::List(_), Value::Array(list)) if *list == [json!("")] => json!([]),
             _ => given.clone(),
         })
     }
@@ -200,7 +200,7 @@ impl KubeProxyFlags {
         let unreadable =
             |error: serde_json::Error| UsageError::field("the configuration", error.to_string());
         let mut tree = serde_json::to_value(&*config).map_err(unreadable)?;
-        for (flag, given) in self.of(|flag| wanted(flag) && flag.kind != Kind::Port) {
+        for (flag, given) in self.of(|flag| wanted(flag) && flag.takes != Takes::Port) {
             let value = flag.as_field(given)?;
             for field in flag.fields {
                 let pointer = format!("/{}", field.replace('.', "/"));

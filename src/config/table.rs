@@ -5,7 +5,7 @@ use super::component_config::{FORMATS, LOCAL_MODES, MODES};
 
 /// What a flag takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Takes {
     /// Any text; what to call it.
     Text(&'static str),
     /// One of some words.
@@ -32,7 +32,7 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Flag {
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
+    pub(super) takes: Takes,
     /// The fields that it sets, with dots in between; none for what is accepted and nothing more.
     pub(super) fields: &'static [&'static str],
     pub(super) heading: &'static str,
@@ -51,13 +51,13 @@ const SERVED: &str = "Health, metrics and logs";
 const fn flag(
     heading: &'static str,
     name: &'static str,
-    kind: Kind,
+    takes: Takes,
     fields: &'static [&'static str],
     help: &'static str,
 ) -> Flag {
     Flag {
         name,
-        kind,
+        takes,
         fields,
         heading,
         help,
@@ -70,11 +70,11 @@ const fn flag(
 const fn idle(
     heading: &'static str,
     name: &'static str,
-    kind: Kind,
+    takes: Takes,
     fields: &'static [&'static str],
     help: &'static str,
 ) -> Flag {
-    let flag = flag(heading, name, kind, fields, help);
+    let flag = flag(heading, name, takes, fields, help);
     Flag { idle: true, ..flag }
 }
 
@@ -82,15 +82,15 @@ const fn idle(
 const fn wins(
     heading: &'static str,
     name: &'static str,
-    kind: Kind,
+    takes: Takes,
     fields: &'static [&'static str],
     help: &'static str,
 ) -> Flag {
-    let flag = flag(heading, name, kind, fields, help);
+    let flag = flag(heading, name, takes, fields, help);
     Flag { wins: true, ..flag }
 }
 
-use Kind::{Bool, Duration, Float, Gates, Level, List, Number, OneOf, Port, Text};
+use Takes::{Bool, Duration, Float, Gates, Level, List, Number, OneOf, Port, Text};
 
 const NO_IPVS: &str = "Accepted for kube-proxy's sake: there is no IPVS here";
 const ACCEPTED: &str = "Accepted for kube-proxy's sake";

@@ -1,7 +1,7 @@
 //! What this machine is, and what it lets us do.
 
-pub mod addresses;
 pub mod file_watch;
+pub mod interfaces;
 pub mod netlink;
 pub mod oom;
 pub mod sysctl;

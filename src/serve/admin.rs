@@ -11,41 +11,69 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Request, Response, StatusCode};
+use prometheus::IntCounterVec;
 
 use crate::serve::health::{Health, Report};
 use crate::serve::http::{self, Answer};
-use crate::serve::metrics::Metrics;
+use crate::serve::registry::{Made, Metrics};
 
 /// The pause before an address that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What the servers answer from.
 #[derive(Debug, Clone)]
-pub struct Sources {
-    /// Health.
-    pub health: Arc<Health>,
-    /// Metrics.
-    pub metrics: Metrics,
-    /// The effective configuration as JSON, for `/configz`.
-    pub configuration: Arc<str>,
+pub struct Answers {
+    health: Arc<Health>,
+    metrics: Metrics,
+    configuration: Arc<str>,
+    /// Answers of `/healthz` and `/livez`, by their codes.
+    healthz: IntCounterVec,
+    livez: IntCounterVec,
 }
 
-impl Sources {
+impl Answers {
+    /// Health, metrics, and the effective configuration as JSON, for `/configz`.
+    ///
+    /// # Errors
+    ///
+    /// If the answers are counted already.
+    pub fn new(health: Arc<Health>, metrics: Metrics, configuration: Arc<str>) -> Made<Self> {
+        let answers = |name, help| {
+            let counters = metrics.counters(name, help, &["code"])?;
+            // What has not happened yet is 0, not absent.
+            for code in ["200", "503"] {
+                let _ = counters.with_label_values(&[code]);
+            }
+            Made::Ok(counters)
+        };
+        Ok(Self {
+            healthz: answers(
+                "kubeproxy_proxy_healthz_total",
+                "Cumulative proxy healthz HTTP status",
+            )?,
+            livez: answers(
+                "kubeproxy_proxy_livez_total",
+                "Cumulative proxy livez HTTP status",
+            )?,
+            health,
+            metrics,
+            configuration,
+        })
+    }
+
     /// The health port: `/healthz` and `/livez`.
     fn health(&self, request: &Request<Incoming>) -> Answer {
         match request.uri().path() {
             "/healthz" => {
                 let report = self.health.healthz();
-                self.metrics
-                    .healthz
+                self.healthz
                     .with_label_values(&[code(&report).as_str()])
                     .inc();
                 health_answer(report)
             }
             "/livez" => {
                 let report = self.health.livez();
-                self.metrics
-                    .livez
+                self.livez
                     .with_label_values(&[code(&report).as_str()])
                     .inc();
                 health_answer(report)
@@ -156,7 +184,7 @@ pub struct BindError {
 /// If the address cannot be had and `hard_fail` says that this is fatal. Otherwise it is tried
 /// again every 5 s. Ends with `stop`.
 pub async fn serve_health(
-    sources: Sources,
+    sources: Answers,
     address: SocketAddr,
     hard_fail: bool,
     stop: impl Future<Output = ()>,
@@ -171,7 +199,7 @@ pub async fn serve_health(
 ///
 /// As for [`serve_health`].
 pub async fn serve_metrics(
-    sources: Sources,
+    sources: Answers,
     address: SocketAddr,
     hard_fail: bool,
     stop: impl Future<Output = ()>,

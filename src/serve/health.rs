@@ -3,11 +3,12 @@
 //!
 //! The sync loop says what happens; `/healthz`, `/livez` and the health checks of Services ask.
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::{Serialize, Serializer};
 
 use crate::core::model::Family;
 
@@ -37,6 +38,33 @@ pub struct Report {
     pub ok: bool,
     /// Compact JSON.
     pub body: String,
+}
+
+/// The answers' body, by kube-proxy's names and in its order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    #[serde(serialize_with = "as_text")]
+    last_updated: Timestamp,
+    #[serde(serialize_with = "as_text")]
+    current_time: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<BTreeMap<&'static str, FamilyBody>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyBody {
+    #[serde(serialize_with = "as_text")]
+    last_updated: Timestamp,
+    healthy: bool,
+}
+
+fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
 }
 
 impl Health {
@@ -106,24 +134,22 @@ impl Health {
         };
         let last = state.updated.unwrap_or(NEVER);
         let updated = if ok { now } else { last };
-        let mut body = format!(r#"{{"lastUpdated":"{updated}","currentTime":"{now}""#);
-        // Writing to a String cannot fail.
-        if with_eligible {
-            let _ = write!(body, r#","nodeEligible":{}"#, state.eligible);
-        }
-        let _ = write!(body, r#","healthy":{healthy}"#);
-        if state.updated.is_some() {
-            body.push_str(r#","status":{"#);
-            for (index, family) in self.families.iter().enumerate() {
-                let comma = if index == 0 { "" } else { "," };
-                let _ = write!(
-                    body,
-                    r#"{comma}"{family}":{{"lastUpdated":"{last}","healthy":{healthy}}}"#
-                );
-            }
-            body.push('}');
-        }
-        body.push('}');
+        let families = self.families.iter().map(|family| {
+            let family_body = FamilyBody {
+                last_updated: last,
+                healthy,
+            };
+            (family.name(), family_body)
+        });
+        let body = Body {
+            last_updated: updated,
+            current_time: now,
+            node_eligible: with_eligible.then_some(state.eligible),
+            healthy,
+            status: state.updated.is_some().then(|| families.collect()),
+        };
+        // Numbers, texts and booleans can be written.
+        let body = serde_json::to_string(&body).unwrap_or_default();
         Report { ok, body }
     }
 }

@@ -6,4 +6,4 @@ pub mod events;
 pub mod health;
 pub mod health_checks;
 pub mod http;
-pub mod metrics;
+pub mod registry;

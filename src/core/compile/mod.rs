@@ -4,10 +4,10 @@
 //! and on nothing else, so a change costs what its Service costs. Who owns a destination that
 //! two Services claim is not decided here.
 
-mod cluster;
 mod compiled;
-mod parts;
+mod draft;
 mod ports;
+mod unowned;
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -25,11 +25,11 @@ use crate::core::networks;
 use crate::core::select::{Selection, Uses, select};
 use ipnetwork::IpNetwork;
 
-use parts::{Claimed, Parts};
+use draft::{Claimed, Draft};
 
-pub use cluster::{NodePortAddresses, accepted_node_port_addresses, compile_cluster};
 pub use compiled::{Compiled, HealthCheck, MOST_ELEMENTS, WithoutLocal};
 pub use ports::{ByPort, Serves, served_ports};
+pub use unowned::{NodePortAddresses, accepted_node_port_addresses, compile_cluster};
 
 /// Compiles one Service, with its slices in the order of their names.
 #[must_use]
@@ -65,7 +65,7 @@ pub fn compile_selected(
     mut select: impl FnMut(Family, &ServicePort, Uses) -> Selection,
     health_check: Option<HealthCheck>,
 ) -> Compiled {
-    let mut parts = Parts::with_room_for(service);
+    let mut draft = Draft::with_room_for(service);
     let allowed: PerFamily<OnceCell<Sources>> = PerFamily::default();
     for (index, (family, port)) in served_ports(service).enumerate() {
         let Some(cluster_ip) = *service.cluster_ips.get(family) else {
@@ -79,31 +79,31 @@ pub fn compile_selected(
             node,
             allowed: allowed.get(family),
         };
-        if index >= most_ports || parts.is_full() {
-            parts.leave_out(compiler.destinations());
+        if index >= most_ports || draft.is_full() {
+            draft.leave_out(compiler.destinations());
             continue;
         }
         let selection = select(family, port, uses(service, family, port));
-        compiler.compile(cluster_ip, &selection, &mut parts);
+        compiler.compile(cluster_ip, &selection, &mut draft);
     }
     if !service.ports.is_empty() {
         let cluster_ips = service.cluster_ips.iter().filter_map(|(_, ip)| *ip);
-        parts.shared.extend(cluster_ips.map(Shared::ClusterIp));
+        draft.shared.extend(cluster_ips.map(Shared::ClusterIp));
     }
-    parts.shared.sort_unstable();
-    parts.shared.dedup();
-    parts
+    draft.shared.sort_unstable();
+    draft.shared.dedup();
+    draft
         .flows
         .sort_unstable_by_key(|(destination, _)| *destination);
     Compiled {
         created: service.created,
         key: Some(key.clone()),
-        destinations: parts.destinations.into(),
-        flows: parts.flows.into(),
-        shared: parts.shared.into(),
+        destinations: draft.destinations.into(),
+        flows: draft.flows.into(),
+        shared: draft.shared.into(),
         health_check: health_check.map(Box::new),
-        without_local: parts.without_local,
-        left_out: parts.left_out,
+        without_local: draft.without_local,
+        left_out: draft.left_out,
     }
 }
 
@@ -168,7 +168,7 @@ impl PortCompiler<'_> {
         1 + addresses(vips) + addresses(external_ips) + usize::from(self.port.node_port != 0)
     }
 
-    fn compile(&self, cluster_ip: IpAddr, selection: &Selection, parts: &mut Parts) {
+    fn compile(&self, cluster_ip: IpAddr, selection: &Selection, draft: &mut Draft) {
         let Self {
             service,
             family,
@@ -178,19 +178,19 @@ impl PortCompiler<'_> {
         let external = service.externally_accessible(family, port);
         let uses = uses(service, family, port);
         if uses.local && selection.has_any && selection.local.is_empty() {
-            let without = parts.without_local.get_mut(family);
+            let without = draft.without_local.get_mut(family);
             without.internal += u32::from(service.internal_local);
             without.external += u32::from(service.external_local && external);
         }
-        if !parts.reserve(selection.on_this_node.len()) {
-            parts.leave_out(self.destinations());
+        if !draft.reserve(selection.on_this_node.len()) {
+            draft.leave_out(self.destinations());
             return;
         }
         let mut claimer = Claimer {
             label: label(self.key, &port.name),
             port,
             selection,
-            parts,
+            draft,
         };
         let host = Host::Address(cluster_ip);
         claimer.claim(host, self.internal_action(selection), Sources::Any);
@@ -214,7 +214,7 @@ impl PortCompiler<'_> {
             );
         }
         let hairpins = selection.on_this_node.iter();
-        parts
+        draft
             .shared
             .extend(hairpins.map(|endpoint| Shared::Hairpin {
                 protocol: port.protocol,
@@ -292,14 +292,14 @@ struct Claimer<'a> {
     label: Label,
     port: &'a ServicePort,
     selection: &'a Selection,
-    parts: &'a mut Parts,
+    draft: &'a mut Draft,
 }
 
 impl Claimer<'_> {
     /// Claims one, if it fits. One Service may list an address twice, or have two ports that differ
     /// in name only: the first claim stands.
     fn claim(&mut self, host: Host, action: Action, sources: Sources) -> bool {
-        let Self { port, parts, .. } = self;
+        let Self { port, draft, .. } = self;
         let destination = Destination {
             host,
             protocol: port.protocol,
@@ -314,16 +314,16 @@ impl Claimer<'_> {
             action,
             sources,
         };
-        match parts.claim(destination, forwarding) {
+        match draft.claim(destination, forwarding) {
             Claimed::Before => true,
             Claimed::TooMuch => {
-                parts.leave_out(1);
+                draft.leave_out(1);
                 false
             }
             Claimed::Now => {
                 if port.protocol == Protocol::Udp {
                     let serving = self.selection.serving.clone();
-                    parts.flows.push((destination, serving));
+                    draft.flows.push((destination, serving));
                 }
                 true
             }
@@ -339,7 +339,7 @@ impl Claimer<'_> {
     ) {
         while let Some(address) = addresses.next() {
             if !self.claim(Host::Address(address), action.clone(), sources.clone()) {
-                self.parts.leave_out(addresses.count());
+                self.draft.leave_out(addresses.count());
                 return;
             }
         }

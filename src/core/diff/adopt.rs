@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use rustc_hash::FxHashMap;
 
 use super::Engine;
-use super::queue::Item;
+use super::queue::Suspect;
 use crate::core::ir::{
     Action, Destination, Entry, Forwarding, Label, List, Route, SourcePolicy, Sources,
 };
@@ -87,12 +87,13 @@ impl Engine {
         }
         self.queue.clear();
         for (destination, claim) in self.claims.winners() {
-            self.queue.put(claim.owner, Item::Destination(destination));
+            self.queue
+                .put(claim.owner, Suspect::Destination(destination));
         }
         let applied = self.applied.keys();
         for destination in applied.chain(self.strays.keys()) {
             self.queue
-                .put(Owner::Cluster, Item::Destination(*destination));
+                .put(Owner::Cluster, Suspect::Destination(*destination));
         }
         let applied = self.applied_shared.iter().copied();
         for shared in applied.chain(self.stated.keys().copied()) {

@@ -1,6 +1,6 @@
 //! The places of a list, found once for all destinations that share it.
 
-use super::slots;
+use super::placement;
 use crate::core::ir::{Action, Forwarding};
 use crate::core::model::Endpoints;
 
@@ -59,7 +59,7 @@ impl SlotMemo {
         {
             return slots.clone();
         }
-        let slots = slots::assign(held, wanted);
+        let slots = placement::assign(held, wanted);
         self.last = Some((wanted.clone(), held.clone(), slots.clone()));
         slots
     }

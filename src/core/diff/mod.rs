@@ -12,9 +12,11 @@ mod adopt;
 mod claims;
 mod difference;
 mod flows;
+mod listing;
+
 mod memo;
+mod placement;
 mod queue;
-mod slots;
 mod steps;
 
 use std::collections::{BTreeMap, HashMap};
@@ -30,7 +32,7 @@ use crate::core::model::{Endpoints, Owner, Protocol};
 use claims::{Claims, Rank};
 use difference::difference;
 use memo::SlotMemo;
-use queue::{Item, Queue};
+use queue::{Queue, Suspect};
 
 pub use flows::StaleFlows;
 
@@ -77,7 +79,7 @@ pub struct Pending {
     /// Where flows may go from now on, where that has changed.
     flows: Vec<(Destination, Option<Endpoints>)>,
     /// What was looked at to make the delta, changed or not, and is done with it.
-    done: Vec<Item>,
+    done: Vec<Suspect>,
     /// Whose turn is next.
     turn: Option<Owner>,
 }
@@ -206,7 +208,7 @@ impl Engine {
     /// Puts a destination in on behalf of who has it, or had it.
     fn mark(claims: &Claims, queue: &mut Queue, id: Owner, destination: Destination) {
         let owner = claims.winner(destination).map_or(id, |claim| claim.owner);
-        queue.put(owner, Item::Destination(destination));
+        queue.put(owner, Suspect::Destination(destination));
     }
 
     fn state(&mut self, owner: Owner, shared: Shared) {
@@ -244,8 +246,8 @@ impl Engine {
         let mut pending = Pending::default();
         // What belongs to all lets traffic in before anything else does, and refuses it last.
         let own = || self.queue.of(Owner::Cluster).map(|(_, item)| *item);
-        let (first, last): (Vec<Item>, Vec<Item>) =
-            own().partition(|item| matches!(item, Item::Admitting(_)));
+        let (first, last): (Vec<Suspect>, Vec<Suspect>) =
+            own().partition(|item| matches!(item, Suspect::Admitting(_)));
         let mut memo = SlotMemo::default();
         for item in first {
             let looked = self.look_at(Owner::Cluster, item, operations, &mut memo, &mut pending);
@@ -280,21 +282,21 @@ impl Engine {
     fn look_at(
         &self,
         owner: Owner,
-        item: Item,
+        item: Suspect,
         operations: usize,
         memo: &mut SlotMemo,
         pending: &mut Pending,
     ) -> Looked {
         // Ranges stay together: a new one may overlap an old one.
-        let together = matches!(item, Item::Refusing(Shared::ServiceCidr(_)));
+        let together = matches!(item, Suspect::Refusing(Shared::ServiceCidr(_)));
         if pending.weight >= operations && !together {
             return Looked::Full;
         }
         match item {
-            Item::Destination(destination) => {
+            Suspect::Destination(destination) => {
                 self.look_at_destination(destination, operations, memo, pending)
             }
-            Item::Admitting(shared) | Item::Refusing(shared) | Item::Withdrawn(shared) => {
+            Suspect::Admitting(shared) | Suspect::Refusing(shared) | Suspect::Withdrawn(shared) => {
                 pending.done.push(item);
                 self.look_at_shared(owner, shared, pending);
                 Looked::Taken
@@ -356,7 +358,7 @@ impl Engine {
             return Looked::InPart;
         }
         pending.weight += weight;
-        pending.done.push(Item::Destination(destination));
+        pending.done.push(Suspect::Destination(destination));
         if destination.protocol == Protocol::Udp {
             let flows = compiled.and_then(|compiled| flows::of(compiled, &destination));
             if self.flows.get(&destination) != flows {
@@ -419,7 +421,7 @@ impl Engine {
         }
         for item in &pending.done {
             self.queue.done(item);
-            if let Item::Destination(destination) = item {
+            if let Suspect::Destination(destination) = item {
                 self.strays.remove(destination);
             }
         }
@@ -440,66 +442,6 @@ impl Engine {
             }
         }
         stale
-    }
-
-    /// All entries that are wanted, in a stable order, as if compiled from nothing.
-    #[must_use]
-    pub fn wanted_entries(&self) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for (destination, forwarding) in self.wanted_destinations() {
-            forwarding.for_each_entry(destination, |entry| entries.push(entry));
-        }
-        entries.extend(self.stated.keys().copied().map(Entry::Shared));
-        entries.sort_unstable();
-        entries
-    }
-
-    /// What is wanted at each destination, by the Service that owns it, in a stable order.
-    #[must_use]
-    pub fn wanted_destinations(&self) -> Vec<(Destination, &Forwarding)> {
-        let mut wanted: Vec<(Destination, &Forwarding)> = self
-            .claims
-            .winners()
-            .filter_map(|(destination, claim)| {
-                let compiled = self.wanted.get(&claim.owner)?;
-                let (_, forwarding) = compiled.destinations.get(claim.index as usize)?;
-                Some((destination, forwarding))
-            })
-            .collect();
-        wanted.sort_unstable_by_key(|(destination, _)| *destination);
-        wanted
-    }
-
-    /// The shared facts that are wanted, in a stable order.
-    #[must_use]
-    pub fn wanted_shared(&self) -> Vec<Shared> {
-        let mut shared: Vec<Shared> = self.stated.keys().copied().collect();
-        shared.sort_unstable();
-        shared
-    }
-
-    /// All entries that are applied, in a stable order.
-    #[must_use]
-    pub fn applied_entries(&self) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = self.strays.values().flatten().cloned().collect();
-        for (destination, forwarding) in &self.applied {
-            forwarding.for_each_entry(*destination, |entry| entries.push(entry));
-        }
-        entries.extend(self.applied_shared.iter().copied().map(Entry::Shared));
-        entries.sort_unstable();
-        entries
-    }
-
-    /// What is applied at a destination.
-    #[must_use]
-    pub fn applied(&self, destination: &Destination) -> Option<&Forwarding> {
-        self.applied.get(destination)
-    }
-
-    /// Number of claims that another Service's claim keeps from being served.
-    #[must_use]
-    pub const fn contested_claims(&self) -> usize {
-        self.claims.contested()
     }
 }
 

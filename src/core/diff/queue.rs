@@ -16,7 +16,7 @@ use crate::core::model::Owner;
 
 /// What may differ, in the order in which it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Item {
+pub(super) enum Suspect {
     /// A fact that admits traffic, and is wanted.
     Admitting(Shared),
     Destination(Destination),
@@ -26,7 +26,7 @@ pub(super) enum Item {
     Withdrawn(Shared),
 }
 
-impl Item {
+impl Suspect {
     const FIRST: Self = Self::Admitting(Shared::ClusterIp(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
     const LAST: Self = Self::Withdrawn(Shared::NodePortAddress(IpAddr::V6(Ipv6Addr::from_bits(
         u128::MAX,
@@ -44,15 +44,15 @@ impl Item {
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    owner_of: FxHashMap<Item, Owner>,
-    waiting: BTreeSet<(Owner, Item)>,
+    owner_of: FxHashMap<Suspect, Owner>,
+    waiting: BTreeSet<(Owner, Suspect)>,
     /// Whose turn is next.
     turn: Option<Owner>,
 }
 
 impl Queue {
     /// Puts in what is to be looked at on an owner's behalf, and no longer on another's.
-    pub(super) fn put(&mut self, owner: Owner, item: Item) {
+    pub(super) fn put(&mut self, owner: Owner, item: Suspect) {
         match self.owner_of.entry(item) {
             Slot::Vacant(slot) => {
                 slot.insert(owner);
@@ -70,12 +70,12 @@ impl Queue {
     /// The same for a shared fact, which may have been wanted when it was put in last, or not.
     pub(super) fn put_shared(&mut self, owner: Owner, shared: Shared, is_wanted: bool) {
         if shared.admits() {
-            self.done(&Item::shared(shared, !is_wanted));
+            self.done(&Suspect::shared(shared, !is_wanted));
         }
-        self.put(owner, Item::shared(shared, is_wanted));
+        self.put(owner, Suspect::shared(shared, is_wanted));
     }
 
-    pub(super) fn done(&mut self, item: &Item) {
+    pub(super) fn done(&mut self, item: &Suspect) {
         if let Some(owner) = self.owner_of.remove(item) {
             self.waiting.remove(&(owner, *item));
         }
@@ -96,14 +96,14 @@ impl Queue {
     }
 
     /// What there is of an owner's.
-    pub(super) fn of(&self, owner: Owner) -> btree_set::Range<'_, (Owner, Item)> {
+    pub(super) fn of(&self, owner: Owner) -> btree_set::Range<'_, (Owner, Suspect)> {
         self.waiting
-            .range((owner, Item::FIRST)..=(owner, Item::LAST))
+            .range((owner, Suspect::FIRST)..=(owner, Suspect::LAST))
     }
 
     /// The same from an item on.
-    fn of_from(&self, (owner, item): (Owner, Item)) -> btree_set::Range<'_, (Owner, Item)> {
-        self.waiting.range((owner, item)..=(owner, Item::LAST))
+    fn of_from(&self, (owner, item): (Owner, Suspect)) -> btree_set::Range<'_, (Owner, Suspect)> {
+        self.waiting.range((owner, item)..=(owner, Suspect::LAST))
     }
 
     pub(super) const fn set_turn(&mut self, turn: Option<Owner>) {
@@ -126,7 +126,7 @@ impl Queue {
 
     /// The first Service that waits behind an owner.
     pub(super) fn after(&self, owner: Owner) -> Option<Owner> {
-        let behind = (Bound::Excluded((owner, Item::LAST)), Bound::Unbounded);
+        let behind = (Bound::Excluded((owner, Suspect::LAST)), Bound::Unbounded);
         self.waiting.range(behind).next().map(|(owner, _)| *owner)
     }
 }
@@ -136,14 +136,14 @@ pub(super) struct Turns<'a> {
     queue: &'a Queue,
     quantum: usize,
     used: usize,
-    current: Option<btree_set::Range<'a, (Owner, Item)>>,
+    current: Option<btree_set::Range<'a, (Owner, Suspect)>>,
     begun: bool,
     /// It has come past the last Service.
     wrapped: bool,
     /// Whose turn was given last.
     owner: Owner,
     /// Those that have more than they could take in their first turn.
-    rest: VecDeque<btree_set::Range<'a, (Owner, Item)>>,
+    rest: VecDeque<btree_set::Range<'a, (Owner, Suspect)>>,
 }
 
 impl Turns<'_> {
@@ -179,9 +179,9 @@ impl Turns<'_> {
 }
 
 impl Iterator for Turns<'_> {
-    type Item = (Owner, Item);
+    type Item = (Owner, Suspect);
 
-    fn next(&mut self) -> Option<(Owner, Item)> {
+    fn next(&mut self) -> Option<(Owner, Suspect)> {
         loop {
             if let Some(mut current) = self.current.take()
                 && let Some(next) = current.next()
@@ -211,8 +211,8 @@ mod tests {
     use crate::core::ir::Host;
     use crate::core::model::{Protocol, ServiceId};
 
-    fn destination(number: u8) -> Item {
-        Item::Destination(Destination {
+    fn destination(number: u8) -> Suspect {
+        Suspect::Destination(Destination {
             host: Host::Address([10, 0, 0, number].into()),
             protocol: Protocol::Tcp,
             port: 80,
@@ -269,8 +269,8 @@ mod tests {
         queue.put_shared(owners[1], address, false);
         assert!(!queue.holds(owners[0]));
         let waiting: Vec<_> = queue.turns(9).collect();
-        assert_eq!(waiting, [(owners[1], Item::Withdrawn(address))]);
-        queue.done(&Item::Withdrawn(address));
+        assert_eq!(waiting, [(owners[1], Suspect::Withdrawn(address))]);
+        queue.done(&Suspect::Withdrawn(address));
         assert!(queue.is_empty());
     }
 }

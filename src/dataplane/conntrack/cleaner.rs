@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use nix::errno::Errno;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 
@@ -208,24 +209,37 @@ impl Queue {
     }
 }
 
-fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
-    let mut queue = Queue::default();
-    let mut retry = FIRST_RETRY;
-    let mut ended = false;
-    while !ended || !queue.keep.is_empty() {
-        let next = if queue.keep.is_empty() {
-            inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            inbox.recv_timeout(retry)
+/// Takes in work until a time, or what there is at once; with nothing to do, waits for some. Returns
+/// whether there will be no more.
+fn take_in(inbox: &Receiver<Work>, queue: &mut Queue, until: Option<Instant>) -> bool {
+    loop {
+        let next = match until {
+            _ if queue.keep.is_empty() => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(until) => inbox.recv_timeout(until.saturating_duration_since(Instant::now())),
+            None => inbox.recv_timeout(Duration::ZERO),
         };
         match next {
             Ok(work) => queue.add(work),
-            Err(RecvTimeoutError::Timeout) => {}
-            // What is left gets one more try.
-            Err(RecvTimeoutError::Disconnected) => ended = true,
+            Err(RecvTimeoutError::Timeout) => return false,
+            Err(RecvTimeoutError::Disconnected) => return true,
         }
-        for work in inbox.try_iter() {
-            queue.add(work);
+    }
+}
+
+fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
+    let pauses = ExponentialBuilder::new()
+        .with_min_delay(FIRST_RETRY)
+        .with_max_delay(LAST_RETRY)
+        .without_max_times();
+    let mut queue = Queue::default();
+    let mut retries = pauses.build();
+    // Work that comes does not shorten the pause after a failure.
+    let mut until = None;
+    loop {
+        // What is left then gets one more try.
+        let ended = take_in(inbox, &mut queue, until);
+        if queue.keep.is_empty() {
+            return;
         }
         match clean(&queue.as_work()) {
             Ok(cleaned) => {
@@ -242,15 +256,17 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
                     }
                 }
                 queue = Queue::default();
-                retry = FIRST_RETRY;
+                retries = pauses.build();
+                until = None;
             }
             Err(error) => {
+                let retry = retries.next().unwrap_or(LAST_RETRY);
                 tracing::warn!(%error, ?retry, "cannot look for stale UDP flows; trying again");
-                retry = (retry * 2).min(LAST_RETRY);
-                if ended {
-                    return;
-                }
+                until = Some(Instant::now() + retry);
             }
+        }
+        if ended {
+            return;
         }
     }
 }

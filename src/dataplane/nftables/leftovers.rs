@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::wire::batch::{Batch, FinishedBatch};
-use super::wire::{foreign, objects};
+use super::wire::{foreign, tables};
 use crate::core::model::Family;
 use crate::host::netlink::socket::{Socket, SocketError};
 
@@ -58,15 +58,15 @@ pub(super) fn removal(
             count += chains.len();
             for rule in foreign::jumps(socket, *family, table)? {
                 if chains.contains(&rule.to) && !chains.contains(&rule.chain) {
-                    objects::put_delete_rule(&mut batch, *family, table, &rule.chain, rule.handle);
+                    tables::put_delete_rule(&mut batch, *family, table, &rule.chain, rule.handle);
                 }
             }
             // All rules first: the chains refer to each other.
             for chain in &chains {
-                objects::put_flush_chain(&mut batch, *family, table, chain);
+                tables::put_flush_chain(&mut batch, *family, table, chain);
             }
             for chain in &chains {
-                objects::put_delete_named_chain(&mut batch, *family, table, chain);
+                tables::put_delete_named_chain(&mut batch, *family, table, chain);
             }
         }
     }

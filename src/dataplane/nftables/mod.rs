@@ -6,12 +6,12 @@
 
 mod affinity;
 mod contents;
+mod interference;
 mod leftovers;
 mod program;
 mod text;
 mod transaction;
 mod unchanged;
-mod watch;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ use program::{KUBE_PROXY_TABLE, Program};
 use transaction::Programmed;
 use wire::batch::{Batch, FinishedBatch, Subject};
 use wire::dump::{self, Found, Lister};
-use wire::{foreign, objects};
+use wire::{foreign, tables};
 
 pub use text::{render, render_cleanup};
 pub use transaction::Encoder;
@@ -204,7 +204,7 @@ impl Backend for Nftables {
         let mut batch = Batch::new(false);
         for family in self.programmed.config.families.clone() {
             if dump::table_exists(&mut self.socket, family)? {
-                objects::put_delete_table(&mut batch, family);
+                tables::put_delete_table(&mut batch, family);
             }
         }
         if !batch.is_empty() {
@@ -215,7 +215,8 @@ impl Backend for Nftables {
     }
 
     fn watch(&mut self, changed: Changed) -> Result<bool, Unavailable> {
-        watch::watch(self.socket.port(), changed).map_err(|error| Unavailable(Box::new(error)))?;
+        interference::watch(self.socket.port(), changed)
+            .map_err(|error| Unavailable(Box::new(error)))?;
         // The first sync is the largest, and to be told of it would take the kernel as long again:
         // the watch begins after it, and the number of the ruleset says whether it missed something.
         let generation = foreign::generation(&mut self.socket)?;

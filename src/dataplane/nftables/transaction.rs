@@ -15,7 +15,7 @@ use super::program::sources::{self, CHECK_SOURCE};
 use super::program::statement::Chain;
 use super::unchanged::{Unchanged, is_unchanged, size, unchanged};
 use super::wire::batch::{Batch, ElementOperation, FinishedBatch};
-use super::wire::{elements, objects};
+use super::wire::{elements, tables};
 use crate::core::ir::{Delta, Entry, Operation};
 use crate::core::model::{Family, Owner, PerFamily};
 use crate::dataplane::Options;
@@ -98,14 +98,14 @@ impl Programmed {
     pub(super) fn encode(&self, delta: &Delta) -> (FinishedBatch, Change) {
         let mut batch = Batch::new(self.isolate);
         for family in &self.leftovers {
-            objects::put_delete_named_table(&mut batch, *family, KUBE_PROXY_TABLE);
+            tables::put_delete_named_table(&mut batch, *family, KUBE_PROXY_TABLE);
         }
         if self.replace {
             for family in &self.config.families {
-                objects::put_delete_table(&mut batch, *family);
-                objects::put_create_table(&mut batch, *family);
+                tables::put_delete_table(&mut batch, *family);
+                tables::put_create_table(&mut batch, *family);
                 for set in SETS {
-                    objects::put_set(&mut batch, *family, set);
+                    tables::put_set(&mut batch, *family, set);
                 }
             }
         }
@@ -200,10 +200,10 @@ impl Programmed {
         new.extend(chains.iter().map(|size| choice::draw_chain(*size)));
         // First all chains, then all rules: a rule may go to any chain.
         for chain in &new {
-            objects::put_chain(batch, family, chain);
+            tables::put_chain(batch, family, chain);
         }
         for chain in &new {
-            objects::put_rules(batch, family, chain);
+            tables::put_rules(batch, family, chain);
         }
         let mut put = |(map, number, verdict): (SetId, u32, Verdict)| {
             let (kind, verdict) = (ElementOperation::Add, Cow::Owned(verdict));
@@ -329,7 +329,7 @@ impl Programmed {
             }
             batch.barrier();
             for size in known.draws.difference(&used.draws) {
-                objects::put_delete_chain(&mut batch, *family, &choice::draw_name(*size));
+                tables::put_delete_chain(&mut batch, *family, &choice::draw_name(*size));
             }
             if known.timeouts != used.timeouts {
                 put_timeouts(&mut batch, *family, &used.timeouts, true);
@@ -352,19 +352,19 @@ fn drawn(sizes: &BTreeSet<Size>) -> BTreeSet<Size> {
 /// Writes the rules that remember anew.
 fn put_timeouts(batch: &mut Batch, family: Family, timeouts: &BTreeMap<Class, u32>, flush: bool) {
     if flush {
-        objects::put_flush_chain(batch, family, super::program::TABLE, choice::REMEMBER);
+        tables::put_flush_chain(batch, family, super::program::TABLE, choice::REMEMBER);
     }
     let rules = timeouts
         .iter()
         .map(|(class, seconds)| choice::remember_rule(family, *class, *seconds));
     let chain = Chain::regular(choice::REMEMBER, rules.collect());
-    objects::put_rules(batch, family, &chain);
+    tables::put_rules(batch, family, &chain);
 }
 
 /// Writes the rules that admit sources anew.
 fn put_lengths(batch: &mut Batch, family: Family, lengths: &BTreeSet<u8>) {
-    objects::put_flush_chain(batch, family, super::program::TABLE, CHECK_SOURCE);
-    objects::put_rules(batch, family, &sources::check_source(family, lengths));
+    tables::put_flush_chain(batch, family, super::program::TABLE, CHECK_SOURCE);
+    tables::put_rules(batch, family, &sources::check_source(family, lengths));
 }
 
 fn put_additions(batch: &mut Batch, delta: &Delta, unchanged: &Unchanged, change: &mut Change) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::elements::{self, Listed};
 use super::intervals;
 use super::lookup;
-use super::objects::{self, SetShape};
+use super::tables::{self, SetShape};
 use super::uapi::*;
 use crate::core::model::Family;
 use crate::dataplane::nftables::contents::Assembly;
@@ -224,8 +224,8 @@ fn same(family: Family, wanted: &Chain, found: &ListedChain) -> Result<(), Strin
     if base != found.base {
         return Err(format!("chain {} is hooked elsewhere", wanted.name));
     }
-    let rules: Vec<String> = objects::rule_messages(family, wanted, 0)
-        .filter_map(|message| objects::describe_rule(&message))
+    let rules: Vec<String> = tables::rule_messages(family, wanted, 0)
+        .filter_map(|message| tables::describe_rule(&message))
         .collect();
     if rules != found.rules {
         return Err(format!("chain {} has other rules", wanted.name));
@@ -326,7 +326,7 @@ fn list_rules(
         if let Some(chain) = find(attributes, NFTA_RULE_CHAIN).and_then(string)
             && is_our_table(attributes, NFTA_RULE_TABLE)
         {
-            let rule = objects::describe_rule(message.whole).unwrap_or_default();
+            let rule = tables::describe_rule(message.whole).unwrap_or_default();
             let parts = (timeout(attributes), length(attributes));
             rules.push((chain.to_owned(), rule, parts));
         }

@@ -2,7 +2,7 @@
 //!
 //! Each function says which `nft --debug=netlink` lines it produces: nft's own encoding of the
 //! same rule is the reference, so that `nft list ruleset` prints what the dry run says. No
-//! unsafe code: building the C objects is `ffi`'s business.
+//! unsafe code: building the C objects is `libnftnl`'s business.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use nftnl::nftnl_sys as sys;
 use sys::libc;
 
-use super::ffi::{Expression, Value};
+use super::libnftnl::{Expression, Value};
 use super::operands::*;
 use crate::core::model::Family;
 use crate::dataplane::nftables::program::sets::{Field, SetId};

@@ -3,7 +3,7 @@
 use nftnl::nftnl_sys as sys;
 use sys::libc;
 
-use super::ffi::{Expression, Value};
+use super::libnftnl::{Expression, Value};
 use crate::core::model::Family;
 use crate::dataplane::nftables::program::sets::{Field, SetId};
 use crate::dataplane::nftables::program::statement::Load;

@@ -25,7 +25,7 @@ pub(super) enum Claimed {
 }
 
 #[derive(Default)]
-pub(super) struct Parts {
+pub(super) struct Draft {
     pub(super) destinations: Vec<(Destination, Forwarding)>,
     claimed: FxHashSet<Destination>,
     pub(super) flows: Vec<(Destination, Endpoints)>,
@@ -38,7 +38,7 @@ pub(super) struct Parts {
     pub(super) left_out: u32,
 }
 
-impl Parts {
+impl Draft {
     /// Room for as much as a Service mostly has: what is compiled stays in memory.
     pub(super) fn with_room_for(service: &Service) -> Self {
         let families = service.cluster_ips.iter().flat_map(|(_, ip)| ip).count();

@@ -1,57 +1,12 @@
-//! Metrics: kube-proxy's, by its names, labels and buckets, so that dashboards and alerts keep
-//! working (docs/semantics.md, J), and ours under `pointsman_`.
-//!
-//! All are registered here, in one registry; whoever has something to count holds this.
+//! What the agent counts and measures (docs/semantics.md, J): syncs, changes, watches, flows.
 
 use std::time::Duration;
 
 use prometheus::core::{AtomicU64, GenericCounter};
-use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::core::model::Family;
-
-/// Everything that is measured.
-#[derive(Debug, Clone)]
-#[allow(
-    missing_docs,
-    reason = "the names are the metrics', which have help texts"
-)]
-pub struct Metrics {
-    registry: Registry,
-    families: Vec<Family>,
-    sync_duration: HistogramVec,
-    full_sync_duration: HistogramVec,
-    partial_sync_duration: HistogramVec,
-    network_programming: HistogramVec,
-    last_synced: GaugeVec,
-    last_queued: GaugeVec,
-    pub endpoint_changes_pending: IntGauge,
-    pub endpoint_changes: IntCounter,
-    pub service_changes_pending: IntGauge,
-    pub service_changes: IntCounter,
-    no_local_endpoints: IntGaugeVec,
-    pub healthz: IntCounterVec,
-    pub livez: IntCounterVec,
-    conntrack_duration: HistogramVec,
-    conntrack_deleted: IntCounterVec,
-    sync_failures: IntCounterVec,
-    cleanup_failures: IntCounterVec,
-    elements: IntGaugeVec,
-    operations: IntCounter,
-    bytes: IntCounter,
-    transaction_operations: HistogramVec,
-    transaction_bytes: HistogramVec,
-    kernel_duration: HistogramVec,
-    compile_duration: HistogramVec,
-    pub contested: IntGauge,
-    pub refused: IntGauge,
-    pub interference: IntCounter,
-    pub watch_failures: IntCounterVec,
-    pub warnings: IntCounterVec,
-}
+use crate::serve::registry::{Made, Metrics};
 
 /// 1 ms, doubled fourteen times: what kube-proxy measures syncs with.
 fn doubling() -> Vec<f64> {
@@ -90,15 +45,50 @@ pub struct SyncTimes {
     pub kernel: Duration,
 }
 
-impl Metrics {
-    /// All metrics, at zero.
+/// What is counted. Clones count together.
+#[derive(Debug, Clone)]
+#[allow(
+    missing_docs,
+    reason = "the names are the metrics', which have help texts"
+)]
+pub struct AgentMetrics {
+    families: Vec<Family>,
+    sync_duration: HistogramVec,
+    full_sync_duration: HistogramVec,
+    partial_sync_duration: HistogramVec,
+    network_programming: HistogramVec,
+    last_synced: GaugeVec,
+    last_queued: GaugeVec,
+    pub endpoint_changes_pending: IntGauge,
+    pub endpoint_changes: IntCounter,
+    pub service_changes_pending: IntGauge,
+    pub service_changes: IntCounter,
+    no_local_endpoints: IntGaugeVec,
+    conntrack_duration: HistogramVec,
+    conntrack_deleted: IntCounterVec,
+    sync_failures: IntCounterVec,
+    cleanup_failures: IntCounterVec,
+    elements: IntGaugeVec,
+    operations: IntCounter,
+    bytes: IntCounter,
+    transaction_operations: HistogramVec,
+    transaction_bytes: HistogramVec,
+    kernel_duration: HistogramVec,
+    compile_duration: HistogramVec,
+    pub contested: IntGauge,
+    pub refused: IntGauge,
+    pub interference: IntCounter,
+    pub watch_failures: IntCounterVec,
+    pub warnings: IntCounterVec,
+}
+
+impl AgentMetrics {
+    /// All at zero.
     ///
     /// # Errors
     ///
-    /// Never: two metrics of one name would be a mistake of this file.
-    pub fn new(families: &[Family]) -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let r = Register(&registry);
+    /// If there is a metric of one of the names already.
+    pub fn new(r: &Metrics, families: &[Family]) -> Made<Self> {
         let f = &["ip_family"];
         let metrics = Self {
             sync_duration: r.histogram(
@@ -155,16 +145,6 @@ impl Metrics {
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
                 "Number of services with a Local traffic policy and no endpoints",
                 &["ip_family", "traffic_policy"],
-            )?,
-            healthz: r.counters(
-                "kubeproxy_proxy_healthz_total",
-                "Cumulative proxy healthz HTTP status",
-                &["code"],
-            )?,
-            livez: r.counters(
-                "kubeproxy_proxy_livez_total",
-                "Cumulative proxy livez HTTP status",
-                &["code"],
             )?,
             conntrack_duration: r.histogram(
                 "kubeproxy_conntrack_reconciler_sync_duration_seconds",
@@ -244,17 +224,7 @@ impl Metrics {
                 &["field"],
             )?,
             families: families.to_vec(),
-            registry: registry.clone(),
         };
-        r.register(prometheus::process_collector::ProcessCollector::for_self())?;
-        let build = r.gauges(
-            "kubernetes_build_info",
-            "The build that runs: kube-proxy's release that it stands for, and ours",
-            &["major", "minor", "git_version", "pointsman_version"],
-        )?;
-        build
-            .with_label_values(&["1", "36", "v1.36.0", env!("CARGO_PKG_VERSION")])
-            .set(1);
         // What has not happened yet is 0, not absent.
         for family in families {
             let family = family.name();
@@ -282,10 +252,6 @@ impl Metrics {
                     .no_local_endpoints
                     .with_label_values(&[family, policy]);
             }
-        }
-        for code in ["200", "503"] {
-            let _ = metrics.healthz.with_label_values(&[code]);
-            let _ = metrics.livez.with_label_values(&[code]);
         }
         Ok(metrics)
     }
@@ -385,17 +351,6 @@ impl Metrics {
             .with_label_values(&[family.name(), set])
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-
-    /// Prometheus' text format.
-    ///
-    /// # Errors
-    ///
-    /// If a metric cannot be collected.
-    pub fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
-    }
 }
 
 fn add(counter: &GenericCounter<AtomicU64>, by: usize) {
@@ -404,57 +359,4 @@ fn add(counter: &GenericCounter<AtomicU64>, by: usize) {
 
 fn now() -> f64 {
     jiff::Timestamp::now().as_duration().as_secs_f64()
-}
-
-/// Makes and registers metrics.
-struct Register<'a>(&'a Registry);
-
-type Made<T> = Result<T, prometheus::Error>;
-
-impl Register<'_> {
-    fn register(&self, collector: impl prometheus::core::Collector + 'static) -> Made<()> {
-        self.0.register(Box::new(collector))
-    }
-
-    fn histogram(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        buckets: Vec<f64>,
-    ) -> Made<HistogramVec> {
-        let metric = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?;
-        self.register(metric.clone())?;
-        Ok(metric)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> Made<IntCounter> {
-        let metric = IntCounter::new(name, help)?;
-        self.register(metric.clone())?;
-        Ok(metric)
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntCounterVec> {
-        let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-        self.register(metric.clone())?;
-        Ok(metric)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> Made<IntGauge> {
-        let metric = IntGauge::new(name, help)?;
-        self.register(metric.clone())?;
-        Ok(metric)
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Made<IntGaugeVec> {
-        let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        self.register(metric.clone())?;
-        Ok(metric)
-    }
-
-    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Made<GaugeVec> {
-        let metric = GaugeVec::new(Opts::new(name, help), labels)?;
-        self.register(metric.clone())?;
-        Ok(metric)
-    }
 }

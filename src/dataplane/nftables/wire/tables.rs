@@ -4,7 +4,7 @@ use nftnl::{MsgType, ProtoFamily};
 
 use super::batch::Batch;
 use super::expressions;
-use super::ffi::{self, NewSet};
+use super::libnftnl::{self, NewSet};
 use super::uapi::*;
 use crate::core::model::Family;
 use crate::dataplane::nftables::program::TABLE;
@@ -20,39 +20,39 @@ fn table(family: Family) -> nftnl::Table {
         Family::V4 => ProtoFamily::Ipv4,
         Family::V6 => ProtoFamily::Ipv6,
     };
-    ffi::table(TABLE, family)
+    libnftnl::table(TABLE, family)
 }
 
 /// Appends what removes the table, whether it is there or not.
 pub(crate) fn put_delete_table(batch: &mut Batch, family: Family) {
     put_create_table(batch, family);
-    let message = ffi::message(&table(family), MsgType::Del, batch.next_sequence());
+    let message = libnftnl::message(&table(family), MsgType::Del, batch.next_sequence());
     batch.put_program(&message, format!("deleting table {TABLE} ({family})"));
 }
 
 /// Appends what creates the table unless it is there.
 pub(crate) fn put_create_table(batch: &mut Batch, family: Family) {
-    let message = ffi::message(&table(family), MsgType::Add, batch.next_sequence());
+    let message = libnftnl::message(&table(family), MsgType::Add, batch.next_sequence());
     batch.put_program(&message, format!("table {TABLE} ({family})"));
 }
 
 /// Appends what creates a set.
 pub(crate) fn put_set(batch: &mut Batch, family: Family, set: SetId) {
     let sequence = batch.next_sequence();
-    let message = ffi::new_set(&new_set(family, set, sequence), sequence);
+    let message = libnftnl::new_set(&new_set(family, set, sequence), sequence);
     batch.put_program(&message, format!("set {} ({family})", set.name()));
 }
 
 /// Appends what creates a chain without its rules: verdicts may refer to it from here on.
 pub(crate) fn put_chain(batch: &mut Batch, family: Family, chain: &Chain) {
     let table = table(family);
-    let mut object = ffi::chain(&chain.name, &table);
+    let mut object = libnftnl::chain(&chain.name, &table);
     if let Some(Base { hook, priority }) = chain.base {
         object.set_type(nftnl::ChainType::Nat);
         object.set_hook(hook.into(), priority);
         object.set_policy(nftnl::Policy::Accept);
     }
-    let message = ffi::message(&object, MsgType::Add, batch.next_sequence());
+    let message = libnftnl::message(&object, MsgType::Add, batch.next_sequence());
     batch.put_program(&message, format!("chain {} ({family})", chain.name));
 }
 
@@ -82,18 +82,18 @@ pub(crate) fn rule_messages(
 ) -> impl Iterator<Item = Vec<u8>> {
     (sequence..).zip(&chain.rules).map(move |(sequence, rule)| {
         let table = table(family);
-        let object = ffi::chain(&chain.name, &table);
+        let object = libnftnl::chain(&chain.name, &table);
         let mut message = nftnl::Rule::new(&object);
         for expression in expressions::rule(family, rule) {
             message.add_expr(&expression);
         }
-        ffi::message(&message, MsgType::Add, sequence)
+        libnftnl::message(&message, MsgType::Add, sequence)
     })
 }
 
-/// What a rule does, as libnftnl describes it; see [`ffi::describe_rule`].
+/// What a rule does, as libnftnl describes it; see [`libnftnl::describe_rule`].
 pub(crate) fn describe_rule(message: &[u8]) -> Option<String> {
-    ffi::describe_rule(message)
+    libnftnl::describe_rule(message)
 }
 
 /// Appends what deletes a chain, which nothing may refer to any more, with its rules.
