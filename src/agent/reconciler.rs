@@ -66,6 +66,7 @@ impl<B: Backend> Proxy<B> {
     /// # Errors
     ///
     /// If the kernel cannot be asked.
+    #[cfg(any(test, feature = "internals"))]
     pub fn start(desired: Desired, backend: B) -> Result<Self, Unavailable> {
         let mut proxy = Self::new(desired, backend);
         proxy.adopt()?;

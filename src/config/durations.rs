@@ -23,12 +23,6 @@ impl GoDuration {
         Self(seconds.saturating_mul(1_000_000_000))
     }
 
-    /// Nanoseconds.
-    #[must_use]
-    pub const fn nanoseconds(nanoseconds: i64) -> Self {
-        Self(nanoseconds)
-    }
-
     /// Whether it is 0, which mostly means the default.
     #[must_use]
     pub const fn is_zero(self) -> bool {

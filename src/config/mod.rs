@@ -14,7 +14,8 @@ mod table;
 mod validate;
 
 pub use args::{Args, Output};
+#[cfg(feature = "internals")]
 pub use component_config::KubeProxyConfiguration;
-pub use errors::{ConfigError, NoPodCidrs, UsageError};
-pub use file::{FileError, write};
+pub use errors::{ConfigError, NoPodCidrs};
+pub use file::write;
 pub use settings::{Action, Config, ConfigFile, LogFormat, Origin};

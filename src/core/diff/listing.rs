@@ -42,6 +42,7 @@ impl Engine {
 
     /// All entries that are applied, in a stable order.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn applied_entries(&self) -> Vec<Entry> {
         let mut entries: Vec<Entry> = self.strays.values().flatten().cloned().collect();
         for (destination, forwarding) in &self.applied {

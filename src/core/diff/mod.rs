@@ -231,6 +231,7 @@ impl Engine {
     ///
     /// Calling it again before a commit gives the same delta again.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn pending(&self) -> Pending {
         self.pending_up_to(usize::MAX)
     }

@@ -54,13 +54,8 @@ impl Delta {
         self.remove.len() + self.add.len()
     }
 
-    /// How many operations it may be to a backend.
-    #[must_use]
-    pub fn weight(&self) -> usize {
-        self.weight_from((0, 0))
-    }
-
-    /// The same without so many removals and additions, the first ones.
+    /// How many operations it may be to a backend, without so many removals and additions, the first
+    /// ones.
     #[must_use]
     pub fn weight_from(&self, (removals, additions): (usize, usize)) -> usize {
         let removals = self.remove.get(removals..).unwrap_or(&[]);

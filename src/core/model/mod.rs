@@ -86,6 +86,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// All of them, in the order of their numbers.
+    #[cfg(any(test, feature = "internals"))]
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
     /// The number in the IP header (IANA protocol numbers).

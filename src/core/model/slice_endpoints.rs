@@ -88,12 +88,6 @@ impl SliceEndpoints {
         }
     }
 
-    /// Whether there is none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The endpoint at a place.
     #[must_use]
     pub fn get(&self, place: usize) -> Option<SliceEndpoint> {

@@ -352,6 +352,7 @@ impl State {
 
     /// The id of a Service that is known, or of whose slices some are.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn id_of(&self, service: &ObjectKey) -> Option<ServiceId> {
         self.ids.get(service).copied()
     }
@@ -380,6 +381,7 @@ impl State {
     }
 
     /// The slices of a Service, served or not, in the order of their names.
+    #[cfg(any(test, feature = "internals"))]
     pub fn slices(&self, key: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
         let record = self.ids.get(key).and_then(|id| self.services.get(id));
         let slices = record.into_iter().flat_map(|record| record.slices.iter());

@@ -32,7 +32,8 @@ use wire::batch::{Batch, FinishedBatch, Subject};
 use wire::dump::{self, Found, Lister};
 use wire::{foreign, tables};
 
-pub use text::{render, render_cleanup};
+pub use text::render;
+#[cfg(feature = "internals")]
 pub use transaction::Encoder;
 
 /// Operations in one transaction, a tenth of a second of the kernel's time or so: what else

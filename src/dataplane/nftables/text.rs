@@ -38,18 +38,6 @@ pub fn render(config: &Options, entries: &[Entry]) -> String {
     out
 }
 
-/// Commands that remove everything that is ours.
-#[must_use]
-pub fn render_cleanup(families: &[Family]) -> String {
-    let mut out = String::new();
-    for family in families {
-        let name = table_family(*family);
-        line(&mut out, 0, format_args!("table {name} {TABLE}"));
-        line(&mut out, 0, format_args!("delete table {name} {TABLE}"));
-    }
-    out
-}
-
 const fn table_family(family: Family) -> &'static str {
     match family {
         Family::V4 => "ip",

@@ -398,8 +398,10 @@ fn put_additions(batch: &mut Batch, delta: &Delta, unchanged: &Unchanged, change
 
 /// Makes transactions without a kernel to take them: what a node would be sent, for tests and
 /// benchmarks to count and measure. Every transaction is taken to have been applied.
+#[cfg(any(test, feature = "internals"))]
 pub struct Encoder(Programmed);
 
+#[cfg(any(test, feature = "internals"))]
 impl Encoder {
     /// One that begins with an empty kernel.
     #[must_use]

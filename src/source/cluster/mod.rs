@@ -10,7 +10,9 @@ mod resource;
 mod versions;
 mod watch;
 
-pub use client::{ConnectError, connect, connect_with_patience};
+pub use client::connect;
+#[cfg(feature = "internals")]
+pub use client::connect_with_patience;
 pub use resource::Kind;
 pub use watch::WatchOptions;
 

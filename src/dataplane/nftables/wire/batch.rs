@@ -214,6 +214,7 @@ impl FinishedBatch {
     }
 
     /// What to send, for good.
+    #[cfg(any(test, feature = "internals"))]
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

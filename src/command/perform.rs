@@ -1,0 +1,154 @@
+//! Does what was asked.
+
+use anyhow::{Context, Result};
+use backon::{BlockingRetryable, ExponentialBuilder};
+
+use super::dry_run;
+use crate::agent::reconciler::{Desired, Proxy};
+use crate::agent::{self, cluster, files};
+use crate::config::{self, Action, Config, Origin, Output};
+use crate::dataplane::conntrack;
+use crate::dataplane::nftables::Nftables;
+use crate::dataplane::{Backend, Options};
+use crate::host;
+use crate::source::tally::{Tally, Unserved};
+
+/// Does what was asked.
+///
+/// # Errors
+///
+/// If it cannot be done; the message says what to do about it.
+pub fn perform(config: &Config) -> Result<()> {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match &config.action {
+        Action::WriteConfig(path) => Ok(config::write(path, &config.effective)?),
+        Action::Cleanup => cleanup(),
+        Action::Init => agent::apply_sysctls(config),
+        Action::DryRun(output) => {
+            let desired = load(config)?;
+            let program = agent::options(config, desired.state().node())?;
+            print_whole(&match output {
+                Output::Nft => dry_run::nft(&program, &desired),
+                Output::Json => dry_run::json(&desired)?,
+            })
+        }
+        Action::Once => {
+            let desired = load(config)?;
+            agent::apply_sysctls(config)?;
+            once(config, desired)
+        }
+        Action::Run => {
+            host::oom::adjust(config.oom_score_adj);
+            runtime()?.block_on(agent::run::<Nftables>(config))
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+fn cleanup() -> Result<()> {
+    let program = Options {
+        families: host::families(),
+        ..Options::default()
+    };
+    Ok(Nftables::open(program)?.clean_up()?)
+}
+
+/// The cluster as it is now.
+fn load(config: &Config) -> Result<Desired> {
+    let mut desired = agent::new_desired(config)?;
+    match &config.origin {
+        Origin::Manifests(path) => {
+            let mut manifests = files::manifests(config, path);
+            desired.take(files::load_strictly(&mut manifests)?);
+            say_what_was_read(manifests.tally());
+        }
+        Origin::Cluster { .. } => {
+            runtime()?.block_on(async {
+                let mut cluster = cluster::connect(config).await?;
+                cluster::fill(config, &mut cluster, &mut desired, |_| ()).await
+            })?;
+        }
+    }
+    desired.compile();
+    Ok(desired)
+}
+
+/// A ruleset that is empty has a reason.
+fn say_what_was_read(tally: &Tally) {
+    let Tally {
+        services,
+        slices,
+        nodes,
+        ..
+    } = *tally;
+    tracing::info!(services, slices, nodes, "read");
+    for (why, (count, first)) in &tally.unserved {
+        let why = why.words();
+        tracing::info!(services = count, %first, why, "not served");
+    }
+    if tally.useless_slices > 0 {
+        let slices = tally.useless_slices;
+        tracing::info!(slices, "left out: no Service can use them");
+    }
+    if let Some((services, first)) = tally.unserved.get(&Unserved::NoClusterIp) {
+        tracing::warn!(
+            services, %first,
+            "Services have no address: the API server gives it to them, and files that were written for it \
+             do not have it; kubectl get services,endpointslices,nodes,servicecidrs -A -o yaml prints objects that do",
+        );
+    }
+    if nodes == 0 {
+        tracing::warn!(
+            others = tally.other_nodes,
+            "there is no Node of this name (--hostname-override): its zone and addresses are unknown",
+        );
+    }
+}
+
+fn once(config: &Config, desired: Desired) -> Result<()> {
+    let mut proxy: Proxy<Nftables> = agent::start(config, desired)?;
+    // Another program that changes nftables at the same time may be in the way.
+    (|| proxy.read_again())
+        .retry(ExponentialBuilder::new())
+        .sleep(std::thread::sleep)
+        .call()?;
+    let synced = proxy.sync()?;
+    anyhow::ensure!(
+        synced.left_out == 0,
+        "the kernel refused {} Services; everything else was committed",
+        synced.left_out
+    );
+    if config.takeover {
+        agent::take_over_leftovers(&mut proxy).context(
+            "kube-proxy's iptables chains could not be removed; everything else is done",
+        )?;
+    }
+    conntrack::clean(&agent::stale_flows(&mut proxy))?;
+    // There is no later for what is left to do.
+    proxy.tidy();
+    agent::log_sync(&proxy, &synced);
+    Ok(())
+}
+
+/// Prints all of a text; a reader that goes away early is no error of ours.
+fn print_whole(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    match out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.write_all(newline.as_bytes()))
+        .and_then(|()| out.flush())
+    {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
