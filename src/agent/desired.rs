@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxBuildHasher;
+use rustc_hash::{FxBuildHasher, FxHashSet};
 
-use super::budget::Budgets;
+use super::budget::{self, Budgets};
 use crate::core::compile::{self, Compiled, HealthCheck, NodePortAddresses, WithoutLocal};
 use crate::core::diff::{Contested, Engine};
 use crate::core::incremental::Incremental;
@@ -35,6 +35,10 @@ pub struct Desired {
     many: HashMap<ServiceId, Incremental, FxBuildHasher>,
     /// How much time Services have taken.
     budgets: Budgets,
+    /// The first load is over, which is nobody's doing.
+    pub(super) begun: bool,
+    /// What is done now is somebody's doing.
+    charges: bool,
 }
 
 impl Desired {
@@ -50,6 +54,8 @@ impl Desired {
             node_ports,
             many: HashMap::default(),
             budgets: Budgets::default(),
+            begun: false,
+            charges: false,
         }
     }
 
@@ -66,21 +72,37 @@ impl Desired {
         self.compile_dirty(dirty)
     }
 
-    /// The same but for Services that have taken too much time lately. Returns besides when the
-    /// first of them is to be looked at.
+    /// The same but for costly Services of namespaces that have taken too much time lately. Returns
+    /// besides when the first of them is to be looked at.
     pub(super) fn compile_in_turn(&mut self) -> (Vec<Owner>, Option<Instant>) {
         let now = Instant::now();
         self.budgets.settle(now);
+        self.charges = self.begun && !self.state.take_all_dirty();
+        if self.budgets.are_free() {
+            let dirty = self.state.take_dirty();
+            return (self.compile_dirty(dirty), None);
+        }
         let mut first: Option<Instant> = None;
-        let budgets = &self.budgets;
-        let dirty = self.state.take_dirty_if(|owner| {
-            let wait = owner.service().and_then(|id| budgets.wait(id, now));
-            if let Some(until) = wait {
-                first = Some(first.map_or(until, |first| first.min(until)));
-            }
-            wait.is_none()
-        });
+        let waiting: FxHashSet<Owner> = self
+            .state
+            .dirty()
+            .filter(|owner| {
+                let until = self.wait(*owner, now);
+                if let Some(until) = until {
+                    first = Some(first.map_or(until, |first| first.min(until)));
+                }
+                until.is_some()
+            })
+            .collect();
+        let dirty = self.state.take_dirty_if(|owner| !waiting.contains(&owner));
         (self.compile_dirty(dirty), first)
+    }
+
+    /// Until when somebody has to wait. Who is gone does not: others may be after what it had.
+    fn wait(&self, owner: Owner, now: Instant) -> Option<Instant> {
+        let known = self.state.service(owner.service()?)?;
+        let until = self.budgets.wait(&known.key.namespace, now)?;
+        budget::is_costly(known).then_some(until)
     }
 
     fn compile_dirty(&mut self, dirty: Vec<Dirty>) -> Vec<Owner> {
@@ -130,14 +152,15 @@ impl Desired {
 
     /// Notes how much time a Service has taken.
     pub(super) fn spend(&mut self, id: ServiceId, time: Duration) {
-        if let Some(key) = self.state.name(id) {
-            let now = Instant::now();
-            self.budgets.spend(id, &key.namespace, time, now);
+        if self.charges
+            && let Some(key) = self.state.name(id)
+        {
+            self.budgets.spend(&key.namespace, time, Instant::now());
         }
     }
 
     /// Notes how much of a transaction was whose.
-    pub(super) fn spend_transaction(&mut self, delta: &Delta, time: Duration) {
+    pub(super) fn spend_transaction(&mut self, delta: &Delta) {
         if delta.len() < COUNTED {
             return;
         }
@@ -147,9 +170,8 @@ impl Desired {
                 *operations.entry(id).or_insert(0) += 1;
             }
         }
-        let all = u32::try_from(delta.len()).unwrap_or(u32::MAX);
         for (id, count) in operations {
-            self.spend(id, time / all * count);
+            self.spend(id, budget::operations(count));
         }
     }
 

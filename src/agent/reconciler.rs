@@ -185,12 +185,12 @@ impl<B: Backend> Proxy<B> {
             match self.backend.apply(pending.delta()) {
                 Ok(applied) => {
                     synced.applied += applied;
-                    let time = applied.encoding + applied.kernel;
-                    self.desired.spend_transaction(pending.delta(), time);
+                    self.desired.spend_transaction(pending.delta());
                     let started = Instant::now();
                     self.stale_flows.extend(self.desired.engine.commit(pending));
                     synced.computing += started.elapsed();
                     synced.settled = self.desired.engine.is_settled();
+                    self.desired.begun |= synced.settled;
                     synced.left_out = self.left_out.len();
                     self.isolate(false);
                     return Ok(());

@@ -22,7 +22,7 @@ with_both_backends! {
     n_h1_a_sync_that_fails_loses_no_stale_flows,
     nobody_is_left_out_because_the_machine_has_no_memory,
     nobody_waits_until_another_has_been_served_whole,
-    a_service_that_has_taken_much_time_waits_and_the_others_do_not,
+    a_costly_service_of_who_has_taken_much_time_waits_and_nobody_else_does,
 }
 
 fn start<H: Holds>(fake: Fake<H>) -> (Handle<H>, Proxy<Handle<H>>) {
@@ -166,16 +166,7 @@ fn nobody_waits_until_another_has_been_served_whole<H: Holds>() {
         most: 64,
         ..Fake::default()
     });
-    let mut large = service(100);
-    let port = large.ports[0].clone();
-    large.ports = (1_000..3_000)
-        .map(|number| ServicePort {
-            name: format!("port-{number}").into(),
-            port: number,
-            ..port.clone()
-        })
-        .collect();
-    proxy.take([Change::Service(key(100), Some(large)), there_is(81)]);
+    proxy.take([costly(100, 1_000..3_000), there_is(81)]);
     let synced = proxy.step().unwrap();
     assert!(!synced.settled);
     assert!(backend.lock().served().contains(&81), "it had its turn");
@@ -188,18 +179,41 @@ fn nobody_waits_until_another_has_been_served_whole<H: Holds>() {
     assert_eq!(backend.lock().served().len(), 2_002);
 }
 
-fn a_service_that_has_taken_much_time_waits_and_the_others_do_not<H: Holds>() {
+/// A Service of many ports, from one on.
+fn costly(name: u16, ports: std::ops::Range<u16>) -> Change {
+    let mut service = service(name);
+    let port = service.ports[0].clone();
+    service.ports = ports
+        .map(|number| ServicePort {
+            name: format!("port-{number}").into(),
+            port: number,
+            ..port.clone()
+        })
+        .collect();
+    Change::Service(key(name), Some(service))
+}
+
+fn a_costly_service_of_who_has_taken_much_time_waits_and_nobody_else_does<H: Holds>() {
     let (backend, mut proxy) = start::<H>(Fake::default());
-    proxy.take([81, 82].map(there_is));
+    proxy.take([costly(81, 1_000..2_000), there_is(82)]);
     proxy.sync().unwrap();
-    let costly = proxy.desired.state.id_of(&key(81)).unwrap();
-    proxy.desired.spend(costly, Duration::from_secs(5));
-    proxy.take([moved(81, 181), moved(82, 182)]);
+    assert_eq!(proxy.step().unwrap().wait, None, "a first load is free");
+    let id = proxy.desired.state.id_of(&key(81)).unwrap();
+    proxy.desired.spend(id, Duration::from_secs(60));
+    proxy.take([costly(81, 1_001..2_001), moved(82, 182), there_is(83)]);
     let synced = proxy.step().unwrap();
     assert!(synced.settled);
     let until = synced.wait.expect("one waits");
-    assert!(until > Instant::now() + Duration::from_secs(30));
-    assert_eq!(backend.lock().served(), [81, 182]);
+    let seconds = until - Instant::now();
+    assert!(seconds > Duration::from_secs(9) && seconds <= Duration::from_secs(10));
+    let served = backend.lock().served();
+    assert_eq!(served[..2], [83, 182]);
+    assert_eq!(served[2], 1_000, "it is as it was");
+    // One that is new is costly too, and what is gone is gone at once.
+    proxy.take([costly(84, 3_000..4_000), there_is_no(81)]);
+    let synced = proxy.step().unwrap();
+    assert!(synced.wait.is_some());
+    assert_eq!(backend.lock().served(), [83, 182]);
     proxy.sync().unwrap();
-    assert_eq!(backend.lock().served(), [181, 182]);
+    assert_eq!(backend.lock().served().len(), 1_002);
 }

@@ -303,6 +303,8 @@ impl<B: Backend> SyncLoop<B> {
             }
             Err(error) => {
                 self.round = round;
+                // If nobody has asked for it but the time, health has to know.
+                self.queued();
                 let retry = self.tasks.sync.failed(now);
                 tracing::error!(%error, ?retry, "sync failed; what was programmed stays in place");
                 self.outlets.metrics.sync_failed();
@@ -328,6 +330,7 @@ impl<B: Backend> SyncLoop<B> {
                     "another program has changed nftables meanwhile (nft monitor shows who): reading our tables again"
                 );
                 self.tasks.repair.want(Instant::now());
+                self.queued();
             }
             Err(error) => {
                 let retry = self.tasks.watch.failed(Instant::now());
@@ -380,7 +383,9 @@ impl<B: Backend> SyncLoop<B> {
             synced.applied.operations,
             synced.applied.bytes,
         );
-        self.waiting.done(metrics);
+        if synced.wait.is_none() {
+            self.waiting.done(metrics);
+        }
         let desired = self.proxy.desired();
         for (family, without) in desired.without_local().iter() {
             metrics.set_no_local_endpoints(family, "internal", without.internal);

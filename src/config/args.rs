@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::flags::KubeProxyFlags;
+use super::flags::{KubeProxyFlags, go_bool};
 
 /// How a dry run is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -60,7 +60,7 @@ pub struct Args {
     pub output: Output,
 
     /// Remove kube-proxy's nftables tables and iptables chains with our first transaction
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = go_bool())]
     pub takeover: Option<bool>,
 
     /// Print the version and exit
@@ -77,11 +77,11 @@ pub struct Args {
 
     /// Set conntrack's limits and timeouts, which may need more privileges than running does, and
     /// exit
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = go_bool())]
     pub init_only: Option<bool>,
 
     /// Remove everything that pointsman has programmed, nothing else, and exit
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = go_bool())]
     pub cleanup: Option<bool>,
 
     /// Write the effective configuration to this file and exit

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::builder::PossibleValuesParser;
-use clap::builder::{PossibleValue, TypedValueParser, ValueParser};
+use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
@@ -18,7 +17,7 @@ use super::table::{FLAGS, Flag, Takes};
 pub struct KubeProxyFlags(BTreeMap<&'static str, Value>);
 
 /// As Go's `strconv.ParseBool` has it.
-fn go_bool() -> ValueParser {
+pub(super) fn go_bool() -> ValueParser {
     let all = [
         "true", "false", "1", "0", "t", "f", "T", "F", "TRUE", "FALSE", "True", "False",
     ];
@@ -37,13 +36,10 @@ impl Flag {
         match self.takes {
             Takes::Text(what) => argument.value_name(what),
             Takes::OneOf(what, words) => {
-                let words = words.iter().map(|word| {
-                    // What is not said is what kube-proxy would do without the flag.
-                    PossibleValue::new(*word).hide(word.is_empty())
-                });
-                argument
-                    .value_name(what)
-                    .value_parser(PossibleValuesParser::new(words))
+                // Refused by `validate`, as the file's are: where there is a file they do not count.
+                let words: Vec<&str> = words.iter().copied().filter(|w| !w.is_empty()).collect();
+                let help = format!("{} [possible values: {}]", self.help, words.join(", "));
+                argument.value_name(what).help(help)
             }
             Takes::Bool => argument
                 .value_name("BOOL")
@@ -69,13 +65,9 @@ impl Flag {
                 .allow_negative_numbers(true)
                 .value_parser(clap::value_parser!(f64)),
             Takes::Duration => argument.value_name("DURATION").allow_hyphen_values(true),
-            Takes::List(what) => argument
-                .value_name(what)
-                .value_delimiter(',')
-                .action(ArgAction::Append),
+            Takes::List(what) => argument.value_name(what).action(ArgAction::Append),
             Takes::Gates => argument
                 .value_name("NAME=BOOL,...")
-                .value_delimiter(',')
                 .action(ArgAction::Append),
         }
     }
@@ -92,8 +84,11 @@ impl Flag {
             }
             Takes::Float => matches.get_one::<f64>(name).map(|number| json!(number)),
             Takes::List(_) | Takes::Gates => {
-                let list = matches.get_many::<String>(name)?;
-                Some(Value::Array(list.map(|text| json!(text)).collect()))
+                // One that is empty adds nothing.
+                let lists = matches.get_many::<String>(name)?;
+                let lists = lists.filter(|list| !list.is_empty());
+                let all = lists.flat_map(|list| list.split(','));
+                Some(Value::Array(all.map(|text| json!(text)).collect()))
             }
         }
     }
@@ -107,7 +102,6 @@ impl Flag {
                 given.clone()
             }
             (Takes::Gates, Value::Array(list)) => gates(self.name, list)?,
-            (Takes::List(_), Value::Array(list)) if *list == [json!("")] => json!([]),
             _ => given.clone(),
         })
     }

@@ -77,32 +77,45 @@ fn wrong_values_are_refused_by_the_name_of_their_flag() {
 
 #[test]
 fn a_word_that_is_none_of_those_that_a_flag_takes_is_refused_with_those_that_it_takes() {
+    for (flag, word, words) in [
+        ("proxy-mode", "magic", "none of nftables, iptables and ipvs"),
+        ("logging-format", "xml", "neither text nor json"),
+        (
+            "detect-local-mode",
+            "Magic",
+            "none of ClusterCIDR, NodeCIDR, BridgeInterface and InterfaceNamePrefix",
+        ),
+    ] {
+        let error = parse(&[&format!("--{flag}={word}")]).unwrap_err();
+        assert_eq!(error.name, format!("--{flag}"));
+        assert!(error.problem.contains(words), "{error}");
+        assert!(
+            parse(&[&format!("--{flag}=")]).is_ok(),
+            "{flag} is not said"
+        );
+    }
     for (flags, words) in [
         (
-            &["--proxy-mode", "magic"][..],
-            "[possible values: nftables, iptables, ipvs]",
-        ),
-        (
-            &["--dry-run", "--output", "xml"],
+            &["--dry-run", "--output", "xml"][..],
             "[possible values: nft, json]",
-        ),
-        (
-            &["--logging-format", "xml"],
-            "[possible values: text, json]",
-        ),
-        (
-            &["--detect-local-mode", "Magic"],
-            "[possible values: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix]",
         ),
         (
             &["--masquerade-all=yes"],
             "invalid value 'yes' for '--masquerade-all",
         ),
+        (&["--cleanup=yes"], "invalid value 'yes' for '--cleanup"),
         (&["--v=-1"], "invalid value '-1' for '--v"),
     ] {
         let error = Args::try_parse_from(["pointsman"].iter().chain(flags)).unwrap_err();
         assert!(error.to_string().contains(words), "{flags:?}: {error}");
     }
+    // Where the file decides, what a flag says does not matter.
+    let config = with_file("mode: nftables", &["--proxy-mode=userspace"]).unwrap();
+    let ignored = config
+        .warnings
+        .iter()
+        .any(|text| text.contains("--proxy-mode"));
+    assert!(ignored, "{:?}", config.warnings);
 }
 
 #[test]
@@ -110,6 +123,7 @@ fn a_flag_may_be_given_again_as_for_kube_proxy() {
     let config = parse(&[
         "--hostname-override=a",
         "--hostname-override=b",
+        "--nodeport-addresses=",
         "--nodeport-addresses=10.0.0.0/8",
         "--nodeport-addresses=fd00::/8",
         "-v=2",
@@ -160,6 +174,7 @@ fn booleans_are_written_as_for_kube_proxy() {
         (&["--masquerade-all=false"], false),
         (&["--masquerade-all=1"], true),
         (&["--masquerade-all=F"], false),
+        (&["--masquerade-all=0", "--masquerade-all"], true),
     ] {
         assert_eq!(parse(flags).unwrap().masquerade_all, expected, "{flags:?}");
     }

@@ -91,9 +91,13 @@ impl Engine {
                 .put(claim.owner, Suspect::Destination(destination));
         }
         let applied = self.applied.keys();
-        for destination in applied.chain(self.strays.keys()) {
-            self.queue
-                .put(Owner::Cluster, Suspect::Destination(*destination));
+        // Where nothing is left of a destination, its flows may be.
+        let known = applied.chain(self.strays.keys()).chain(self.flows.keys());
+        for destination in known {
+            if self.claims.winner(*destination).is_none() {
+                self.queue
+                    .put(Owner::Cluster, Suspect::Destination(*destination));
+            }
         }
         let applied = self.applied_shared.iter().copied();
         for shared in applied.chain(self.stated.keys().copied()) {

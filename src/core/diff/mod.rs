@@ -32,7 +32,7 @@ use crate::core::model::{Endpoints, Owner, Protocol};
 use claims::{Claims, Rank};
 use difference::difference;
 use memo::SlotMemo;
-use queue::{Queue, Suspect};
+use queue::{Queue, Suspect, Turn};
 
 pub use flows::StaleFlows;
 
@@ -81,7 +81,7 @@ pub struct Pending {
     /// What was looked at to make the delta, changed or not, and is done with it.
     done: Vec<Suspect>,
     /// Whose turn is next.
-    turn: Option<Owner>,
+    turn: Option<Turn>,
 }
 
 /// What a destination may take in one transaction whatever else is said.
@@ -262,11 +262,11 @@ impl Engine {
             match self.look_at(owner, item, operations, &mut memo, &mut pending) {
                 Looked::Taken => turns.charge(pending.weight - before),
                 Looked::InPart => {
-                    pending.turn = self.queue.after(owner);
+                    pending.turn = self.queue.turn_after(owner);
                     return pending;
                 }
                 Looked::Full => {
-                    pending.turn = Some(owner);
+                    pending.turn = Some(Queue::turn_at(owner, item));
                     return pending;
                 }
             }

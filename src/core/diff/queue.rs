@@ -6,6 +6,7 @@
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, VecDeque, btree_set};
+use std::iter::{Chain, Peekable};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
 
@@ -46,9 +47,12 @@ impl Suspect {
 pub(super) struct Queue {
     owner_of: FxHashMap<Suspect, Owner>,
     waiting: BTreeSet<(Owner, Suspect)>,
-    /// Whose turn is next.
-    turn: Option<Owner>,
+    /// Whose turn is next, and what of it is looked at first.
+    turn: Option<Turn>,
 }
+
+/// An owner, and what of it could not be looked at any more.
+pub(super) type Turn = (Owner, Suspect);
 
 impl Queue {
     /// Puts in what is to be looked at on an owner's behalf, and no longer on another's.
@@ -101,13 +105,34 @@ impl Queue {
             .range((owner, Suspect::FIRST)..=(owner, Suspect::LAST))
     }
 
-    /// The same from an item on.
-    fn of_from(&self, (owner, item): (Owner, Suspect)) -> btree_set::Range<'_, (Owner, Suspect)> {
-        self.waiting.range((owner, item)..=(owner, Suspect::LAST))
+    /// The same with one first.
+    fn of_first(&self, (owner, first): Turn) -> Own<'_> {
+        let range = |from, to| self.waiting.range((from, to));
+        let (begin, end) = ((owner, Suspect::FIRST), (owner, Suspect::LAST));
+        let first = (owner, first);
+        let this = range(Bound::Included(first), Bound::Included(first));
+        let before = range(Bound::Included(begin), Bound::Excluded(first));
+        let behind = range(Bound::Excluded(first), Bound::Included(end));
+        this.chain(before).chain(behind).peekable()
     }
 
-    pub(super) const fn set_turn(&mut self, turn: Option<Owner>) {
+    pub(super) const fn set_turn(&mut self, turn: Option<Turn>) {
         self.turn = turn;
+    }
+
+    /// The turn of an owner of whom something could not be looked at any more. A destination, which may
+    /// need a transaction for itself, comes first then; what refuses stays behind the others.
+    pub(super) const fn turn_at(owner: Owner, suspect: Suspect) -> Turn {
+        match suspect {
+            Suspect::Destination(_) => (owner, suspect),
+            _ => (owner, Suspect::FIRST),
+        }
+    }
+
+    /// The turn of the first Service that waits behind an owner.
+    pub(super) fn turn_after(&self, owner: Owner) -> Option<Turn> {
+        let next = self.after(owner)?;
+        Some((next, Suspect::FIRST))
     }
 
     /// What there is of all Services, a piece of `quantum` at a time.
@@ -131,19 +156,23 @@ impl Queue {
     }
 }
 
+/// What there is of one owner's.
+type Own<'a> = Peekable<Chain<Chain<Of<'a>, Of<'a>>, Of<'a>>>;
+type Of<'a> = btree_set::Range<'a, (Owner, Suspect)>;
+
 /// Who is looked at next.
 pub(super) struct Turns<'a> {
     queue: &'a Queue,
     quantum: usize,
     used: usize,
-    current: Option<btree_set::Range<'a, (Owner, Suspect)>>,
+    current: Option<Own<'a>>,
     begun: bool,
     /// It has come past the last Service.
     wrapped: bool,
     /// Whose turn was given last.
     owner: Owner,
     /// Those that have more than they could take in their first turn.
-    rest: VecDeque<btree_set::Range<'a, (Owner, Suspect)>>,
+    rest: VecDeque<Own<'a>>,
 }
 
 impl Turns<'_> {
@@ -154,7 +183,8 @@ impl Turns<'_> {
 
     /// The next Service that has had no turn yet.
     fn next_owner(&mut self) -> Option<Owner> {
-        let first = self.queue.turn.filter(|turn| *turn != Owner::Cluster);
+        let first = self.queue.turn.map(|(owner, _)| owner);
+        let first = first.filter(|first| *first != Owner::Cluster);
         if !std::mem::replace(&mut self.begun, true)
             && let Some(first) = first
             && self.queue.holds(first)
@@ -184,18 +214,22 @@ impl Iterator for Turns<'_> {
     fn next(&mut self) -> Option<(Owner, Suspect)> {
         loop {
             if let Some(mut current) = self.current.take()
-                && let Some(next) = current.next()
+                && current.peek().is_some()
             {
                 if self.used < self.quantum {
+                    let next = current.next().copied();
                     self.current = Some(current);
-                    return Some(*next);
+                    return next;
                 }
-                self.rest.push_back(self.queue.of_from(*next));
+                self.rest.push_back(current);
             }
             self.used = 0;
+            let resumes = !self.begun;
             if let Some(owner) = self.next_owner() {
                 self.owner = owner;
-                self.current = Some(self.queue.of(owner));
+                let first = self.queue.turn.filter(|turn| resumes && turn.0 == owner);
+                let first = first.unwrap_or((owner, Suspect::FIRST));
+                self.current = Some(self.queue.of_first(first));
             } else if let Some(rest) = self.rest.pop_front() {
                 self.current = Some(rest);
             } else {
@@ -249,9 +283,9 @@ mod tests {
     fn owners_have_turns_and_go_on_where_they_had_to_stop() {
         let (mut queue, owners) = queue(&[5, 1, 3]);
         assert_eq!(order(&queue, &owners, 2), "001220020");
-        queue.set_turn(Some(owners[2]));
+        queue.set_turn(Some((owners[2], Suspect::FIRST)));
         assert_eq!(order(&queue, &owners, 9), "222000001");
-        queue.set_turn(Some(owners[1]));
+        queue.set_turn(Some((owners[1], Suspect::FIRST)));
         assert_eq!(order(&queue, &owners, 1), "120202000");
         queue.done(&destination(5));
         assert_eq!(
@@ -259,6 +293,14 @@ mod tests {
             "20202000",
             "its turn was, and it has nothing"
         );
+        queue.set_turn(Some((owners[2], destination(8))));
+        assert_eq!(
+            order(&queue, &owners, 1),
+            "20202000",
+            "first where it had to stop, then what comes before"
+        );
+        let first = queue.turns(9).next();
+        assert_eq!(first, Some((owners[2], destination(8))));
     }
 
     #[test]

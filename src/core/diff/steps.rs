@@ -27,28 +27,62 @@ pub(super) fn toward(
             let longest = longest(applied);
             (longest > places).then(|| cut(applied, fewer(longest, places)))
         }
-        (Some(applied), Some(wanted)) => {
-            if let Some(sources) = sources_toward(&applied.sources, &wanted.sources, places) {
-                return Some(Forwarding {
-                    sources,
-                    ..applied.clone()
-                });
-            }
-            let lists = if is_same_kind(applied, wanted) {
-                some_of(applied, wanted, places)
-            } else if longest_list(applied) > places {
-                return Some(Forwarding {
-                    sources: applied.sources.clone(),
-                    ..cut(applied, fewer(longest_list(applied), places))
-                });
-            } else {
-                cut(wanted, places)
-            };
-            Some(Forwarding {
-                sources: wanted.sources.clone(),
-                ..lists
-            })
+        (Some(applied), Some(wanted)) => Some(between(applied, wanted, places)),
+    }
+}
+
+/// The next step from one to the other. Where more sources are let in, that is when the endpoints are
+/// those that they are let in to; where fewer are, that comes first.
+fn between(applied: &Forwarding, wanted: &Forwarding, places: usize) -> Forwarding {
+    let sources = sources_toward(&applied.sources, &wanted.sources, places);
+    if let Some(sources) = &sources
+        && !widens(&applied.sources, &wanted.sources)
+    {
+        return Forwarding {
+            sources: sources.clone(),
+            ..applied.clone()
+        };
+    }
+    let lists = lists_toward(applied, wanted, places);
+    let as_wanted = lists.action == wanted.action && lists.label == wanted.label;
+    let with = |sources: &Sources, lists: Forwarding| Forwarding {
+        sources: sources.clone(),
+        ..lists
+    };
+    match sources {
+        // Few networks change, beside the lists.
+        None if as_wanted || !widens(&applied.sources, &wanted.sources) => {
+            with(&wanted.sources, lists)
         }
+        None => with(&applied.sources, lists),
+        Some(sources) => {
+            let lists = with(&applied.sources, lists);
+            if lists == *applied {
+                with(&sources, lists)
+            } else {
+                lists
+            }
+        }
+    }
+}
+
+/// Whether somebody is let in whom it has not let in before.
+fn widens(applied: &Sources, wanted: &Sources) -> bool {
+    match (applied, wanted) {
+        (Sources::Only(_), Sources::Any | Sources::Prepared(_)) => true,
+        (Sources::Only(was), Sources::Only(is)) => changes(was, is).any(|(_, comes)| comes),
+        _ => false,
+    }
+}
+
+/// The next step of what it does, whoever may connect.
+fn lists_toward(applied: &Forwarding, wanted: &Forwarding, places: usize) -> Forwarding {
+    if is_same_kind(applied, wanted) {
+        some_of(applied, wanted, places)
+    } else if longest_list(applied) > places {
+        cut_lists(applied, fewer(longest_list(applied), places))
+    } else {
+        cut_lists(wanted, places)
     }
 }
 
@@ -144,19 +178,27 @@ fn longest_list(forwarding: &Forwarding) -> usize {
     lists.map(Endpoints::len).max().unwrap_or(0)
 }
 
-/// The same with lists of so many endpoints, and of so many sources.
-fn cut(forwarding: &Forwarding, places: usize) -> Forwarding {
-    let few = |networks: &[IpNetwork]| networks.iter().take(places).copied().collect();
+/// The same with lists of so many endpoints.
+fn cut_lists(forwarding: &Forwarding, places: usize) -> Forwarding {
     Forwarding {
         action: map_lists(&forwarding.action, |list, _| {
             list.with(&[], list.len().min(places))
         }),
+        sources: forwarding.sources.clone(),
+        label: forwarding.label.clone(),
+    }
+}
+
+/// The same with lists of so many endpoints, and of so many sources.
+fn cut(forwarding: &Forwarding, places: usize) -> Forwarding {
+    let few = |networks: &[IpNetwork]| networks.iter().take(places).copied().collect();
+    Forwarding {
         sources: match &forwarding.sources {
             Sources::Any => Sources::Any,
             Sources::Prepared(networks) => Sources::Prepared(few(networks)),
             Sources::Only(networks) => Sources::Only(few(networks)),
         },
-        label: forwarding.label.clone(),
+        ..cut_lists(forwarding, places)
     }
 }
 

@@ -687,3 +687,74 @@ fn compile_in(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
     let slices: Vec<_> = state.slices(key).collect();
     crate::core::compile::compile(key, service, &slices, state.node())
 }
+
+/// What a destination does that leads to so many endpoints, from one on.
+fn to(first: u32, count: u32) -> Forwarding {
+    let endpoints = (first..first + count)
+        .map(|number| Endpoint::new(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), 53));
+    Forwarding {
+        label: Label::new("a/b"),
+        action: Action::Balance {
+            policy: crate::core::ir::SourcePolicy::External,
+            primary: endpoints.collect(),
+            external: None,
+            affinity: None,
+        },
+        sources: crate::core::ir::Sources::Any,
+    }
+}
+
+fn at(last: u8, protocol: Protocol) -> Destination {
+    Destination {
+        host: Host::Address([203, 0, 113, last].into()),
+        protocol,
+        port: 53,
+    }
+}
+
+fn compiled(destinations: Vec<(Destination, Forwarding)>) -> Compiled {
+    let of_udp = destinations
+        .iter()
+        .filter(|(at, _)| at.protocol == Protocol::Udp)
+        .filter_map(|(at, does)| Some((*at, does.list(List::Primary)?.clone())));
+    Compiled {
+        flows: of_udp.collect(),
+        destinations: destinations.into(),
+        ..Compiled::default()
+    }
+}
+
+#[test]
+fn who_changes_before_each_transaction_keeps_neither_others_nor_itself_from_a_turn() {
+    let (small, large, other) = (
+        at(1, Protocol::Tcp),
+        at(2, Protocol::Tcp),
+        at(3, Protocol::Tcp),
+    );
+    let mut engine = Engine::default();
+    let restless = |round: u32| compiled(vec![(small, to(round, 1)), (large, to(0, 5_000))]);
+    engine.update(owner(1), Some(compiled(vec![(other, to(0, 1))])));
+    for round in 0..20 {
+        engine.update(owner(0), Some(restless(round)));
+        let pending = engine.pending_up_to(1_000);
+        engine.commit(pending);
+    }
+    assert!(engine.applied(&other).is_some());
+    let large = engine.applied(&large).map(Forwarding::weight);
+    assert_eq!(large, Some(to(0, 5_000).weight()));
+}
+
+#[test]
+fn n_h4_flows_to_a_destination_that_was_deleted_when_its_rules_were_gone_already_are_stale() {
+    let destination = at(1, Protocol::Udp);
+    let mut engine = Engine::default();
+    engine.update(owner(0), Some(compiled(vec![(destination, to(0, 2))])));
+    let pending = engine.pending();
+    assert_eq!(engine.commit(pending).len(), 1, "it is new");
+    engine.update(owner(0), None);
+    engine.adopt([]);
+    let pending = engine.pending();
+    let stale = engine.commit(pending);
+    let destinations: Vec<Destination> = stale.iter().map(|flows| flows.destination).collect();
+    assert_eq!(destinations, [destination]);
+}

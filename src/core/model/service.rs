@@ -37,6 +37,17 @@ pub enum SourceRanges {
     Only(Arc<[IpNetwork]>),
 }
 
+impl SourceRanges {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Any => 0,
+            Self::Only(ranges) => ranges.len(),
+        }
+    }
+}
+
 /// What matters of a Service that a proxy serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {

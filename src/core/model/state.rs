@@ -164,6 +164,8 @@ pub struct State {
     /// With what is kept of the slices that have changed, if nothing else has.
     dirty: HashMap<Owner, Option<ChangedSlices>, FxBuildHasher>,
     next_id: ServiceId,
+    /// All Services are among the dirty ones, whatever they did.
+    all_dirty: bool,
     /// How many Services a proxy serves.
     served: usize,
 }
@@ -181,6 +183,7 @@ impl State {
             node,
             dirty: std::iter::once((Owner::Cluster, None)).collect(),
             next_id: ServiceId::FIRST,
+            all_dirty: false,
             served: 0,
         }
     }
@@ -291,6 +294,7 @@ impl State {
         if node.zone != self.node.zone || node.addresses != self.node.addresses {
             let all = self.services.keys().map(|id| (Owner::Service(*id), None));
             self.dirty.extend(all);
+            self.all_dirty = true;
         }
         self.node = node;
     }
@@ -329,6 +333,11 @@ impl State {
         }
     }
 
+    /// Whom changes have touched since they were last taken.
+    pub fn dirty(&self) -> impl Iterator<Item = Owner> {
+        self.dirty.keys().copied()
+    }
+
     /// Whom changes have touched since the last call, oldest name first.
     pub fn take_dirty(&mut self) -> Vec<Dirty> {
         self.take_dirty_if(|_| true)
@@ -342,6 +351,11 @@ impl State {
             .collect();
         dirty.sort_unstable_by_key(|dirty| dirty.owner);
         dirty
+    }
+
+    /// Whether all Services have been touched since the last call, through no doing of theirs.
+    pub fn take_all_dirty(&mut self) -> bool {
+        std::mem::take(&mut self.all_dirty)
     }
 
     /// Whether changes have touched somebody who has not been taken yet.

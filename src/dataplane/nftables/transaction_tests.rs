@@ -306,6 +306,17 @@ proptest! {
                 serves = serves && engine.applied(&destination(2)).is_some();
                 if let Some(applied) = engine.applied(&destination(2)) {
                     prop_assert!(kept.iter().all(|source| admits(applied, source)));
+                    // Nobody is let in to endpoints that are not for him.
+                    let only = |one: Option<&Forwarding>| one.is_some_and(|one| matches!(one.sources, Sources::Only(_)));
+                    if only(before.as_ref()) {
+                        let open = !only(Some(applied));
+                        let are_wanted = |list: List| {
+                            let wanted = wanted.as_ref().and_then(|wanted| wanted.list(list));
+                            let wanted: BTreeSet<Endpoint> = wanted.into_iter().flatten().copied().collect();
+                            applied.list(list).into_iter().flatten().all(|one| wanted.contains(one))
+                        };
+                        prop_assert!(!open || List::BOTH.into_iter().all(are_wanted));
+                    }
                 }
                 steps += 1;
                 prop_assert!(steps < 500, "it comes to an end");
@@ -487,14 +498,13 @@ fn the_last_message_of_a_transaction_asks_for_an_answer_and_no_other() {
 }
 
 #[test]
-fn f4_a_timeout_that_was_rounded_is_exact_when_there_is_room_and_the_service_changes() {
+fn f4_a_timeout_that_was_rounded_stays_so_until_the_service_wants_another() {
     let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
     let mut programmed = Programmed::new(Options::default());
-    let exact = |number: u32| balance(&[1, 2], Some(1_000 + number));
     // The first is a NodePort, the second of IPv6.
     let mut wanted: Vec<Option<Forwarding>> = vec![None, None];
-    wanted.extend((0..40).map(exact));
-    wanted.push(balance(&[1, 2], Some(77)));
+    wanted.extend((0..40).map(|number| balance(&[1, 2], Some(1_000 + number))));
+    wanted.push(balance(&[1, 2, 3], Some(77)));
     let mut step = |wanted: &[Option<Forwarding>]| {
         want(&mut engine, wanted.to_vec());
         let pending = engine.pending();
@@ -502,26 +512,21 @@ fn f4_a_timeout_that_was_rounded_is_exact_when_there_is_room_and_the_service_cha
         kernel.take(batch.bytes());
         let rounded = programmed.applied(change);
         engine.commit(pending);
-        rounded.iter().map(|one| one.seconds).collect::<Vec<u32>>()
+        let (entries, _) = kernel.read(&programmed);
+        assert_eq!(entries, engine.applied_entries(), "all of it fits together");
+        let timeouts = programmed.affinity.classes.v4.timeouts();
+        let has = |seconds: u32| timeouts.values().any(|known| *known == seconds);
+        (rounded.len(), has(77), has(120))
     };
-    assert_eq!(step(&wanted), [120]);
-    wanted[42] = balance(&[1, 2, 3], Some(77));
-    assert!(
-        step(&wanted).is_empty(),
-        "there is no room, and it was said"
-    );
-    wanted[2] = None;
-    wanted[3] = None;
+    assert_eq!(step(&wanted), (1, false, true));
+    (wanted[2], wanted[3]) = (None, None);
+    assert_eq!(step(&wanted), (0, false, true), "there is room");
+    wanted[42] = balance(&[1, 2, 3, 4], Some(77));
+    assert_eq!(step(&wanted), (0, false, true), "its endpoints change");
+    wanted[42] = balance(&[2, 3, 4], Some(77));
+    assert_eq!(step(&wanted), (0, false, true));
+    wanted[42] = balance(&[2, 3, 4], None);
     step(&wanted);
-    wanted[42] = balance(&[1, 2], Some(77));
-    step(&wanted);
-    let timeouts = programmed.affinity.classes.v4.timeouts();
-    assert!(
-        timeouts.values().any(|seconds| *seconds == 77),
-        "{timeouts:?}"
-    );
-    assert!(
-        !timeouts.values().any(|seconds| *seconds == 120),
-        "{timeouts:?}"
-    );
+    wanted[42] = balance(&[2, 3, 4], Some(77));
+    assert_eq!(step(&wanted), (0, true, false), "it begins anew");
 }

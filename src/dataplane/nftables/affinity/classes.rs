@@ -30,7 +30,7 @@ impl Classes {
         if let Some(found) = self.join(wanted_seconds) {
             return found;
         }
-        let seconds = if self.has_room() {
+        let seconds = if self.used.len() < EXACT_CLASSES {
             wanted_seconds
         } else {
             let rounded = LADDER.into_iter().find(|step| *step >= wanted_seconds);
@@ -44,11 +44,6 @@ impl Classes {
         let class = free.unwrap_or(CLASSES);
         self.used.insert(class, (seconds, 1));
         (class, seconds)
-    }
-
-    /// Whether a further timeout would be exact.
-    pub(crate) fn has_room(&self) -> bool {
-        self.used.len() < EXACT_CLASSES
     }
 
     fn join(&mut self, seconds: u32) -> Option<(Class, u32)> {

@@ -170,13 +170,12 @@ impl Remembering {
         }
     }
 
-    /// Whether a route that comes is of the same class without asking. One that was rounded asks when
-    /// there is room.
-    fn stays(&self, touched: &Touched, is_room: bool) -> bool {
-        let exact = self.seconds == self.wanted_seconds || !is_room;
+    /// Whether a route that comes is of the same class without asking. One that was rounded
+    /// stays rounded: the delta does not have all of its places.
+    fn stays(&self, touched: &Touched) -> bool {
         touched
             .route_comes
-            .is_some_and(|(wanted_seconds, _)| wanted_seconds == self.wanted_seconds && exact)
+            .is_some_and(|(wanted_seconds, _)| wanted_seconds == self.wanted_seconds)
     }
 }
 
@@ -260,7 +259,7 @@ impl Affinity {
         for (destination, touched) in &touched {
             if touched.route_goes
                 && let Some(was) = self.destinations.get(destination)
-                && !was.stays(touched, self.has_room(*destination))
+                && !was.stays(touched)
             {
                 classes.get_mut(destination.family()).leave(was.class);
             }
@@ -283,12 +282,10 @@ impl Affinity {
         let was = self.destinations.get(&destination);
         let before = was.map(Remembering::how);
         let is = match (touched.route_comes, was) {
-            (Some((_, policy)), Some(was)) if was.stays(touched, self.has_room(destination)) => {
-                Some(How {
-                    policy,
-                    ..was.how()
-                })
-            }
+            (Some((_, policy)), Some(was)) if was.stays(touched) => Some(How {
+                policy,
+                ..was.how()
+            }),
             (Some((wanted_seconds, policy)), _) => {
                 let (class, seconds) = classes.get_mut(destination.family()).enter(wanted_seconds);
                 if seconds != wanted_seconds {
@@ -394,11 +391,6 @@ impl Affinity {
                 staged.add.push((owner, id_element(destination, place, id)));
             }
         }
-    }
-
-    /// Whether a timeout that was rounded could be exact now.
-    fn has_room(&self, destination: Destination) -> bool {
-        self.classes.get(destination.family()).has_room()
     }
 
     /// Takes in that the kernel has taken what was staged.
