@@ -27,7 +27,7 @@ pub(crate) fn is_costly(known: KnownService<'_>) -> bool {
     let service = known.service;
     let addresses = service.vips.len() + service.external_ips.len() + 2;
     let ranges = [&service.source_ranges.v4, &service.source_ranges.v6];
-    let ranges: usize = ranges.iter().map(|ranges| ranges.len()).sum();
+    let ranges: usize = ranges.iter().map(|all| all.ranges().len()).sum();
     let endpoints = known.port_endpoints().max(service.ports.len());
     let elements = endpoints.saturating_mul(addresses);
     let sources = ranges.saturating_mul(service.vips.len() * service.ports.len());

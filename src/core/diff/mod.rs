@@ -126,8 +126,10 @@ impl Engine {
             for (destination, _) in &old.destinations {
                 if self.claims.release(*destination, id) > 0 {
                     before.insert(*destination);
+                    Self::mark(&self.claims, &mut self.queue, id, *destination);
+                } else {
+                    self.queue.put(id, Suspect::Destination(*destination));
                 }
-                Self::mark(&self.claims, &mut self.queue, id, *destination);
             }
             for shared in &old.shared {
                 self.unstate(id, *shared);
@@ -141,12 +143,15 @@ impl Engine {
                     _ => Rank::of(&wanted, id),
                 };
                 let others = self.claims.claim(*destination, id, index, rank_of);
-                if let Some(winner) = others
-                    && !before.contains(destination)
-                {
-                    contested.push((*destination, winner));
+                match others {
+                    None => self.queue.put(id, Suspect::Destination(*destination)),
+                    Some(winner) => {
+                        if !before.contains(destination) {
+                            contested.push((*destination, winner));
+                        }
+                        Self::mark(&self.claims, &mut self.queue, id, *destination);
+                    }
                 }
-                Self::mark(&self.claims, &mut self.queue, id, *destination);
             }
             for shared in &wanted.shared {
                 self.state(id, *shared);

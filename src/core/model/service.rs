@@ -38,12 +38,12 @@ pub enum SourceRanges {
 }
 
 impl SourceRanges {
-    /// How many there are.
+    /// The ranges; none if all sources are admitted.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn ranges(&self) -> &[IpNetwork] {
         match self {
-            Self::Any => 0,
-            Self::Only(ranges) => ranges.len(),
+            Self::Any => &[],
+            Self::Only(ranges) => ranges,
         }
     }
 }
