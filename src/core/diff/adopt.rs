@@ -103,7 +103,7 @@ impl Engine {
         for shared in applied.chain(self.stated.keys().copied()) {
             let is_wanted = self.stated.contains_key(&shared);
             let owner = Owner::Cluster;
-            self.queue.put_shared(owner, shared, is_wanted);
+            self.queue.put(owner, Suspect::shared(shared, is_wanted));
         }
     }
 }

@@ -79,7 +79,11 @@ pub struct Pending {
     /// Where flows may go from now on, where that has changed.
     flows: Vec<(Destination, Option<Endpoints>)>,
     /// What was looked at to make the delta, changed or not, and is done with it.
-    done: Vec<Suspect>,
+    done: Vec<(Owner, Suspect)>,
+    /// Destinations whose strays go.
+    without_strays: Vec<Destination>,
+    /// Destinations that nobody claims and shared facts that differ, which several may have put in.
+    seen: FxHashSet<Suspect>,
     /// Whose turn is next.
     turn: Option<Turn>,
 }
@@ -218,7 +222,7 @@ impl Engine {
 
     fn state(&mut self, owner: Owner, shared: Shared) {
         *self.stated.entry(shared).or_insert(0) += 1;
-        self.queue.put_shared(owner, shared, true);
+        self.queue.put(owner, Suspect::shared(shared, true));
     }
 
     fn unstate(&mut self, owner: Owner, shared: Shared) {
@@ -229,7 +233,7 @@ impl Engine {
             }
         }
         let is_wanted = self.stated.contains_key(&shared);
-        self.queue.put_shared(owner, shared, is_wanted);
+        self.queue.put(owner, Suspect::shared(shared, is_wanted));
     }
 
     /// The difference between what is applied and what is wanted.
@@ -300,11 +304,15 @@ impl Engine {
         }
         match item {
             Suspect::Destination(destination) => {
-                self.look_at_destination(destination, operations, memo, pending)
+                self.look_at_destination(owner, destination, operations, memo, pending)
             }
             Suspect::Admitting(shared) | Suspect::Refusing(shared) | Suspect::Withdrawn(shared) => {
-                pending.done.push(item);
-                self.look_at_shared(owner, shared, pending);
+                pending.done.push((owner, item));
+                let wanted = self.stated.contains_key(&shared);
+                // What has changed since has been put in as what it is now.
+                if item == Suspect::shared(shared, wanted) {
+                    self.look_at_shared(owner, shared, wanted, pending);
+                }
                 Looked::Taken
             }
         }
@@ -312,12 +320,23 @@ impl Engine {
 
     fn look_at_destination(
         &self,
+        for_owner: Owner,
         destination: Destination,
         operations: usize,
         memo: &mut SlotMemo,
         pending: &mut Pending,
     ) -> Looked {
         let claim = self.claims.winner(destination);
+        let suspect = Suspect::Destination(destination);
+        // Who has it has put it in as well.
+        let is_mine = match claim {
+            Some(claim) => claim.owner == for_owner,
+            None => !pending.seen.contains(&suspect),
+        };
+        if !is_mine {
+            pending.done.push((for_owner, suspect));
+            return Looked::Taken;
+        }
         let compiled = claim.and_then(|claim| self.wanted.get(&claim.owner));
         let wanted =
             claim.and_then(|claim| Some(&compiled?.destinations.get(claim.index as usize)?.1));
@@ -364,7 +383,13 @@ impl Engine {
             return Looked::InPart;
         }
         pending.weight += weight;
-        pending.done.push(Suspect::Destination(destination));
+        pending.done.push((for_owner, suspect));
+        if claim.is_none() {
+            pending.seen.insert(suspect);
+        }
+        if !divisible {
+            pending.without_strays.push(destination);
+        }
         if destination.protocol == Protocol::Udp {
             let flows = compiled.and_then(|compiled| flows::of(compiled, &destination));
             if self.flows.get(&destination) != flows {
@@ -384,9 +409,10 @@ impl Engine {
         Looked::Taken
     }
 
-    fn look_at_shared(&self, owner: Owner, shared: Shared, pending: &mut Pending) {
-        let wanted = self.stated.contains_key(&shared);
-        if wanted == self.applied_shared.contains(&shared) {
+    fn look_at_shared(&self, owner: Owner, shared: Shared, wanted: bool, pending: &mut Pending) {
+        if wanted == self.applied_shared.contains(&shared)
+            || !pending.seen.insert(Suspect::shared(shared, wanted))
+        {
             return;
         }
         pending.weight += 1;
@@ -425,11 +451,11 @@ impl Engine {
             };
             stale.extend(flows::stale(destination, before, now));
         }
-        for item in &pending.done {
-            self.queue.done(item);
-            if let Suspect::Destination(destination) = item {
-                self.strays.remove(destination);
-            }
+        for turn in &pending.done {
+            self.queue.done(turn);
+        }
+        for destination in &pending.without_strays {
+            self.strays.remove(destination);
         }
         self.queue.set_turn(pending.turn);
         let changed = pending.delta.destinations.into_iter();

@@ -4,13 +4,10 @@
 //! deal does not keep the others waiting. Of one owner, what lets traffic in comes before the
 //! destinations, and what refuses it behind them, so that no part refuses what the whole would serve.
 
-use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, VecDeque, btree_set};
 use std::iter::{Chain, Peekable};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
-
-use rustc_hash::FxHashMap;
 
 use crate::core::ir::{Destination, Shared};
 use crate::core::model::Owner;
@@ -45,7 +42,6 @@ impl Suspect {
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    owner_of: FxHashMap<Suspect, Owner>,
     waiting: BTreeSet<(Owner, Suspect)>,
     /// Whose turn is next, and what of it is looked at first.
     turn: Option<Turn>,
@@ -55,38 +51,17 @@ pub(super) struct Queue {
 pub(super) type Turn = (Owner, Suspect);
 
 impl Queue {
-    /// Puts in what is to be looked at on an owner's behalf, and no longer on another's.
-    pub(super) fn put(&mut self, owner: Owner, item: Suspect) {
-        match self.owner_of.entry(item) {
-            Slot::Vacant(slot) => {
-                slot.insert(owner);
-                self.waiting.insert((owner, item));
-            }
-            Slot::Occupied(mut slot) if *slot.get() != owner => {
-                let before = slot.insert(owner);
-                self.waiting.remove(&(before, item));
-                self.waiting.insert((owner, item));
-            }
-            Slot::Occupied(_) => {}
-        }
+    /// Puts in what is to be looked at on an owner's behalf. It may be in on another's, too: it counts
+    /// for who has it when it is looked at.
+    pub(super) fn put(&mut self, owner: Owner, suspect: Suspect) {
+        self.waiting.insert((owner, suspect));
     }
 
-    /// The same for a shared fact, which may have been wanted when it was put in last, or not.
-    pub(super) fn put_shared(&mut self, owner: Owner, shared: Shared, is_wanted: bool) {
-        if shared.admits() {
-            self.done(&Suspect::shared(shared, !is_wanted));
-        }
-        self.put(owner, Suspect::shared(shared, is_wanted));
-    }
-
-    pub(super) fn done(&mut self, item: &Suspect) {
-        if let Some(owner) = self.owner_of.remove(item) {
-            self.waiting.remove(&(owner, *item));
-        }
+    pub(super) fn done(&mut self, turn: &Turn) {
+        self.waiting.remove(turn);
     }
 
     pub(super) fn clear(&mut self) {
-        self.owner_of.clear();
         self.waiting.clear();
     }
 
@@ -107,8 +82,12 @@ impl Queue {
 
     /// The same with one first.
     fn of_first(&self, (owner, first): Turn) -> Own<'_> {
-        let range = |from, to| self.waiting.range((from, to));
         let (begin, end) = ((owner, Suspect::FIRST), (owner, Suspect::LAST));
+        let range = |from, to| self.waiting.range((from, to));
+        if first == Suspect::FIRST {
+            let all = range(Bound::Included(begin), Bound::Included(end));
+            return all.chain(Of::default()).chain(Of::default()).peekable();
+        }
         let first = (owner, first);
         let this = range(Bound::Included(first), Bound::Included(first));
         let before = range(Bound::Included(begin), Bound::Excluded(first));
@@ -287,7 +266,7 @@ mod tests {
         assert_eq!(order(&queue, &owners, 9), "222000001");
         queue.set_turn(Some((owners[1], Suspect::FIRST)));
         assert_eq!(order(&queue, &owners, 1), "120202000");
-        queue.done(&destination(5));
+        queue.done(&(owners[1], destination(5)));
         assert_eq!(
             order(&queue, &owners, 1),
             "20202000",
@@ -301,18 +280,5 @@ mod tests {
         );
         let first = queue.turns(9).next();
         assert_eq!(first, Some((owners[2], destination(8))));
-    }
-
-    #[test]
-    fn a_fact_that_is_withdrawn_is_not_admitted_and_waits_for_one_owner() {
-        let (mut queue, owners) = queue(&[0, 0]);
-        let address = Shared::NodePortAddress([10, 0, 0, 1].into());
-        queue.put_shared(owners[0], address, true);
-        queue.put_shared(owners[1], address, false);
-        assert!(!queue.holds(owners[0]));
-        let waiting: Vec<_> = queue.turns(9).collect();
-        assert_eq!(waiting, [(owners[1], Suspect::Withdrawn(address))]);
-        queue.done(&Suspect::Withdrawn(address));
-        assert!(queue.is_empty());
     }
 }
