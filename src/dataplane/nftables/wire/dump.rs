@@ -27,7 +27,7 @@ use crate::host::netlink::{
 /// Lists what one family's table holds.
 ///
 /// The kernel narrows these listings down to our table. A listing that was disturbed by a change of
-/// another table is whole all the same, and one of ours is [`super::super::watch`]'s business: so
+/// another table is whole all the same, and one of ours is [`super::super::interference`]'s business: so
 /// nothing is listed twice, however often others write.
 pub(crate) struct Lister<'a> {
     pub(crate) socket: &'a mut Socket,
