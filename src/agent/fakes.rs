@@ -123,6 +123,11 @@ pub(crate) struct Fake<H> {
     pub(crate) most: usize,
     /// It cannot be asked.
     pub(crate) down: bool,
+    /// How often another proxy's leftovers cannot be removed before they can, and whether they are.
+    pub(crate) stubborn: usize,
+    pub(crate) taken_over: bool,
+    /// How often it cannot be watched before it can.
+    pub(crate) unwatchable: usize,
     /// Hears that somebody else has changed something.
     pub(crate) changed: Option<Changed>,
 }
@@ -195,7 +200,13 @@ impl<H: Holds> Backend for Handle<H> {
     }
 
     fn remove_leftovers(&mut self) -> Result<usize, ApplyError> {
-        Ok(0)
+        let mut fake = self.lock();
+        if let Some(left) = fake.stubborn.checked_sub(1) {
+            fake.stubborn = left;
+            return Err(Unavailable(Box::new(Errno::EBUSY)).into());
+        }
+        fake.taken_over = true;
+        Ok(3)
     }
 
     fn clean_up(&mut self) -> Result<(), ApplyError> {
@@ -204,7 +215,12 @@ impl<H: Holds> Backend for Handle<H> {
     }
 
     fn watch(&mut self, changed: Changed) -> Result<bool, Unavailable> {
-        self.lock().changed = Some(changed);
+        let mut fake = self.lock();
+        if let Some(left) = fake.unwatchable.checked_sub(1) {
+            fake.unwatchable = left;
+            return Err(Unavailable(Box::new(Errno::ENOBUFS)));
+        }
+        fake.changed = Some(changed);
         Ok(true)
     }
 

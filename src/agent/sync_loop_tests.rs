@@ -20,6 +20,7 @@ with_both_backends! {
     g6_what_somebody_else_takes_away_is_put_back,
     one_who_is_refused_does_not_keep_the_others_from_being_programmed,
     events_are_heard_between_the_transactions_of_a_large_change,
+    a_takeover_and_a_watch_that_fail_are_tried_again_until_they_succeed,
 }
 
 struct Running<H> {
@@ -33,7 +34,13 @@ struct Running<H> {
 
 fn run<H: Holds>(fake: Fake<H>) -> Running<H> {
     let backend = Handle::new(fake);
-    let arguments = ["pointsman", "--manifests", "-", "--iptables-sync-period=1s"];
+    let arguments = [
+        "pointsman",
+        "--manifests",
+        "-",
+        "--iptables-sync-period=1s",
+        "--takeover",
+    ];
     let config = Config::from_args(&Args::parse_from(arguments), "node-1").unwrap();
     let desired = Desired::new(Node::named("node-1"), NodePortAddresses::Primary);
     let health = Arc::new(Health::new(Duration::from_secs(60), vec![Family::V4]));
@@ -155,5 +162,18 @@ fn events_are_heard_between_the_transactions_of_a_large_change<H: Holds>() {
     running.tell([there_is(81)]);
     running.until(|fake| fake.served().contains(&81));
     running.until(|fake| fake.served().len() == 501);
+    running.end();
+}
+
+fn a_takeover_and_a_watch_that_fail_are_tried_again_until_they_succeed<H: Holds>() {
+    let running = run::<H>(Fake {
+        stubborn: 2,
+        unwatchable: 2,
+        ..Fake::default()
+    });
+    running.tell([there_is(81)]);
+    running.until(|fake| fake.taken_over && fake.changed.is_some());
+    running.backend.interfere(81);
+    running.until(|fake| fake.served() == [81]);
     running.end();
 }
