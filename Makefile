@@ -20,6 +20,6 @@ bench: setup
 	cargo bench --bench report -- --json "$${CARGO_TARGET_DIR:-target}"/bench.json
 
 # The README's commands on a clean clone in a bare Debian root, with the Rust toolchain and nothing else.
-# Needs root and debootstrap.
+# Needs root.
 fresh:
 	scripts/fresh.sh bookworm

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs commands on a clean clone in a bare Debian root that has the Rust toolchain and nothing else:
-# what a new machine lacks shows there. As root; needs debootstrap.
+# what a new machine lacks shows there. As root; installs debootstrap if it is missing.
 #
 #   scripts/fresh.sh [SUITE] [COMMAND...]      bookworm, and the README's two commands
 set -eu
@@ -13,10 +13,9 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "as root, please" >&2
     exit 1
 fi
-command -v debootstrap >/dev/null 2>&1 || {
-    echo "missing: apt-get install debootstrap" >&2
-    exit 1
-}
+PATH="$PATH:/usr/sbin:/sbin"
+command -v debootstrap >/dev/null 2>&1 ||
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends debootstrap >/dev/null
 here=$(cd "$(dirname "$0")/.." && pwd)
 sysroot=$(rustc --print sysroot)
 cargo_home=${CARGO_HOME:-$HOME/.cargo}

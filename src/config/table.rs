@@ -67,26 +67,12 @@ const fn flag(
 }
 
 /// One that is accepted and has no effect.
-const fn idle(
-    heading: &'static str,
-    name: &'static str,
-    takes: Takes,
-    fields: &'static [&'static str],
-    help: &'static str,
-) -> Flag {
-    let flag = flag(heading, name, takes, fields, help);
+const fn idle(flag: Flag) -> Flag {
     Flag { idle: true, ..flag }
 }
 
 /// One that counts even where there is a configuration file.
-const fn wins(
-    heading: &'static str,
-    name: &'static str,
-    takes: Takes,
-    fields: &'static [&'static str],
-    help: &'static str,
-) -> Flag {
-    let flag = flag(heading, name, takes, fields, help);
+const fn wins(flag: Flag) -> Flag {
     Flag { wins: true, ..flag }
 }
 
@@ -100,8 +86,8 @@ const ACCEPTED: &str = "Accepted for kube-proxy's sake";
 pub(super) const FLAGS: &[Flag] = &[
     flag(NODE, "kubeconfig", Text("PATH"), &["clientConnection.kubeconfig"],
         "How to reach the API server; without it, as a pod does"),
-    wins(NODE, "hostname-override", Text("NAME"), &["hostnameOverride"],
-        "This node's name, if it is not the host's name"),
+    wins(flag(NODE, "hostname-override", Text("NAME"), &["hostnameOverride"],
+        "This node's name, if it is not the host's name")),
     flag(NODE, "cluster-cidr", Text("CIDR[,CIDR]"), &["clusterCIDR"],
         "The range of the cluster's pods, of which traffic is not masqueraded; for dual stack, one of each \
          family with a comma between"),
@@ -115,14 +101,14 @@ pub(super) const FLAGS: &[Flag] = &[
         "This node's address of its family, instead of the Node object's [default: 0.0.0.0]"),
     flag(NODE, "feature-gates", Gates, &["featureGates"],
         "kube-proxy's feature gates; AllowServiceExternalIPs=false makes externalIPs count for nothing"),
-    idle(NODE, "config-sync-period", Duration, &["configSyncPeriod"],
-        "Accepted for kube-proxy's sake: watches need no resync [default: 15m]"),
-    idle(NODE, "kube-api-qps", Float, &["clientConnection.qps"],
-        "Accepted for kube-proxy's sake: a few watches need no limit [default: 5]"),
-    idle(NODE, "kube-api-burst", Number, &["clientConnection.burst"],
-        "Accepted for kube-proxy's sake [default: 10]"),
-    idle(NODE, "kube-api-content-type", Text("TYPE"), &["clientConnection.contentType"],
-        "Accepted for kube-proxy's sake: objects are read as JSON"),
+    idle(flag(NODE, "config-sync-period", Duration, &["configSyncPeriod"],
+        "Accepted for kube-proxy's sake: watches need no resync [default: 15m]")),
+    idle(flag(NODE, "kube-api-qps", Float, &["clientConnection.qps"],
+        "Accepted for kube-proxy's sake: a few watches need no limit [default: 5]")),
+    idle(flag(NODE, "kube-api-burst", Number, &["clientConnection.burst"],
+        "Accepted for kube-proxy's sake [default: 10]")),
+    idle(flag(NODE, "kube-api-content-type", Text("TYPE"), &["clientConnection.contentType"],
+        "Accepted for kube-proxy's sake: objects are read as JSON")),
 
     flag(TRAFFIC, "proxy-mode", OneOf("MODE", MODES), &["mode"],
         "What kube-proxy would program. pointsman programs nftables; with iptables or ipvs NodePorts are \
@@ -138,16 +124,16 @@ pub(super) const FLAGS: &[Flag] = &[
         "The shortest time between two syncs [default: none]"),
     flag(TRAFFIC, "iptables-masquerade-bit", Number, &["iptables.masqueradeBit"],
         "The bit of the packet mark that asks for masquerading, in iptables mode [default: 14]"),
-    idle(TRAFFIC, "iptables-localhost-nodeports", Bool, &["iptables.localhostNodePorts"],
-        "Accepted for kube-proxy's sake: NodePorts are never served on loopback addresses"),
-    idle(TRAFFIC, "ipvs-sync-period", Duration, &["ipvs.syncPeriod"], NO_IPVS),
-    idle(TRAFFIC, "ipvs-min-sync-period", Duration, &["ipvs.minSyncPeriod"], NO_IPVS),
-    idle(TRAFFIC, "ipvs-scheduler", Text("NAME"), &["ipvs.scheduler"], NO_IPVS),
-    idle(TRAFFIC, "ipvs-exclude-cidrs", List("CIDR,..."), &["ipvs.excludeCIDRs"], NO_IPVS),
-    idle(TRAFFIC, "ipvs-strict-arp", Bool, &["ipvs.strictARP"], NO_IPVS),
-    idle(TRAFFIC, "ipvs-tcp-timeout", Duration, &["ipvs.tcpTimeout"], NO_IPVS),
-    idle(TRAFFIC, "ipvs-tcpfin-timeout", Duration, &["ipvs.tcpFinTimeout"], NO_IPVS),
-    idle(TRAFFIC, "ipvs-udp-timeout", Duration, &["ipvs.udpTimeout"], NO_IPVS),
+    idle(flag(TRAFFIC, "iptables-localhost-nodeports", Bool, &["iptables.localhostNodePorts"],
+        "Accepted for kube-proxy's sake: NodePorts are never served on loopback addresses")),
+    idle(flag(TRAFFIC, "ipvs-sync-period", Duration, &["ipvs.syncPeriod"], NO_IPVS)),
+    idle(flag(TRAFFIC, "ipvs-min-sync-period", Duration, &["ipvs.minSyncPeriod"], NO_IPVS)),
+    idle(flag(TRAFFIC, "ipvs-scheduler", Text("NAME"), &["ipvs.scheduler"], NO_IPVS)),
+    idle(flag(TRAFFIC, "ipvs-exclude-cidrs", List("CIDR,..."), &["ipvs.excludeCIDRs"], NO_IPVS)),
+    idle(flag(TRAFFIC, "ipvs-strict-arp", Bool, &["ipvs.strictARP"], NO_IPVS)),
+    idle(flag(TRAFFIC, "ipvs-tcp-timeout", Duration, &["ipvs.tcpTimeout"], NO_IPVS)),
+    idle(flag(TRAFFIC, "ipvs-tcpfin-timeout", Duration, &["ipvs.tcpFinTimeout"], NO_IPVS)),
+    idle(flag(TRAFFIC, "ipvs-udp-timeout", Duration, &["ipvs.udpTimeout"], NO_IPVS)),
 
     flag(CONNTRACK, "conntrack-max-per-core", Number, &["conntrack.maxPerCore"],
         "Connections to track per processor; 0 leaves the host's limit alone [default: 32768]"),
@@ -176,22 +162,22 @@ pub(super) const FLAGS: &[Flag] = &[
         "End if those addresses cannot be had, instead of trying again"),
     flag(SERVED, "oom-score-adj", Number, &["oomScoreAdj"],
         "This process's oom_score_adj [default: -999]"),
-    wins(SERVED, "v", Level, &["logging.verbosity"],
-        "How much to log: 0 for what matters, 4 for every sync, 6 for everything [default: 0]"),
-    wins(SERVED, "logging-format", OneOf("FORMAT", FORMATS), &["logging.format"],
-        "How to log [default: text]"),
-    idle(SERVED, "profiling", Bool, &["enableProfiling"],
-        "Accepted for kube-proxy's sake: there is no profiling endpoint"),
-    idle(SERVED, "show-hidden-metrics-for-version", Text("VERSION"), &["showHiddenMetricsForVersion"],
-        "Accepted for kube-proxy's sake: no metric is hidden"),
-    idle(SERVED, "vmodule", List("PATTERN=LEVEL,..."), &[], ACCEPTED),
-    idle(SERVED, "log-flush-frequency", Duration, &[], ACCEPTED),
-    idle(SERVED, "log-text-split-stream", Bool, &[], ACCEPTED),
-    idle(SERVED, "log-text-info-buffer-size", Text("SIZE"), &[], ACCEPTED),
-    idle(SERVED, "log-json-split-stream", Bool, &[], ACCEPTED),
-    idle(SERVED, "log-json-info-buffer-size", Text("SIZE"), &[], ACCEPTED),
-    idle(SERVED, "boot-id-file", Text("PATH"), &[], ACCEPTED),
-    idle(SERVED, "machine-id-file", Text("PATH"), &[], ACCEPTED),
+    wins(flag(SERVED, "v", Level, &["logging.verbosity"],
+        "How much to log: 0 for what matters, 4 for every sync, 6 for everything [default: 0]")),
+    wins(flag(SERVED, "logging-format", OneOf("FORMAT", FORMATS), &["logging.format"],
+        "How to log [default: text]")),
+    idle(flag(SERVED, "profiling", Bool, &["enableProfiling"],
+        "Accepted for kube-proxy's sake: there is no profiling endpoint")),
+    idle(flag(SERVED, "show-hidden-metrics-for-version", Text("VERSION"), &["showHiddenMetricsForVersion"],
+        "Accepted for kube-proxy's sake: no metric is hidden")),
+    idle(flag(SERVED, "vmodule", List("PATTERN=LEVEL,..."), &[], ACCEPTED)),
+    idle(flag(SERVED, "log-flush-frequency", Duration, &[], ACCEPTED)),
+    idle(flag(SERVED, "log-text-split-stream", Bool, &[], ACCEPTED)),
+    idle(flag(SERVED, "log-text-info-buffer-size", Text("SIZE"), &[], ACCEPTED)),
+    idle(flag(SERVED, "log-json-split-stream", Bool, &[], ACCEPTED)),
+    idle(flag(SERVED, "log-json-info-buffer-size", Text("SIZE"), &[], ACCEPTED)),
+    idle(flag(SERVED, "boot-id-file", Text("PATH"), &[], ACCEPTED)),
+    idle(flag(SERVED, "machine-id-file", Text("PATH"), &[], ACCEPTED)),
 ];
 
 /// The flag that sets a field.

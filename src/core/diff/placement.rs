@@ -28,21 +28,7 @@ pub fn assign(held: &Endpoints, wanted: &Endpoints) -> Endpoints {
     if is_made_from(held, wanted) {
         return wanted.clone();
     }
-    let mut slots = Slots::new(held.clone());
-    let sorted = sorted(wanted);
-    let is_wanted = |endpoint: &&Endpoint| sorted.binary_search(endpoint).is_ok();
-    let gone: Vec<Endpoint> = held
-        .iter()
-        .filter(|endpoint| !is_wanted(endpoint))
-        .copied()
-        .collect();
-    slots.change(&gone, &sorted);
-    if slots.list().len() == wanted.len() {
-        slots.list().clone()
-    } else {
-        // There were duplicates.
-        wanted.clone()
-    }
+    Slots::placed(held, &sorted(wanted)).list().clone()
 }
 
 fn is_made_from(held: &Endpoints, wanted: &Endpoints) -> bool {

@@ -25,6 +25,26 @@ impl Slots {
         }
     }
 
+    /// The endpoints of a sorted list, those that are held in the places that they have as far as that
+    /// leaves no gaps.
+    #[must_use]
+    pub fn placed(held: &Endpoints, sorted: &[Endpoint]) -> Self {
+        let mut slots = Self::new(held.clone());
+        let is_wanted = |endpoint: &&Endpoint| sorted.binary_search(endpoint).is_ok();
+        let gone: Vec<Endpoint> = held
+            .iter()
+            .filter(|endpoint| !is_wanted(endpoint))
+            .copied()
+            .collect();
+        slots.change(&gone, sorted);
+        if slots.list.len() == sorted.len() {
+            slots
+        } else {
+            // Somebody has put one in two places.
+            Self::new(sorted.to_vec().into())
+        }
+    }
+
     /// The list.
     #[must_use]
     pub const fn list(&self) -> &Endpoints {

@@ -362,6 +362,10 @@ impl Tracked {
             list
         });
         let [held_cluster, held_local] = held;
+        let placed = |sorted: Vec<Endpoint>, held: Option<&Endpoints>| match held {
+            Some(held) => Slots::placed(held, &sorted),
+            None => Slots::new(sorted.into()),
+        };
         self.cluster = placed(cluster, held_cluster);
         self.local = placed(local, held_local);
         self.serving = Slots::new(serving.into());
@@ -372,27 +376,5 @@ impl Tracked {
             .copied()
             .collect();
         self.on_this_node = on_this_node;
-    }
-}
-
-/// The endpoints of a sorted list in their places, those of a held list in theirs as far as that
-/// leaves no gaps.
-fn placed(sorted: Vec<Endpoint>, held: Option<&Endpoints>) -> Slots {
-    let Some(held) = held else {
-        return Slots::new(sorted.into());
-    };
-    let mut slots = Slots::new(held.clone());
-    let is_wanted = |endpoint: &&Endpoint| sorted.binary_search(endpoint).is_ok();
-    let gone: Vec<Endpoint> = held
-        .iter()
-        .filter(|endpoint| !is_wanted(endpoint))
-        .copied()
-        .collect();
-    slots.change(&gone, &sorted);
-    if slots.list().len() == sorted.len() {
-        slots
-    } else {
-        // Somebody has put one in two places.
-        Slots::new(sorted.into())
     }
 }
