@@ -107,9 +107,10 @@ impl Desired {
 
     fn compile_dirty(&mut self, dirty: Vec<Dirty>) -> Vec<Owner> {
         let mut owners = Vec::with_capacity(dirty.len());
+        let mut contested = Vec::new();
         for Dirty { owner, slices } in dirty {
             owners.push(owner);
-            let contested = match owner {
+            contested.extend(match owner {
                 Owner::Cluster => {
                     let compiled = compile::compile_cluster(&self.state, &self.node_ports);
                     self.engine.update(owner, Some(compiled))
@@ -122,8 +123,11 @@ impl Desired {
                     self.spend(id, started.elapsed());
                     contested
                 }
-            };
-            self.report(&contested);
+            });
+        }
+        // A Service that takes over what another lets go of in the same change contests nothing.
+        if !contested.is_empty() {
+            self.report(&self.engine.still_contested(contested));
         }
         owners
     }

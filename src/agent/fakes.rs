@@ -110,6 +110,8 @@ pub(crate) struct Fake<H> {
     pub(crate) held: H,
     /// Destinations whose port it refuses.
     pub(crate) hates: BTreeSet<u16>,
+    /// In this family only, if it is said.
+    pub(crate) hates_in: Option<Family>,
     /// What it says then; otherwise that it is invalid.
     pub(crate) says: Option<Errno>,
     /// Whether refusals name only the culprit, as they do when Services are kept apart.
@@ -126,6 +128,12 @@ pub(crate) struct Fake<H> {
     /// How often another proxy's leftovers cannot be removed before they can, and whether they are.
     pub(crate) stubborn: usize,
     pub(crate) taken_over: bool,
+    /// Families that it has not, that it refuses whatever is in them, and that are withheld.
+    pub(crate) lacks: Vec<Family>,
+    pub(crate) hates_family: Option<Family>,
+    pub(crate) withheld: Vec<Family>,
+    /// A family that it has when it is asked again.
+    pub(crate) found: Option<Family>,
     /// How often it cannot be watched before it can.
     pub(crate) unwatchable: usize,
     /// Hears that somebody else has changed something.
@@ -137,6 +145,14 @@ impl<H: Holds> Fake<H> {
     pub(crate) fn served(&self) -> Vec<u16> {
         let entries = self.held.entries();
         let ports: BTreeSet<u16> = entries.iter().filter_map(port_of).collect();
+        ports.into_iter().collect()
+    }
+
+    /// The ports that are served in a family.
+    pub(crate) fn served_in(&self, family: Family) -> Vec<u16> {
+        let entries = self.held.entries();
+        let of_family = entries.iter().filter(|entry| entry.family() == family);
+        let ports: BTreeSet<u16> = of_family.filter_map(port_of).collect();
         ports.into_iter().collect()
     }
 
@@ -179,7 +195,7 @@ impl<H: Holds> Handle<H> {
         let mut fake = self.lock();
         fake.held.lose(port);
         if let Some(changed) = &fake.changed {
-            changed();
+            changed(None);
         }
     }
 }
@@ -194,6 +210,28 @@ impl<H: Holds> Backend for Handle<H> {
     }
 
     fn reconfigure(&mut self, _: Options) {}
+
+    fn families(&self) -> Vec<Family> {
+        let fake = self.lock();
+        let serves =
+            |family: &Family| !fake.lacks.contains(family) && !fake.withheld.contains(family);
+        Family::BOTH.into_iter().filter(serves).collect()
+    }
+
+    fn withhold(&mut self, family: Family, withhold: bool) {
+        let withheld = &mut self.lock().withheld;
+        withheld.retain(|other| *other != family);
+        if withhold {
+            withheld.push(family);
+        }
+    }
+
+    fn look_for_families(&mut self) -> bool {
+        let mut fake = self.lock();
+        let found = fake.found.take();
+        fake.lacks.retain(|family| Some(*family) != found);
+        found.is_some()
+    }
 
     fn take_over(&mut self) -> Result<(), Unavailable> {
         Ok(())
@@ -244,9 +282,17 @@ impl<H: Holds> Backend for Handle<H> {
         let mut next = fake.held.clone();
         let mut culprits = next.take(delta);
         let hated = delta.destinations.iter().filter(|change| {
-            change.after.is_some() && fake.hates.contains(&change.destination.port)
+            let to = change.destination;
+            let hates_family = fake.hates_family == Some(to.family());
+            change.after.is_some() && {
+                let hates_port = fake.hates.contains(&to.port)
+                    && fake.hates_in.is_none_or(|family| family == to.family());
+                hates_family || hates_port
+            }
         });
-        culprits.extend(hated.map(|change| change.owner));
+        let hated: Vec<_> = hated.collect();
+        let family = hated.first().map(|change| change.destination.family());
+        culprits.extend(hated.iter().map(|change| change.owner));
         if culprits.is_empty() {
             fake.held = next;
             return Ok(Applied {
@@ -255,13 +301,16 @@ impl<H: Holds> Backend for Handle<H> {
                 ..Applied::default()
             });
         }
-        let owners = if fake.isolated {
+        let owners = if fake.hates_family.is_some() {
+            Vec::new()
+        } else if fake.isolated {
             culprits
         } else {
             delta.add.iter().map(|operation| operation.owner).collect()
         };
         Err(ApplyError::Refused(vec![Refused {
             what: "elements".to_owned(),
+            family: family.or(Some(Family::V4)),
             owners,
             errno: fake.says.unwrap_or(Errno::EINVAL),
             message: None,
@@ -316,6 +365,24 @@ pub(crate) fn service(port: u16) -> Box<Service> {
         external_local: false,
         health_check_node_port: 0,
     })
+}
+
+/// That there is a Service of both families on a port.
+pub(crate) fn there_is_dual_stack(port: u16) -> Change {
+    let mut service = service(port);
+    let [high, low] = port.to_be_bytes();
+    let v6 = [
+        0xfd00,
+        0x10,
+        0x96,
+        0,
+        0,
+        0,
+        0,
+        u16::from_be_bytes([high, low]),
+    ];
+    service.cluster_ips.v6 = Some(std::net::Ipv6Addr::from(v6).into());
+    Change::Service(key(port), Some(service))
 }
 
 /// That there is the Service on a port.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::dataplane::Culprit;
 use crate::source::changes::Changes;
 
 /// Something happened in the cluster or to the node's addresses.
@@ -22,7 +23,7 @@ pub(crate) struct Inbox {
 /// Why the loop goes on.
 pub(crate) enum Woken {
     Event(Changes),
-    Interference,
+    Interference(Option<Culprit>),
     Time,
     Stop,
 }
@@ -30,7 +31,7 @@ pub(crate) enum Woken {
 /// Waits until there is something to do, or until a time.
 pub(crate) async fn wait(
     inbox: &mut Inbox,
-    interfered: &mut mpsc::Receiver<()>,
+    interfered: &mut mpsc::Receiver<Option<Culprit>>,
     until: Option<Instant>,
 ) -> Woken {
     let time = async {
@@ -42,7 +43,7 @@ pub(crate) async fn wait(
     tokio::select! {
         biased;
         _ = &mut inbox.stop => Woken::Stop,
-        Some(()) = interfered.recv() => Woken::Interference,
+        Some(culprit) = interfered.recv() => Woken::Interference(culprit),
         event = inbox.events.recv() => event.map_or(Woken::Stop, Woken::Event),
         () = time => Woken::Time,
     }

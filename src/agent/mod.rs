@@ -13,9 +13,11 @@ pub(crate) mod files;
 mod inbox;
 mod metrics;
 pub mod reconciler;
+mod repairs;
 mod schedule;
 mod services;
 mod sync_loop;
+mod tasks;
 mod waiting;
 
 use anyhow::{Context, Result};
@@ -24,7 +26,7 @@ use crate::config::{Config, NoPodCidrs};
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Node, PerFamily};
 use crate::dataplane::{ApplyError, Backend, Options};
-use crate::host::{self, interfaces::interface_addresses};
+use crate::host::interfaces::interface_addresses;
 use crate::source::convert::ConvertOptions;
 
 use reconciler::{Desired, Proxy};
@@ -32,8 +34,12 @@ use reconciler::{Desired, Proxy};
 pub(crate) use services::run;
 pub(crate) use sync_loop::{log_sync, stale_flows};
 
-/// Connects to the kernel. Reads and changes nothing yet.
-pub(crate) fn start<B: Backend>(config: &Config, desired: Desired) -> Result<Proxy<B>> {
+/// Has a backend program a cluster. Reads and changes nothing yet.
+pub(crate) fn start<B: Backend>(
+    config: &Config,
+    desired: Desired,
+    mut backend: B,
+) -> Result<Proxy<B>> {
     let node = desired.state().node();
     if config.node_port_addresses == NodePortAddresses::Primary && node.addresses.is_empty() {
         tracing::warn!(
@@ -41,11 +47,7 @@ pub(crate) fn start<B: Backend>(config: &Config, desired: Desired) -> Result<Pro
             "there is no Node of this name with an address: NodePorts are accepted nowhere until there is",
         );
     }
-    let options = Options {
-        families: host::families(),
-        ..options(config, node)?
-    };
-    let mut backend = B::open(options)?;
+    backend.reconfigure(options(config, node)?);
     if config.takeover {
         backend.take_over()?;
     }

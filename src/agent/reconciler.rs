@@ -9,7 +9,7 @@ use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 use crate::core::diff::StaleFlows;
-use crate::core::model::{Change, Owner};
+use crate::core::model::{Change, Family, Owner};
 use crate::dataplane::{Applied, ApplyError, Backend, Refused, Unavailable};
 
 pub use super::desired::Desired;
@@ -29,6 +29,8 @@ pub struct Synced {
     pub settled: bool,
     /// When the first of those is to be looked at that have to wait, having taken much time before.
     pub wait: Option<Instant>,
+    /// A family is left as it is because the kernel refuses its program.
+    pub resting: bool,
 }
 
 impl AddAssign for Synced {
@@ -39,6 +41,7 @@ impl AddAssign for Synced {
         self.left_out = next.left_out;
         self.settled = next.settled;
         self.wait = next.wait;
+        self.resting = next.resting;
     }
 }
 
@@ -50,11 +53,22 @@ const TO_BLAME: usize = 3;
 /// How often one sync does that in all, before it gives up until the next one.
 const MOST_REFUSALS: usize = 100;
 
+/// Who is left out of the next attempt.
+enum Without {
+    Nobody,
+    /// Services that the kernel refuses.
+    Services,
+    /// All of one family.
+    Family,
+}
+
 /// A cluster and the kernel that follows it.
 pub struct Proxy<B> {
     desired: Desired,
     backend: B,
-    left_out: BTreeSet<Owner>,
+    left_out: BTreeSet<(Owner, Family)>,
+    /// Families that are left as they are because the kernel refuses their program.
+    resting: Vec<Family>,
     /// Transactions keep Services apart.
     isolated: bool,
     stale_flows: Vec<StaleFlows>,
@@ -80,6 +94,7 @@ impl<B: Backend> Proxy<B> {
             desired,
             backend,
             left_out: BTreeSet::new(),
+            resting: Vec::new(),
             isolated: false,
             stale_flows: Vec::new(),
         }
@@ -87,17 +102,21 @@ impl<B: Backend> Proxy<B> {
 
     fn adopt(&mut self) -> Result<(), Unavailable> {
         let entries = self.backend.read()?;
+        self.desired.engine.program(&self.backend.families());
         self.desired.engine.adopt(entries);
         Ok(())
     }
 
     /// Reads again what the kernel holds, after somebody else has changed it; [`Self::sync`] puts
-    /// it right.
+    /// it right. A family that was refused has another chance.
     ///
     /// # Errors
     ///
     /// If the kernel cannot be asked.
     pub fn read_again(&mut self) -> Result<(), Unavailable> {
+        for family in std::mem::take(&mut self.resting) {
+            self.backend.withhold(family, false);
+        }
         self.adopt()
     }
 
@@ -168,9 +187,7 @@ impl<B: Backend> Proxy<B> {
     /// Those that have changed may not be refused any more.
     fn give_another_chance(&mut self, compiled: &[Owner]) {
         if !self.left_out.is_empty() {
-            for owner in compiled {
-                self.left_out.remove(owner);
-            }
+            self.left_out.retain(|(owner, _)| !compiled.contains(owner));
         }
     }
 
@@ -191,7 +208,10 @@ impl<B: Backend> Proxy<B> {
                     synced.computing += started.elapsed();
                     synced.settled = self.desired.engine.is_settled();
                     self.desired.begun |= synced.settled;
-                    synced.left_out = self.left_out.len();
+                    let left_out: BTreeSet<Owner> =
+                        self.left_out.iter().map(|(owner, _)| *owner).collect();
+                    synced.left_out = left_out.len();
+                    synced.resting = !self.resting.is_empty();
                     self.isolate(false);
                     return Ok(());
                 }
@@ -204,9 +224,11 @@ impl<B: Backend> Proxy<B> {
                     all_refusals += 1;
                     // Somebody keeps changing what we program: others want to be heard too.
                     let enough = all_refusals >= MOST_REFUSALS;
-                    if self.refused(refused, refusals, enough)? {
+                    match self.refused(refused, refusals, enough)? {
+                        Without::Nobody => {}
                         // That was one to blame; there may be more.
-                        refusals = TO_BLAME - 1;
+                        Without::Services => refusals = TO_BLAME - 1,
+                        Without::Family => (refusals, all_refusals) = (0, 0),
                     }
                 }
             }
@@ -214,22 +236,24 @@ impl<B: Backend> Proxy<B> {
     }
 
     /// Makes ready for another attempt after a transaction was refused for the given time in a
-    /// row, unless that is enough. Returns whether a Service is left out from now on.
+    /// row, unless that is enough. Returns who is left out of it.
     fn refused(
         &mut self,
         refused: Vec<Refused>,
         times: usize,
         enough: bool,
-    ) -> Result<bool, ApplyError> {
+    ) -> Result<Without, ApplyError> {
+        let family = self.family_of(&refused);
         if refused.iter().all(Refused::is_nobodys_fault) {
             // Nothing has changed, and nothing that is tried at once would go better.
             self.isolate(false);
-            return Err(ApplyError::Refused(refused));
+            return self.without(family, ApplyError::Refused(refused));
         }
         let to_blame = refused.iter().filter(|refused| !refused.is_nobodys_fault());
-        let blamed: BTreeSet<Owner> = to_blame
-            .flat_map(|refused| refused.owners.iter().copied())
-            .filter(|owner| *owner != Owner::Cluster)
+        let blamed: BTreeSet<(Owner, Family)> = to_blame
+            .flat_map(|refused| refused.owners.iter().map(|owner| (*owner, refused.family)))
+            .filter_map(|(owner, family)| Some((owner, family?)))
+            .filter(|(owner, _)| *owner != Owner::Cluster)
             .collect();
         let error = ApplyError::Refused(refused);
         tracing::warn!(times, %error, "transaction refused; reading the kernel again");
@@ -242,8 +266,44 @@ impl<B: Backend> Proxy<B> {
         let enough = enough || (times >= ATTEMPTS && !found);
         // From the second time on it is not drift: find out whose fault it is.
         self.isolate(times > 1 && !enough);
+        if enough {
+            return self.without(family, error);
+        }
         self.adopt()?;
-        if enough { Err(error) } else { Ok(found) }
+        Ok(if found {
+            Without::Services
+        } else {
+            Without::Nobody
+        })
+    }
+
+    /// The family that all of it is about, if there is another one that serves.
+    fn family_of(&self, refused: &[Refused]) -> Option<Family> {
+        let family = refused.first()?.family?;
+        let is_alone = refused.iter().all(|refused| refused.family == Some(family));
+        let mut others = self.backend.families().into_iter();
+        let serves = |other| other != family && self.desired.engine.serves(other);
+        (is_alone && others.any(serves)).then_some(family)
+    }
+
+    /// Leaves a family as it is, so that the other one is served; without one there is only the error.
+    fn without(
+        &mut self,
+        family: Option<Family>,
+        error: ApplyError,
+    ) -> Result<Without, ApplyError> {
+        let Some(family) = family else {
+            self.adopt()?;
+            return Err(error);
+        };
+        tracing::error!(
+            %error,
+            "rules of {family} cannot be programmed: they stay as they are, and the other family is served",
+        );
+        self.backend.withhold(family, true);
+        self.resting.push(family);
+        self.adopt()?;
+        Ok(Without::Family)
     }
 
     /// The UDP destinations whose flows may be stale, since the last call.
@@ -256,14 +316,14 @@ impl<B: Backend> Proxy<B> {
         self.backend.isolate_services(isolate);
     }
 
-    fn leave_out(&mut self, services: &BTreeSet<Owner>) {
-        for id in services {
+    fn leave_out(&mut self, services: &BTreeSet<(Owner, Family)>) {
+        for (id, family) in services {
             tracing::error!(
                 service = self.desired.name(*id),
-                "the kernel refuses this Service: it is left out until it changes",
+                "the kernel refuses this Service: it is left out of {family} until it changes",
             );
-            self.desired.engine.update(*id, None);
-            self.left_out.insert(*id);
+            self.desired.engine.leave_out(*id, *family);
+            self.left_out.insert((*id, *family));
         }
     }
 

@@ -7,10 +7,11 @@ use nix::errno::Errno;
 
 use super::*;
 use crate::agent::fakes::{
-    Fake, Handle, Holds, key, moved, service, there_is, there_is_no, with_both_backends,
+    Fake, Handle, Holds, key, moved, service, there_is, there_is_dual_stack, there_is_no,
+    with_both_backends,
 };
 use crate::core::compile::NodePortAddresses;
-use crate::core::model::{Node, Protocol, ServicePort};
+use crate::core::model::{Family, Node, Protocol, ServicePort};
 
 with_both_backends! {
     a_service_that_is_refused_is_left_out_alone_and_returns_when_it_changes,
@@ -22,6 +23,9 @@ with_both_backends! {
     n_h1_a_sync_that_fails_loses_no_stale_flows,
     nobody_is_left_out_because_the_machine_has_no_memory,
     nobody_waits_until_another_has_been_served_whole,
+    a_family_that_is_refused_does_not_keep_the_other_from_being_programmed,
+    a_dual_stack_service_is_left_out_of_the_family_that_refuses_it,
+    a_family_that_the_kernel_lacks_is_programmed_when_it_has_come,
     a_costly_service_of_who_has_taken_much_time_waits_and_nobody_else_does,
 }
 
@@ -83,6 +87,79 @@ fn after_many_refusals_nobody_is_left_out_who_is_not_to_blame<H: Holds>() {
     assert_eq!(synced.left_out, culprits.len());
     let innocent: Vec<u16> = (100..400).filter(|port| !culprits.contains(port)).collect();
     assert_eq!(backend.lock().served(), innocent);
+}
+
+fn a_family_that_is_refused_does_not_keep_the_other_from_being_programmed<H: Holds>() {
+    for (refused, other) in [(Family::V6, Family::V4), (Family::V4, Family::V6)] {
+        for says in [Errno::EINVAL, Errno::EPERM] {
+            let (backend, mut proxy) = start::<H>(Fake {
+                hates_family: Some(refused),
+                says: Some(says),
+                ..Fake::default()
+            });
+            proxy.take([81, 82].map(there_is_dual_stack));
+            let synced = proxy.sync().unwrap();
+            assert!(synced.resting);
+            assert_eq!(synced.left_out, 0, "it is no Service's fault");
+            assert_eq!(backend.lock().served_in(other), [81, 82]);
+            assert_eq!(backend.lock().served_in(refused), [0; 0]);
+
+            // What comes meanwhile does not try it again.
+            let attempts = backend.lock().attempts;
+            proxy.take([there_is_dual_stack(83)]);
+            proxy.sync().unwrap();
+            assert_eq!(backend.lock().attempts, attempts + 1);
+
+            backend.lock().hates_family = None;
+            proxy.read_again().unwrap();
+            let synced = proxy.sync().unwrap();
+            assert!(!synced.resting);
+            assert_eq!(backend.lock().served_in(refused), [81, 82, 83]);
+        }
+    }
+}
+
+fn a_dual_stack_service_is_left_out_of_the_family_that_refuses_it<H: Holds>() {
+    let (backend, mut proxy) = start::<H>(Fake {
+        hates: [82].into(),
+        hates_in: Some(Family::V6),
+        ..Fake::default()
+    });
+    proxy.take([81, 82].map(there_is_dual_stack));
+    let synced = proxy.sync().unwrap();
+    assert_eq!(synced.left_out, 1);
+    assert!(!synced.resting);
+    assert_eq!(backend.lock().served_in(Family::V4), [81, 82]);
+    assert_eq!(backend.lock().served_in(Family::V6), [81]);
+
+    backend.lock().hates.clear();
+    let Change::Service(key, Some(mut changed)) = there_is_dual_stack(82) else {
+        panic!("a Service");
+    };
+    changed.created = 2;
+    proxy.take([Change::Service(key, Some(changed))]);
+    assert_eq!(proxy.sync().unwrap().left_out, 0);
+    assert_eq!(backend.lock().served_in(Family::V6), [81, 82]);
+}
+
+fn a_family_that_the_kernel_lacks_is_programmed_when_it_has_come<H: Holds>() {
+    for (lacks, other) in [(Family::V6, Family::V4), (Family::V4, Family::V6)] {
+        let (backend, mut proxy) = start::<H>(Fake {
+            lacks: vec![lacks],
+            ..Fake::default()
+        });
+        proxy.take([81, 82].map(there_is_dual_stack));
+        let synced = proxy.sync().unwrap();
+        assert!(synced.settled && !synced.resting);
+        assert_eq!(backend.lock().served_in(other), [81, 82]);
+        assert_eq!(backend.lock().served_in(lacks), [0; 0]);
+
+        backend.lock().found = Some(lacks);
+        assert!(proxy.backend_mut().look_for_families());
+        proxy.read_again().unwrap();
+        proxy.sync().unwrap();
+        assert_eq!(backend.lock().served_in(lacks), [81, 82]);
+    }
 }
 
 fn drift_is_found_by_the_refusal_and_repaired_in_the_same_sync<H: Holds>() {

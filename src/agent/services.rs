@@ -19,8 +19,8 @@ use crate::config::{Config, Origin};
 use crate::core::model::Change;
 use crate::dataplane::conntrack::Cleaner;
 use crate::dataplane::{Backend, Options};
-use crate::host::families;
 use crate::host::interfaces::AddressWatch;
+use crate::host::ipv6_is_off;
 use crate::serve::admin::{self, Answers};
 use crate::serve::events::{Events, News};
 use crate::serve::health::Health;
@@ -35,12 +35,14 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Runs until a signal says stop, or something that cannot be mended.
 pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<()> {
     let mut signals = Signals::new()?;
-    let families = families();
     // What is missing for good is said at once, not after the first list.
-    B::open(Options {
-        families: families.clone(),
-        ..Options::default()
-    })?;
+    let backend = B::open(Options::default())?;
+    let families = backend.families();
+    if ipv6_is_off() {
+        tracing::warn!(
+            "IPv6 is switched off on this node (net.ipv6.conf.all.disable_ipv6): its rules serve when it is switched on"
+        );
+    }
     let health = Arc::new(Health::new(config.sync_period * 2, families.clone()));
     let registry = Metrics::new()?;
     let metrics = AgentMetrics::new(&registry, &families)?;
@@ -49,7 +51,7 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
     let mut servers = pin!(serve(config, &health, &registry, news.clone(), stopped)?);
     let mut running = None;
     let result = tokio::select! {
-        result = work::<B>(config, (&health, &metrics), news, announced, &mut running) => result,
+        result = work(config, backend, (&health, &metrics), (news, announced), &mut running) => result,
         result = &mut servers => return result,
         result = files::until_changed(config.file.as_ref()) => result,
         () = signals.received() => Ok(()),
@@ -114,9 +116,9 @@ fn serve(
 /// Gets the cluster's objects, and keeps the kernel in step with them.
 async fn work<B: Backend + Send + 'static>(
     config: &Config,
+    backend: B,
     (health, metrics): (&Arc<Health>, &AgentMetrics),
-    news: mpsc::UnboundedSender<News>,
-    announced: mpsc::UnboundedReceiver<News>,
+    (news, announced): (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     running: &mut Option<Running>,
 ) -> Result<()> {
     let started = Timestamp::now();
@@ -128,9 +130,9 @@ async fn work<B: Backend + Send + 'static>(
             let mut manifests = files::manifests(config, path);
             desired.take(files::load_strictly(&mut manifests)?);
             let running = running.insert(
-                Running::start::<B>(
+                Running::start(
                     config,
-                    desired,
+                    (desired, backend),
                     Vec::new(),
                     started,
                     (health, metrics),
@@ -155,8 +157,15 @@ async fn work<B: Backend + Send + 'static>(
             })
             .await?;
             let running = running.insert(
-                Running::start::<B>(config, desired, triggers, started, (health, metrics), news)
-                    .await?,
+                Running::start(
+                    config,
+                    (desired, backend),
+                    triggers,
+                    started,
+                    (health, metrics),
+                    news,
+                )
+                .await?,
             );
             cluster::follow(cluster, metrics.clone(), running.events.clone()).await
         }
@@ -175,7 +184,7 @@ struct Running {
 impl Running {
     async fn start<B: Backend + Send + 'static>(
         config: &Config,
-        desired: Desired,
+        (desired, backend): (Desired, B),
         triggers: Vec<Trigger>,
         started: Timestamp,
         (health, metrics): (&Arc<Health>, &AgentMetrics),
@@ -189,7 +198,7 @@ impl Running {
         follow_addresses(&events);
         let owned = config.clone();
         // The kernel is not read on the runtime that answers `/livez`.
-        let proxy = tokio::task::spawn_blocking(move || super::start::<B>(&owned, desired))
+        let proxy = tokio::task::spawn_blocking(move || super::start(&owned, desired, backend))
             .await
             .context("the kernel could not be read")??;
         let counted = metrics.clone();

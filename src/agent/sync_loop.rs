@@ -13,14 +13,14 @@ use tokio::sync::{mpsc, watch};
 
 use super::inbox::{Inbox, WAITING, Woken, wait};
 use super::metrics::{AgentMetrics, SyncTimes};
-use super::schedule::Deadline;
+use super::repairs::Repairs;
+use super::tasks::Tasks;
 use super::waiting::Waiting;
 use crate::agent::reconciler::{Proxy, Synced};
 use crate::config::Config;
-use crate::core::model::{ObjectKey, PerFamily};
-use crate::dataplane::Backend;
+use crate::core::model::{Family, ObjectKey, PerFamily};
 use crate::dataplane::conntrack::{Cleaner, Work};
-use crate::host;
+use crate::dataplane::{Backend, Culprit};
 use crate::serve::health::Health;
 use crate::serve::health_checks::{Addresses, Table};
 use crate::source::changes::Changes;
@@ -29,8 +29,8 @@ use crate::source::report;
 /// The verbosity from which on every sync is logged: "useful steady state information", as
 /// Kubernetes' logging conventions have it.
 const STEADY: u32 = 2;
-/// How long there is between two repairs, and how old what is unused becomes: it may be of use again
-/// soon, and is gone by then however busy the node is.
+/// How old what is unused becomes: it may be of use again soon, and is gone by then however busy the
+/// node is.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Where the loop tells what a sync has brought.
@@ -41,29 +41,6 @@ pub(crate) struct Outlets {
     pub(crate) metrics: AgentMetrics,
 }
 
-/// When each task is due.
-#[derive(Debug)]
-struct Tasks {
-    sync: Deadline,
-    /// To read the kernel again.
-    repair: Deadline,
-    /// To take away what is unused.
-    tidy: Deadline,
-    /// To hear of changes by others.
-    watch: Deadline,
-    /// To remove what another proxy has left.
-    take_over: Deadline,
-}
-
-impl Tasks {
-    fn next(&self, may_sync: bool) -> Option<Instant> {
-        let sync = may_sync.then_some(&self.sync);
-        let all = [&self.repair, &self.tidy, &self.watch, &self.take_over];
-        let all = all.into_iter().chain(sync);
-        all.filter_map(Deadline::at).min()
-    }
-}
-
 pub(crate) struct SyncLoop<B> {
     pub(crate) proxy: Proxy<B>,
     pub(crate) outlets: Outlets,
@@ -71,9 +48,11 @@ pub(crate) struct SyncLoop<B> {
     pub(super) waiting: Waiting,
     tasks: Tasks,
     /// Wakes the loop when somebody else has changed our tables.
-    interfered: (mpsc::Sender<()>, mpsc::Receiver<()>),
-    /// Somebody else has changed our tables since they were last read.
-    interference: bool,
+    interfered: (
+        mpsc::Sender<Option<Culprit>>,
+        mpsc::Receiver<Option<Culprit>>,
+    ),
+    repairs: Repairs,
     /// What the kernel holds has to be read before anything is sent.
     outdated: bool,
     first: bool,
@@ -98,20 +77,14 @@ impl<B: Backend> SyncLoop<B> {
         config: Config,
         started: Timestamp,
     ) -> Self {
-        let deadline = || Deadline::new(config.sync_period);
+        let waiting = Waiting::since(started, proxy.backend().families().len());
         Self {
             proxy,
             outlets,
-            waiting: Waiting::since(started, host::families().len()),
-            tasks: Tasks {
-                sync: deadline(),
-                repair: deadline(),
-                tidy: deadline(),
-                watch: deadline(),
-                take_over: deadline(),
-            },
+            waiting,
+            tasks: Tasks::new(config.sync_period),
             interfered: mpsc::channel(1),
-            interference: false,
+            repairs: Repairs::default(),
             // Nothing has been read yet.
             outdated: true,
             first: true,
@@ -134,6 +107,7 @@ impl<B: Backend> SyncLoop<B> {
             .context("cannot start the sync loop's runtime")?;
         self.tasks.repair.want(Instant::now());
         self.tasks.sync.want(Instant::now());
+        self.tasks.families.want(Instant::now());
         self.queued();
         self.perform();
         loop {
@@ -142,7 +116,7 @@ impl<B: Backend> SyncLoop<B> {
             match runtime.block_on(wait(&mut inbox, &mut self.interfered.1, next)) {
                 Woken::Stop => return Ok(()),
                 Woken::Time => {}
-                Woken::Interference => self.interference(),
+                Woken::Interference(culprit) => self.interference(culprit),
                 Woken::Event(changes) => {
                     self.take(changes);
                     heard = true;
@@ -156,8 +130,8 @@ impl<B: Backend> SyncLoop<B> {
                 self.take(changes);
                 heard = true;
             }
-            if self.interfered.1.try_recv().is_ok() {
-                self.interference();
+            if let Ok(culprit) = self.interfered.1.try_recv() {
+                self.interference(culprit);
             }
             if heard {
                 self.tasks.sync.want(Instant::now());
@@ -167,8 +141,8 @@ impl<B: Backend> SyncLoop<B> {
         }
     }
 
-    fn interference(&mut self) {
-        self.interference = true;
+    fn interference(&mut self, culprit: Option<Culprit>) {
+        self.repairs.heard(culprit);
         self.tasks.repair.want(Instant::now());
         self.queued();
     }
@@ -189,6 +163,32 @@ impl<B: Backend> SyncLoop<B> {
         }
         if self.tasks.tidy.take(Instant::now()) {
             self.tidy();
+        }
+        if self.tasks.resting.take(Instant::now()) {
+            self.begin_anew();
+        }
+        if self.tasks.families.take(Instant::now()) {
+            self.look_for_families();
+        }
+    }
+
+    /// Has everything read, before anything else is sent.
+    fn begin_anew(&mut self) {
+        self.outdated = true;
+        self.tasks.repair.succeeded();
+        self.tasks.repair.want(Instant::now());
+        self.queued();
+    }
+
+    /// Programs families that the kernel has not had before.
+    fn look_for_families(&mut self) {
+        if self.proxy.backend_mut().look_for_families() {
+            tracing::info!("the kernel has both families now");
+            self.begin_anew();
+        }
+        if self.proxy.backend().families().len() < Family::BOTH.len() {
+            let next = Instant::now() + self.config.sync_period;
+            self.tasks.families.want(next);
         }
     }
 
@@ -222,29 +222,20 @@ impl<B: Backend> SyncLoop<B> {
                 return;
             }
         };
-        let program = crate::dataplane::Options {
-            families: host::families(),
-            ..program
-        };
         self.proxy.backend_mut().reconfigure(program);
-        // Nothing is programmed by the new options before that.
-        self.outdated = true;
-        self.tasks.repair.succeeded();
-        self.tasks.repair.want(Instant::now());
+        self.begin_anew();
     }
 
-    /// Reads what is really there, after somebody else has changed it: at most once a second, for two
-    /// that undo each other's work all the time must not keep the node busy.
+    /// Reads what is really there, after somebody else has changed it.
     fn repair(&mut self) {
-        if std::mem::take(&mut self.interference) {
-            tracing::warn!("somebody else has changed our tables: reading them again");
+        if self.repairs.begin(Instant::now()) {
             self.outlets.metrics.interference.inc();
         }
         match self.proxy.read_again() {
             Ok(()) => {
                 self.outdated = false;
                 self.tasks.repair.succeeded();
-                self.tasks.repair.not_before(Instant::now() + QUIET);
+                self.rest_from_repair();
                 self.full = true;
                 self.tasks.sync.want(Instant::now());
             }
@@ -253,6 +244,13 @@ impl<B: Backend> SyncLoop<B> {
                 tracing::error!(%error, ?retry, "cannot read our tables; what was programmed stays in place");
             }
         }
+    }
+
+    /// Two that undo each other's work all the time must not keep the node busy.
+    fn rest_from_repair(&mut self) {
+        let now = Instant::now();
+        let rest = self.repairs.rest(now);
+        self.tasks.repair.not_before(now + rest);
     }
 
     /// Programs what has changed, in one transaction; if there is more, it comes after what has been
@@ -283,11 +281,24 @@ impl<B: Backend> SyncLoop<B> {
                 }
                 // A busy cluster has hundreds of transactions a second.
                 let changed = synced.applied.operations > 0;
-                if self.first || (changed && (self.full || self.config.verbosity >= STEADY)) {
+                let is_rare = self.full && self.repairs.is_told();
+                if self.first || (changed && (is_rare || self.config.verbosity >= STEADY)) {
                     log_sync(&self.proxy, &synced);
                 }
+                self.rest_from_repair();
+                self.repairs.done();
                 self.measure(&synced, now - began);
-                self.outlets.health.synced();
+                if synced.resting {
+                    // What the family needs waits.
+                    self.queued();
+                    if self.tasks.resting.at().is_none() {
+                        self.tasks.resting.failed(now);
+                        self.outlets.metrics.sync_failed();
+                    }
+                } else {
+                    self.tasks.resting.succeeded();
+                    self.outlets.health.synced();
+                }
                 self.publish();
                 self.full = false;
                 self.tasks
@@ -303,6 +314,7 @@ impl<B: Backend> SyncLoop<B> {
             }
             Err(error) => {
                 self.round = round;
+                self.repairs.done();
                 // If nobody has asked for it but the time, health has to know.
                 self.queued();
                 let retry = self.tasks.sync.failed(now);
@@ -318,9 +330,9 @@ impl<B: Backend> SyncLoop<B> {
     /// Begins to hear of changes by others.
     fn watch(&mut self) {
         let interfered = self.interfered.0.clone();
-        let changed = move || {
+        let changed = move |culprit| {
             // One that waits already says the same.
-            let _ = interfered.try_send(());
+            let _ = interfered.try_send(culprit);
         };
         match self.proxy.backend_mut().watch(Box::new(changed)) {
             Ok(true) => self.tasks.watch.succeeded(),

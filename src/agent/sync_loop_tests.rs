@@ -6,7 +6,9 @@ use clap::Parser;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::agent::fakes::{Fake, Handle, Holds, moved, there_is, there_is_no, with_both_backends};
+use crate::agent::fakes::{
+    Fake, Handle, Holds, moved, there_is, there_is_dual_stack, there_is_no, with_both_backends,
+};
 use crate::agent::inbox::Events;
 use crate::agent::reconciler::Desired;
 use crate::config::Args;
@@ -20,6 +22,7 @@ with_both_backends! {
     g6_what_somebody_else_takes_away_is_put_back,
     one_who_is_refused_does_not_keep_the_others_from_being_programmed,
     events_are_heard_between_the_transactions_of_a_large_change,
+    a_family_that_was_refused_has_another_chance,
     a_takeover_and_a_watch_that_fail_are_tried_again_until_they_succeed,
 }
 
@@ -175,5 +178,21 @@ fn a_takeover_and_a_watch_that_fail_are_tried_again_until_they_succeed<H: Holds>
     running.until(|fake| fake.taken_over && fake.changed.is_some());
     running.backend.interfere(81);
     running.until(|fake| fake.served() == [81]);
+    running.end();
+}
+
+fn a_family_that_was_refused_has_another_chance<H: Holds>() {
+    let running = run::<H>(Fake {
+        hates_family: Some(Family::V6),
+        ..Fake::default()
+    });
+    running.tell([81, 82].map(there_is_dual_stack));
+    running.until(|fake| fake.served_in(Family::V4) == [81, 82]);
+    running.until(|fake| fake.withheld == [Family::V6]);
+    running.backend.lock().hates_family = None;
+    running.until(|fake| fake.served_in(Family::V6) == [81, 82]);
+    while !running.health.is_healthy() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     running.end();
 }

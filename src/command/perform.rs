@@ -25,7 +25,11 @@ pub fn perform(config: &Config) -> Result<()> {
     match &config.action {
         Action::WriteConfig(path) => Ok(config::write(path, &config.effective)?),
         Action::Cleanup => cleanup(),
-        Action::Init => agent::apply_sysctls(config),
+        Action::Init => {
+            // The kernel loads conntrack for our rules, and with it what is set here.
+            Nftables::open(Options::default())?;
+            agent::apply_sysctls(config)
+        }
         Action::DryRun(output) => {
             let desired = load(config)?;
             let program = agent::options(config, desired.state().node())?;
@@ -36,8 +40,9 @@ pub fn perform(config: &Config) -> Result<()> {
         }
         Action::Once => {
             let desired = load(config)?;
+            let backend = Nftables::open(Options::default())?;
             agent::apply_sysctls(config)?;
-            once(config, desired)
+            once(config, desired, backend)
         }
         Action::Run => {
             host::oom::adjust(config.oom_score_adj);
@@ -54,11 +59,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 fn cleanup() -> Result<()> {
-    let program = Options {
-        families: host::families(),
-        ..Options::default()
-    };
-    Ok(Nftables::open(program)?.clean_up()?)
+    Ok(Nftables::open(Options::default())?.clean_up()?)
 }
 
 /// The cluster as it is now.
@@ -113,14 +114,18 @@ fn say_what_was_read(tally: &Tally) {
     }
 }
 
-fn once(config: &Config, desired: Desired) -> Result<()> {
-    let mut proxy: Proxy<Nftables> = agent::start(config, desired)?;
+fn once(config: &Config, desired: Desired, backend: Nftables) -> Result<()> {
+    let mut proxy: Proxy<Nftables> = agent::start(config, desired, backend)?;
     // Another program that changes nftables at the same time may be in the way.
     (|| proxy.read_again())
         .retry(ExponentialBuilder::new())
         .sleep(std::thread::sleep)
         .call()?;
     let synced = proxy.sync()?;
+    anyhow::ensure!(
+        !synced.resting,
+        "the kernel refuses the rules of a family; those of the other are committed"
+    );
     anyhow::ensure!(
         synced.left_out == 0,
         "the kernel refused {} Services; everything else was committed",

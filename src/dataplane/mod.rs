@@ -8,6 +8,7 @@ pub mod nftables;
 pub mod options;
 
 use std::error::Error;
+use std::fmt;
 use std::ops::AddAssign;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub enum ApplyError {
 pub struct Refused {
     /// What it was about.
     pub what: String,
+    /// Whose tables it was for, unless it was the transaction as a whole.
+    pub family: Option<Family>,
     /// On whose behalf it was sent; empty if it was the program's.
     pub owners: Vec<Owner>,
     /// Why.
@@ -124,16 +127,33 @@ impl AddAssign for Applied {
     }
 }
 
-/// Hears that somebody else has changed what is ours.
-pub type Changed = Box<dyn Fn() + Send>;
+/// Hears that somebody else has changed what is ours, and who, if that is known.
+pub type Changed = Box<dyn Fn(Option<Culprit>) + Send>;
+
+/// A process that has changed what is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Culprit {
+    /// Its number, in the first PID namespace.
+    pub pid: u32,
+    /// Its name, as in `/proc/PID/comm`.
+    pub name: String,
+}
+
+impl fmt::Display for Culprit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever names a process may write anything.
+        write!(f, "{} (pid {})", self.name.escape_debug(), self.pid)
+    }
+}
 
 /// The node's packet filter, as far as it is ours.
 pub trait Backend {
-    /// Connects to it. Changes nothing.
+    /// Connects to it, and sees which of the families it can program: of those that it cannot it warns.
+    /// Changes nothing; but what the kernel needs for it is loaded afterwards, conntrack included.
     ///
     /// # Errors
     ///
-    /// If this kernel does not have it, or we may not use it.
+    /// If this kernel has it for no family, or we may not use it.
     fn open(options: Options) -> Result<Self, Unavailable>
     where
         Self: Sized;
@@ -143,8 +163,20 @@ pub trait Backend {
     where
         Self: Sized;
 
-    /// Programs differently from the next transaction on. The caller reads again first.
+    /// Programs differently from the next transaction on, in the same families. The caller reads again
+    /// first.
     fn reconfigure(&mut self, options: Options);
+
+    /// The families that are programmed: those of the options that the kernel has, but for those that are
+    /// withheld.
+    fn families(&self) -> Vec<Family>;
+
+    /// Leaves a family as it is from now on, or does so no longer. The caller reads again first.
+    fn withhold(&mut self, family: Family, withhold: bool);
+
+    /// Whether a family can be programmed that could not when it was looked for last. The caller reads
+    /// again first.
+    fn look_for_families(&mut self) -> bool;
 
     /// Has the next transaction remove what another proxy has programmed by the same means.
     ///

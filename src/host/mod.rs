@@ -6,16 +6,10 @@ pub mod netlink;
 pub mod oom;
 pub mod sysctl;
 
-use crate::core::model::Family;
-
-/// The families that this kernel speaks.
+/// Whether IPv6 is switched off on this node, as far as addresses go: nf_tables has its rules all the
+/// same.
 #[must_use]
-pub fn families() -> Vec<Family> {
+pub fn ipv6_is_off() -> bool {
     let off = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
-    let disabled = std::fs::read_to_string(off).is_ok_and(|value| value.trim() == "1");
-    if std::path::Path::new("/proc/net/if_inet6").exists() && !disabled {
-        Family::BOTH.to_vec()
-    } else {
-        vec![Family::V4]
-    }
+    !std::fs::read_to_string(off).is_ok_and(|value| value.trim() == "0")
 }

@@ -82,16 +82,13 @@ impl Conntrack {
         })
     }
 
-    /// Brings the host's values to these.
+    /// Brings the host's values to these. Nothing is written unless all of it can be.
     ///
     /// # Errors
     ///
     /// The first value that cannot be set.
     pub fn apply(&self, processors: usize) -> Result<(), SysctlError> {
-        if let Some(max) = self.max(processors) {
-            set(&sysctl("nf_conntrack_max"), max)?;
-            self.grow_hash_table(max);
-        }
+        let max = self.max(processors);
         let timeouts = [
             (
                 "nf_conntrack_tcp_timeout_established",
@@ -104,37 +101,54 @@ impl Conntrack {
             ("nf_conntrack_udp_timeout", self.udp_timeout),
             ("nf_conntrack_udp_timeout_stream", self.udp_stream_timeout),
         ];
-        for (name, timeout) in timeouts {
-            if !timeout.is_zero() {
-                set(&sysctl(name), timeout.as_secs())?;
-            }
+        let timeouts = timeouts.into_iter().filter(|(_, time)| !time.is_zero());
+        let wanted: Vec<(PathBuf, u64)> = max
+            .map(|max| ("nf_conntrack_max", max))
+            .into_iter()
+            .chain(timeouts.map(|(name, time)| (name, time.as_secs())))
+            .chain(
+                self.tcp_be_liberal
+                    .then_some(("nf_conntrack_tcp_be_liberal", 1)),
+            )
+            .map(|(name, value)| (Path::new(SYSCTLS).join(name), value))
+            .collect();
+        for (path, value) in &wanted {
+            check(path, *value)?;
         }
-        if self.tcp_be_liberal {
-            set(&sysctl("nf_conntrack_tcp_be_liberal"), 1)?;
+        for (path, value) in &wanted {
+            set(path, *value)?;
+        }
+        if let Some(max) = max {
+            grow_hash_table(max);
         }
         Ok(())
     }
-
-    /// A table that is too small for its entries is slow, not wrong, and `/sys` is read-only in
-    /// many containers: that is worth a word and no more.
-    fn grow_hash_table(&self, max: u64) {
-        let path = Path::new(HASH_SIZE);
-        let wanted = max / ENTRIES_PER_BUCKET;
-        if read(path).is_some_and(|size| size >= wanted) {
-            return;
-        }
-        if let Err(error) = set(path, wanted) {
-            tracing::warn!(%error, "the conntrack table is small for its entries");
-        }
-    }
 }
 
-fn sysctl(name: &str) -> PathBuf {
-    Path::new(SYSCTLS).join(name)
+/// A table that is too small for its entries is slow, not wrong, and `/sys` is read-only in many
+/// containers: that is worth a word and no more.
+fn grow_hash_table(max: u64) {
+    let path = Path::new(HASH_SIZE);
+    let wanted = max / ENTRIES_PER_BUCKET;
+    if read(path).is_some_and(|size| size >= wanted) {
+        return;
+    }
+    if let Err(error) = set(path, wanted) {
+        tracing::warn!(%error, "the conntrack table is small for its entries");
+    }
 }
 
 fn read(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Whether a value could be set.
+fn check(path: &Path, value: u64) -> Result<(), SysctlError> {
+    if read(path) == Some(value) {
+        return Ok(());
+    }
+    let opened = fs::OpenOptions::new().write(true).open(path);
+    opened.map(|_| ()).map_err(failed(path, value))
 }
 
 fn set(path: &Path, value: u64) -> Result<(), SysctlError> {
@@ -142,11 +156,15 @@ fn set(path: &Path, value: u64) -> Result<(), SysctlError> {
         return Ok(());
     }
     tracing::info!(path = %path.display(), value, "setting a sysctl");
-    fs::write(path, value.to_string()).map_err(|source| SysctlError {
+    fs::write(path, value.to_string()).map_err(failed(path, value))
+}
+
+fn failed(path: &Path, value: u64) -> impl FnOnce(io::Error) -> SysctlError {
+    move |source| SysctlError {
         path: path.to_owned(),
         value,
         source,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,16 @@ impl Backend for Encoding {
 
     fn reconfigure(&mut self, _: Options) {}
 
+    fn families(&self) -> Vec<Family> {
+        Family::BOTH.to_vec()
+    }
+
+    fn withhold(&mut self, _: Family, _: bool) {}
+
+    fn look_for_families(&mut self) -> bool {
+        false
+    }
+
     fn take_over(&mut self) -> Result<(), Unavailable> {
         Ok(())
     }

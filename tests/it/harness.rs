@@ -210,6 +210,8 @@ pub struct World {
     pub peer: Host,
     /// A client outside the cluster.
     pub client: Host,
+    /// Who keeps the program of a family from the node, if a test is to be without it.
+    usurper: Option<Usurper>,
 }
 
 /// The pods' ranges, for `--cluster-cidr`.
@@ -222,12 +224,13 @@ pub const NODE: &str = "node-1";
 impl World {
     /// Makes all of it.
     pub fn new() -> Self {
-        let world = Self {
+        let mut world = Self {
             node: Host::new(),
             pods: Host::new(),
             pod: Host::new(),
             peer: Host::new(),
             client: Host::new(),
+            usurper: None,
         };
         let Self {
             node,
@@ -235,6 +238,7 @@ impl World {
             pod,
             peer,
             client,
+            ..
         } = &world;
         node.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         node.link("client0", client, "eth0");
@@ -242,17 +246,11 @@ impl World {
         node.link("pods0", pods, "eth0");
         node.link("pod0", pod, "eth0");
         node.sh("ip addr add 192.0.2.1/24 dev client0
-                 ip addr add 2001:db8:2::1/64 dev client0 nodad
                  ip addr add 198.51.100.1/24 dev peer0
-                 ip addr add 2001:db8:51::1/64 dev peer0 nodad
                  ip addr add 169.254.1.1/32 dev pods0 scope link
                  ip addr add 169.254.1.1/32 dev pod0 scope link
-                 ip addr add fe80::1/64 dev pods0 nodad
-                 ip addr add fe80::1/64 dev pod0 nodad
                  ip route add 10.244.2.0/24 via 198.51.100.2
-                 ip route add fd00:244:0:2::/64 via 2001:db8:51::2
-                 ip route add default via 198.51.100.2
-                 ip route add default via 2001:db8:51::2");
+                 ip route add default via 198.51.100.2");
         client.sh("ip addr add 192.0.2.2/24 dev eth0
                    ip addr add 2001:db8:2::2/64 dev eth0 nodad
                    ip route add default via 192.0.2.1
@@ -285,20 +283,44 @@ impl World {
             "10.244.1.200",
             "fd00:244:0:1:1::c8",
         );
+        world.give_ipv6();
+        match without() {
+            Some("IPv6") => world.node.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1"),
+            Some("IPv4") => {
+                world.usurper = Some(Usurper::seize(&world.node, &["ip"]));
+                String::new()
+            }
+            _ => String::new(),
+        };
         world
+    }
+
+    /// Gives the node its IPv6 addresses and routes, which go when IPv6 is switched off.
+    pub fn give_ipv6(&self) {
+        let node = &self.node;
+        node.sh("ip addr add 2001:db8:2::1/64 dev client0 nodad
+                 ip addr add 2001:db8:51::1/64 dev peer0 nodad
+                 ip addr add fe80::1/64 dev pods0 nodad
+                 ip addr add fe80::1/64 dev pod0 nodad
+                 ip route add fd00:244:0:2::/64 via 2001:db8:51::2
+                 ip route add default via 2001:db8:51::2");
+        let ranges = [
+            (&self.pods, "pods0", "fd00:244:0:1::/80"),
+            (&self.pod, "pod0", "fd00:244:0:1:1::c8/128"),
+        ];
+        for (pods, link, range) in ranges {
+            let mac = hardware_address(pods, "eth0");
+            node.sh(&format!(
+                "ip neigh replace fe80::2 lladdr {mac} dev {link} nud permanent
+                 ip -6 route add {range} via fe80::2 dev {link} onlink"
+            ));
+        }
     }
 
     /// Routes a range of pods' addresses to a namespace, as a CNI plugin would.
     fn attach(&self, pods: &Host, link: &str, v4: &str, v6: &str, source4: &str, source6: &str) {
-        let link_mac = |host: &Host, link: &str| -> String {
-            host.sh(&format!("ip -br link show {link}"))
-                .split_whitespace()
-                .nth(2)
-                .expect("a hardware address")
-                .to_owned()
-        };
-        let node_mac = link_mac(&self.node, link);
-        let pods_mac = link_mac(pods, "eth0");
+        let node_mac = hardware_address(&self.node, link);
+        let pods_mac = hardware_address(pods, "eth0");
         pods.sh(&format!(
             "ip route add local {v4} dev lo
              ip -6 route add local {v6} dev lo
@@ -313,11 +335,68 @@ impl World {
         // A neighbour entry stands for all addresses behind it.
         self.node.sh(&format!(
             "ip neigh add 169.254.2.2 lladdr {pods_mac} dev {link} nud permanent
-             ip neigh add fe80::2 lladdr {pods_mac} dev {link} nud permanent
-             ip route add {v4} via 169.254.2.2 dev {link} onlink
-             ip -6 route add {v6} via fe80::2 dev {link} onlink"
+             ip route add {v4} via 169.254.2.2 dev {link} onlink"
         ));
     }
+}
+
+fn hardware_address(host: &Host, link: &str) -> String {
+    host.sh(&format!("ip -br link show {link}"))
+        .split_whitespace()
+        .nth(2)
+        .expect("a hardware address")
+        .to_owned()
+}
+
+/// Somebody who owns a table of our name: while it lives, the kernel lets nobody else change it.
+/// The table goes when its owner does.
+pub struct Usurper(std::process::Child);
+
+impl Usurper {
+    /// Takes the tables of these of nft's families.
+    pub fn seize(node: &Host, families: &[&str]) -> Self {
+        let mut child = node.run(|| {
+            Command::new("nft")
+                .arg("-i")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("nft")
+        });
+        for family in families {
+            let command = format!(
+                "add table {family} pointsman; delete table {family} pointsman; \
+                 add table {family} pointsman {{ flags owner; }}\n"
+            );
+            let stdin = child.stdin.as_mut().expect("a pipe");
+            stdin.write_all(command.as_bytes()).expect("nft");
+        }
+        eventually("the tables have an owner", || {
+            node.ruleset().matches("flags owner").count() == families.len()
+        });
+        Self(child)
+    }
+
+    /// Lets go of them.
+    pub fn give_up(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().expect("an end");
+    }
+}
+
+impl Drop for Usurper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The family that every test's node is to be without, if that is asked for.
+pub fn without() -> Option<&'static str> {
+    static WITHOUT: LazyLock<Option<String>> =
+        LazyLock::new(|| std::env::var("POINTSMAN_TEST_WITHOUT").ok());
+    WITHOUT.as_deref()
 }
 
 impl Default for World {

@@ -263,14 +263,15 @@ fn whatever_was_tampered_with_is_put_right_by_the_next_start() {
     for command in TAMPERING {
         host.sh(command);
         once(&host, &manifests);
-        assert_same(&blocks(&host.ruleset()), &wanted, command);
+        let ruleset = host.ruleset();
+        assert_same(&blocks(&ruleset), &wanted, command);
+        assert!(!ruleset.contains("dormant"), "{command}");
     }
 }
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_g6_whatever_is_tampered_with_while_it_runs_is_put_right_by_itself() {
-    // Each command waits a second for the last one's repair: several nodes share them.
     let nodes = 5;
     std::thread::scope(|scope| {
         for node in 0..nodes {
@@ -291,7 +292,10 @@ fn tamper(commands: impl Iterator<Item = &'static str>) {
     });
     for command in commands {
         host.sh(command);
-        eventually(command, || blocks(&host.ruleset()) == wanted);
+        eventually(command, || {
+            let ruleset = host.ruleset();
+            blocks(&ruleset) == wanted && !ruleset.contains("dormant")
+        });
     }
     host.sh("nft add table ip theirs; nft add chain ip theirs mine; nft delete table ip theirs");
     let before = process.log().matches("somebody else").count();
@@ -304,6 +308,27 @@ fn tamper(commands: impl Iterator<Item = &'static str>) {
         process.log().matches("somebody else").count(),
         before,
         "neither others' tables nor our own changes are interference"
+    );
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn n_g6_who_changes_our_tables_all_the_time_is_named_and_each_change_is_repaired_at_once() {
+    let manifests = Manifests::new(every_shape());
+    let host = Host::new();
+    let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
+    let wanted = blocks(&host.ruleset());
+    let times = 40;
+    for _ in 0..times {
+        host.sh("nft flush set ip pointsman cluster-ips");
+        eventually("it is repaired", || blocks(&host.ruleset()) == wanted);
+    }
+    let log = process.log();
+    assert!(log.contains("by=\"nft (pid "), "{log}");
+    let lines = log.matches("somebody else").count();
+    assert!(
+        (1..times).contains(&lines),
+        "{lines} lines for {times} repairs, which do not wait for each other"
     );
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Failure, Host, NODE, PATIENCE, Pointsman, Seen, Servers, World, connect, connect_within,
-    datagram, eventually, pointsman,
+    Failure, Host, NODE, PATIENCE, Pointsman, Seen, Servers, Usurper, World, connect,
+    connect_within, datagram, eventually, pointsman, without,
 };
 use crate::objects::{Manifests, Service, endpoint, node, service, service_cidr, slice_of};
 
@@ -68,6 +68,13 @@ const V6: Net = Net {
     client: "2001:db8:2::2",
 };
 const BOTH: [Net; 2] = [V4, V6];
+
+/// The families that the node has: one of them may be without.
+fn tested() -> impl Iterator<Item = Net> {
+    let without = without();
+    BOTH.into_iter()
+        .filter(move |net| Some(net.name) != without)
+}
 
 /// The port of every test's Service that has one.
 const NODE_PORT: u16 = 30080;
@@ -316,7 +323,7 @@ fn e7_the_choice_of_an_endpoint_is_uniform() {
         &[],
     );
     let mut runs = Vec::new();
-    for net in BOTH {
+    for net in tested() {
         let cluster_ip = at(&net.cluster_ip(10), 80);
         runs.push((net, &site.world.pod, cluster_ip, 10_000_u32));
     }
@@ -384,7 +391,7 @@ fn every_kind_of_address_is_served_by_tcp_and_udp() {
         ("UDP", 20, NODE_PORT + 1, datagram),
     ];
     let mut attempts = Attempts::default();
-    for net in BOTH {
+    for net in tested() {
         for (source, host) in sources(world) {
             for (protocol, number, node_port, attempt) in protocols {
                 for (kind, target) in net.targets(number, node_port) {
@@ -455,7 +462,7 @@ fn f1_a_client_with_affinity_keeps_its_endpoint() {
     ]
     .concat();
     let site = Site::new(objects, &[]);
-    for net in BOTH {
+    for net in tested() {
         Servers::udp(&site.world.pods, &PODS.map(|pod| net.endpoint(pod)));
         for (source, host) in sources(&site.world) {
             for (kind, target) in net.targets(10, NODE_PORT) {
@@ -524,7 +531,7 @@ fn f3_clients_of_an_endpoint_that_leaves_are_served_by_another_and_the_rest_stay
         &[],
     );
     let mut known = Vec::new();
-    for net in BOTH {
+    for net in tested() {
         for target in affine_targets(&net) {
             let reached = reach(&site.world, &clients(&net), target);
             known.push((net.endpoint(11), clients(&net), target, reached));
@@ -557,7 +564,7 @@ fn f3_retries_of_a_hanging_connection_do_not_bring_back_an_endpoint_that_has_lef
     );
     let world = &site.world;
     let mut waiting = Vec::new();
-    for net in BOTH {
+    for net in tested() {
         for target in affine_targets(&net) {
             let gone = net.endpoint(11);
             let reached = reach(world, &clients(&net), target);
@@ -644,7 +651,7 @@ fn e9_a_pod_reaches_itself_through_its_service() {
     );
     let site = Site::new(objects, &[]);
     Servers::tcp(&site.world.pod, &[8080]);
-    for net in BOTH {
+    for net in tested() {
         for (kind, target) in net.targets(10, NODE_PORT) {
             let expected = Seen {
                 endpoint: at(net.pod, 8080),
@@ -665,7 +672,7 @@ fn e1_a_service_without_endpoints_refuses_connections() {
     ];
     let site = Site::new(objects, &[]);
     let mut attempts = Attempts::default();
-    for net in BOTH {
+    for net in tested() {
         for (source, host) in sources(&site.world) {
             for (kind, target) in net.targets(10, NODE_PORT) {
                 attempts.refused(format!("TCP {} {source} to {kind}", net.name), host, target);
@@ -697,7 +704,7 @@ fn e15_unused_ports_are_refused_and_unused_addresses_dropped_as_services_come_an
     let site = Site::new(web(), &[]);
     let expect = |cases: [(u8, u16, Is); 4]| {
         let mut attempts = Attempts::default();
-        for net in BOTH {
+        for net in tested() {
             for (source, host) in sources(&site.world) {
                 for (number, port, is) in cases {
                     let target = at(&net.cluster_ip(number), port);
@@ -715,7 +722,7 @@ fn e15_unused_ports_are_refused_and_unused_addresses_dropped_as_services_come_an
         }
         attempts.check();
     };
-    for net in BOTH {
+    for net in tested() {
         let undefined = site
             .world
             .pod
@@ -760,7 +767,7 @@ fn n_e11_of_two_services_with_one_external_ip_the_older_is_served_until_it_goes(
     let site = Site::new([younger(), older()].concat(), &[]);
     let expect = |external: u8, cluster_ips: &[(u8, u8)]| {
         let mut attempts = Attempts::default();
-        for net in BOTH {
+        for net in tested() {
             for (source, host) in sources(&site.world) {
                 let own = cluster_ips
                     .iter()
@@ -796,7 +803,7 @@ fn no_connection_fails_while_endpoints_are_replaced() {
     let stop: Arc<AtomicBool> = Arc::default();
     let made: Arc<AtomicUsize> = Arc::default();
     let mut attempts = Attempts::default();
-    for net in BOTH {
+    for net in tested() {
         for (kind, target) in net.targets(10, NODE_PORT) {
             let (stop, made) = (Arc::clone(&stop), Arc::clone(&made));
             let by = net.endpoints(&[11, 12, 111]);
@@ -816,7 +823,7 @@ fn no_connection_fails_while_endpoints_are_replaced() {
     for pod in [12, 111, 11, 12, 11, 111].into_iter().cycle().take(18) {
         site.apply(state(pod));
         let mut after = Attempts::default();
-        for net in BOTH {
+        for net in tested() {
             for (kind, target) in net.targets(10, NODE_PORT) {
                 let name = format!("{} to {kind} after the sync", net.name);
                 after.served(name, &site.world.pod, target, net.endpoints(&[pod]));
@@ -845,7 +852,7 @@ fn echo(host: &Host, address: SocketAddr) {
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e7_an_open_connection_survives_new_syncs_and_restarts() {
     let world = World::new();
-    for net in BOTH {
+    for net in tested() {
         for pod in 11..=14 {
             echo(&world.pods, net.endpoint(pod));
         }
@@ -861,7 +868,7 @@ fn e7_an_open_connection_survives_new_syncs_and_restarts() {
         .collect();
     let site = Site::in_world(world, objects.clone(), &[]);
     let mut connections = Vec::new();
-    for net in BOTH {
+    for net in tested() {
         for index in 0..4_u8 {
             let targets = net.targets(10 + index, NODE_PORT + u16::from(index));
             let (kind, target) = targets[usize::from(index)];
@@ -945,7 +952,7 @@ fn check_node_ports(cases: &[(&[&str], [bool; 3])]) {
     for (arguments, expected) in cases {
         let site = node_port_site(arguments);
         let world = &site.world;
-        for net in BOTH {
+        for net in tested() {
             let sources: [(&str, &[&Host]); 3] = [
                 (net.node, &[&world.client, &world.pod, &world.node]),
                 (net.node_other, &[&world.client, &world.pod, &world.node]),
@@ -1183,7 +1190,7 @@ fn e10_source_ranges_restrict_vips_and_nothing_else() {
         vec![],
     ));
     let mut attempts = Attempts::default();
-    for net in BOTH {
+    for net in tested() {
         let (kind, vip) = net.targets(10, NODE_PORT)[2];
         attempts.refused(format!("client to empty {kind}"), &world.client, vip);
         attempts.dropped(format!("pod to empty {kind}"), &world.pod, vip);

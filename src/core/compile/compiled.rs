@@ -1,7 +1,7 @@
 //! What a Service is compiled to, and how much that may be.
 
 use crate::core::ir::{Destination, Forwarding, Shared};
-use crate::core::model::{Endpoints, ObjectKey, PerFamily};
+use crate::core::model::{Endpoints, Family, ObjectKey, PerFamily};
 
 /// One Service, compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,6 +32,16 @@ pub struct Compiled {
 pub const MOST_ELEMENTS: usize = 1 << 20;
 
 impl Compiled {
+    /// The same without what belongs to a family.
+    #[must_use]
+    pub fn without(&self, family: Family) -> Self {
+        let mut rest = self.clone();
+        rest.destinations = of(&self.destinations, |(to, _)| to.family() != family);
+        rest.flows = of(&self.flows, |(to, _)| to.family() != family);
+        rest.shared = of(&self.shared, |shared| shared.family() != family);
+        rest
+    }
+
     /// Whether another one claims the same destinations with the same right.
     #[must_use]
     pub fn claims_what(&self, other: &Self) -> bool {
@@ -42,6 +52,10 @@ impl Compiled {
             .map(|(destination, _)| destination);
         self.created == other.created && self.key == other.key && mine.eq(others)
     }
+}
+
+fn of<T: Clone>(all: &[T], belongs: impl Fn(&T) -> bool) -> Box<[T]> {
+    all.iter().filter(|one| belongs(one)).cloned().collect()
 }
 
 /// Service ports whose policy is Local and which have endpoints elsewhere only (docs/semantics.md, E2).

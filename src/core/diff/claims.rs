@@ -119,6 +119,24 @@ impl Claims {
         }
     }
 
+    /// Whether somebody claims a destination.
+    pub(super) fn holds<'a>(
+        &self,
+        destination: Destination,
+        owner: Owner,
+        rank_of: impl Fn(Owner) -> Option<Rank<'a>>,
+    ) -> bool {
+        match self.by_destination.get(&destination) {
+            Some(Claimants::One(claim)) => claim.owner == owner,
+            Some(Claimants::Many(many)) => {
+                let mine = rank_of(owner);
+                many.binary_search_by_key(&mine, |claim| rank_of(claim.owner))
+                    .is_ok()
+            }
+            None => false,
+        }
+    }
+
     /// The claim that is served.
     pub(super) fn winner(&self, destination: Destination) -> Option<&Claim> {
         match self.by_destination.get(&destination)? {

@@ -32,18 +32,18 @@ pub(super) fn stale(
     before: Option<Endpoints>,
     now: Option<Endpoints>,
 ) -> Option<StaleFlows> {
-    let keep = now.unwrap_or_default();
-    // Flows to the endpoints of before stay well if none of them has left. With none before,
-    // there may be flows that went nowhere.
-    let none_left = before.is_some_and(|before| {
+    // A flow that goes to none of them may have begun whenever there was another list: before an
+    // endpoint came as well as before one left.
+    let same = before.zip(now.as_ref()).is_some_and(|(before, now)| {
         let (mut gone, mut come) = (FxHashSet::default(), FxHashSet::default());
-        for (_, was, is) in before.differences(&keep) {
+        for (_, was, is) in before.differences(now) {
             gone.extend(was);
             come.extend(is);
         }
-        !before.is_empty() && gone.is_subset(&come)
+        gone == come
     });
-    (!none_left).then_some(StaleFlows { destination, keep })
+    let keep = now.unwrap_or_default();
+    (!same).then_some(StaleFlows { destination, keep })
 }
 
 #[cfg(test)]
@@ -53,8 +53,8 @@ mod tests {
     use crate::core::model::{Endpoint, Protocol};
 
     #[test]
-    fn n_h1_n_h4_flows_are_stale_when_an_endpoint_leaves_a_service_goes_or_the_first_endpoint_comes()
-     {
+    fn n_h1_n_h4_flows_are_looked_through_when_the_endpoints_are_others_and_when_the_service_goes()
+    {
         let destination = Destination {
             host: Host::Address([10, 96, 0, 10].into()),
             protocol: Protocol::Udp,
@@ -66,14 +66,16 @@ mod tests {
                 .map(|byte| Endpoint::new([10, 244, 0, *byte].into(), 53))
                 .collect()
         };
-        let cases: [(&str, Option<&[u8]>, Option<&[u8]>, bool); 8] = [
+        let cases: [(&str, Option<&[u8]>, Option<&[u8]>, bool); 10] = [
             ("an endpoint leaves", Some(&[1, 2]), Some(&[1]), true),
             ("one is replaced", Some(&[1]), Some(&[2]), true),
             ("the last one leaves", Some(&[1]), Some(&[]), true),
             ("the Service is deleted", Some(&[1]), None, true),
             ("the first one comes", Some(&[]), Some(&[1]), true),
             ("the Service is new, or we are", None, Some(&[1]), true),
-            ("another one comes", Some(&[1]), Some(&[1, 2]), false),
+            ("another one comes", Some(&[1]), Some(&[1, 2]), true),
+            ("two change places", Some(&[1, 2]), Some(&[2, 1]), false),
+            ("there are none and none come", Some(&[]), Some(&[]), false),
             ("nothing changes", Some(&[1]), Some(&[1]), false),
         ];
         for (what, before, now, expected) in cases {

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use crate::core::ir::{Destination, Entry, Forwarding, Shared};
+use crate::core::model::Family;
 
 impl Engine {
     /// All entries that are wanted, in a stable order, as if compiled from nothing.
@@ -57,6 +58,13 @@ impl Engine {
     #[must_use]
     pub fn applied(&self, destination: &Destination) -> Option<&Forwarding> {
         self.applied.get(destination)
+    }
+
+    /// Whether a Service of a family is wanted.
+    #[must_use]
+    pub fn serves(&self, family: Family) -> bool {
+        let mut winners = self.claims.winners();
+        winners.any(|(destination, _)| destination.family() == family)
     }
 
     /// Number of claims that another Service's claim keeps from being served.

@@ -13,11 +13,11 @@ mod claims;
 mod difference;
 mod flows;
 mod listing;
-
 mod memo;
 mod placement;
 mod queue;
 mod steps;
+mod updates;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -27,9 +27,9 @@ use crate::core::compile::Compiled;
 use crate::core::ir::{
     Delta, Destination, DestinationChange, Entry, Forwarding, Operation, Shared,
 };
-use crate::core::model::{Endpoints, Owner, Protocol};
+use crate::core::model::{Endpoints, Family, Owner, PerFamily, Protocol};
 
-use claims::{Claims, Rank};
+use claims::Claims;
 use difference::difference;
 use memo::SlotMemo;
 use queue::{Queue, Suspect, Turn};
@@ -50,6 +50,8 @@ pub struct Contested {
 /// What is applied and what is wanted.
 #[derive(Debug, Default)]
 pub struct Engine {
+    /// Families of which nothing is applied or taken away.
+    left_alone: PerFamily<bool>,
     /// What each Service wants.
     wanted: HashMap<Owner, Box<Compiled>, FxBuildHasher>,
     /// Who claims each destination.
@@ -114,126 +116,10 @@ impl Pending {
 }
 
 impl Engine {
-    /// Sets what a Service wants; `None` when it is gone. Returns the destinations that it
-    /// newly shares with others.
-    pub fn update(&mut self, id: Owner, wanted: Option<Compiled>) -> Vec<Contested> {
-        let wanted = match wanted {
-            None => None,
-            Some(wanted) => match self.update_in_place(id, wanted) {
-                None => return Vec::new(),
-                Some(wanted) => Some(Box::new(wanted)),
-            },
-        };
-        let old = self.wanted.remove(&id);
-        let mut before = FxHashSet::default();
-        if let Some(old) = old {
-            for (destination, _) in &old.destinations {
-                if self.claims.release(*destination, id) > 0 {
-                    before.insert(*destination);
-                    Self::mark(&self.claims, &mut self.queue, id, *destination);
-                } else {
-                    self.queue.put(id, Suspect::Destination(*destination));
-                }
-            }
-            for shared in &old.shared {
-                self.unstate(id, *shared);
-            }
-        }
-        let mut contested = Vec::new();
-        if let Some(wanted) = wanted {
-            for (index, (destination, _)) in (0..).zip(&wanted.destinations) {
-                let rank_of = |owner| match self.wanted.get(&owner) {
-                    Some(compiled) if owner != id => Rank::of(compiled, owner),
-                    _ => Rank::of(&wanted, id),
-                };
-                let others = self.claims.claim(*destination, id, index, rank_of);
-                match others {
-                    None => self.queue.put(id, Suspect::Destination(*destination)),
-                    Some(winner) => {
-                        if !before.contains(destination) {
-                            contested.push((*destination, winner));
-                        }
-                        Self::mark(&self.claims, &mut self.queue, id, *destination);
-                    }
-                }
-            }
-            for shared in &wanted.shared {
-                self.state(id, *shared);
-            }
-            self.wanted.insert(id, wanted);
-        }
-        contested
-            .into_iter()
-            .map(|(destination, other)| {
-                let winner = self
-                    .claims
-                    .winner(destination)
-                    .map_or(id, |claim| claim.owner);
-                Contested {
-                    destination,
-                    winner,
-                    loser: if winner == id { other } else { id },
-                }
-            })
-            .collect()
-    }
-
-    /// Takes a change that leaves a Service's claims as they are, as nearly all do: endpoints
-    /// come and go. Gives back what is more than that.
-    fn update_in_place(&mut self, id: Owner, wanted: Compiled) -> Option<Compiled> {
-        let Some(old) = self.wanted.get_mut(&id) else {
-            return Some(wanted);
-        };
-        if !old.claims_what(&wanted) {
-            return Some(wanted);
-        }
-        let pairs = old.destinations.iter().zip(&wanted.destinations);
-        for ((destination, was), (_, is)) in pairs {
-            // The flows of a destination lie beside it.
-            if was != is || destination.protocol == Protocol::Udp {
-                Self::mark(&self.claims, &mut self.queue, id, *destination);
-            }
-        }
-        let before = std::mem::replace(&mut **old, wanted).shared;
-        let now = &old.shared;
-        if before != *now {
-            // Both are sorted.
-            let missing = |one: &[Shared], other: &[Shared]| -> Vec<Shared> {
-                let one = one.iter().copied();
-                one.filter(|shared| other.binary_search(shared).is_err())
-                    .collect()
-            };
-            let (come, gone) = (missing(now, &before), missing(&before, now));
-            for shared in come {
-                self.state(id, shared);
-            }
-            for shared in gone {
-                self.unstate(id, shared);
-            }
-        }
-        None
-    }
-
-    /// Puts a destination in on behalf of who has it, or had it.
-    fn mark(claims: &Claims, queue: &mut Queue, id: Owner, destination: Destination) {
-        let owner = claims.winner(destination).map_or(id, |claim| claim.owner);
-        queue.put(owner, Suspect::Destination(destination));
-    }
-
-    fn state(&mut self, owner: Owner, shared: Shared) {
-        *self.stated.entry(shared).or_insert(0) += 1;
-        self.queue.put(owner, Suspect::shared(shared, true));
-    }
-
-    fn unstate(&mut self, owner: Owner, shared: Shared) {
-        if let Some(count) = self.stated.get_mut(&shared) {
-            *count -= 1;
-            if *count == 0 {
-                self.stated.remove(&shared);
-            }
-        }
-        let is_wanted = self.stated.contains_key(&shared);
-        self.queue.put(owner, Suspect::shared(shared, is_wanted));
+    /// Leaves all families but these alone: what is wanted of them is in no delta. [`Self::adopt`] must
+    /// follow.
+    pub fn program(&mut self, families: &[Family]) {
+        self.left_alone = PerFamily::from_fn(|family| !families.contains(&family));
     }
 
     /// The difference between what is applied and what is wanted.
@@ -297,6 +183,10 @@ impl Engine {
         memo: &mut SlotMemo,
         pending: &mut Pending,
     ) -> Looked {
+        if *self.left_alone.get(item.family()) {
+            pending.done.push((owner, item));
+            return Looked::Taken;
+        }
         // Ranges stay together: a new one may overlap an old one.
         let together = matches!(item, Suspect::Refusing(Shared::ServiceCidr(_)));
         if pending.weight >= operations && !together {

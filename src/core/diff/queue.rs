@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
 
 use crate::core::ir::{Destination, Shared};
-use crate::core::model::Owner;
+use crate::core::model::{Family, Owner};
 
 /// What may differ, in the order in which it is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +29,16 @@ impl Suspect {
     const LAST: Self = Self::Withdrawn(Shared::NodePortAddress(IpAddr::V6(Ipv6Addr::from_bits(
         u128::MAX,
     ))));
+
+    /// Whose tables it is in.
+    pub(super) const fn family(&self) -> Family {
+        match self {
+            Self::Destination(destination) => destination.family(),
+            Self::Admitting(shared) | Self::Refusing(shared) | Self::Withdrawn(shared) => {
+                shared.family()
+            }
+        }
+    }
 
     /// A shared fact.
     pub(super) const fn shared(shared: Shared, is_wanted: bool) -> Self {

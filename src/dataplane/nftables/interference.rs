@@ -13,9 +13,13 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::program::TABLE;
-use crate::host::netlink::attributes::{find, string};
+use super::wire::uapi::{
+    NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN, NFTA_GEN_PROC_NAME, NFTA_GEN_PROC_PID,
+};
+use crate::dataplane::Culprit;
+use crate::host::netlink::attributes::{be_u32, find, string};
 use crate::host::netlink::ffi::NetlinkSocket;
-use crate::host::netlink::{NFGEN_HEADER, NLMSG_HEADER};
+use crate::host::netlink::{NFGEN_HEADER, NLMSG_HEADER, message_type};
 
 /// `NFNLGRP_NFTABLES` as a bit of the groups to bind to (`nfnetlink.h`).
 const GROUP: u32 = 1 << (7 - 1);
@@ -32,13 +36,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Follows changes of our tables from a thread of its own, for as long as the process lives.
 ///
-/// `changed` is called after every change by anyone but the netlink socket with the port number
-/// `ours`, and when notices were lost.
+/// `changed` is called after every transaction of anyone but the netlink socket with the port number
+/// `ours` that changes them, with who that was, and when notices were lost.
 ///
 /// # Errors
 ///
 /// If the kernel refuses the socket.
-pub fn watch(ours: u32, changed: impl Fn() + Send + 'static) -> io::Result<()> {
+pub fn watch(ours: u32, changed: impl Fn(Option<Culprit>) + Send + 'static) -> io::Result<()> {
     let mut socket = open()?;
     thread::Builder::new()
         .name("nftables-watch".to_owned())
@@ -56,7 +60,7 @@ pub fn watch(ours: u32, changed: impl Fn() + Send + 'static) -> io::Result<()> {
                     }
                 };
                 // Nobody has watched meanwhile.
-                changed();
+                changed(None);
             }
         })?;
     Ok(())
@@ -72,18 +76,21 @@ fn open() -> io::Result<NetlinkSocket> {
 }
 
 /// Follows what a socket says, until it fails.
-fn follow(socket: &NetlinkSocket, ours: u32, changed: &impl Fn()) -> io::Error {
+fn follow(socket: &NetlinkSocket, ours: u32, changed: &impl Fn(Option<Culprit>)) -> io::Error {
+    let mut watched = Watched::by(ours);
     let mut buffer = vec![0; NOTICE];
     loop {
         match socket.0.recv_raw(&mut buffer) {
             Ok(length) => {
                 let notices = buffer.get(..length).unwrap_or(&[]);
-                if messages(notices).any(|message| is_interference(message, ours)) {
-                    changed();
+                for message in messages(notices) {
+                    if let Some(culprit) = watched.take(message) {
+                        changed(culprit);
+                    }
                 }
             }
             Err(error) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
-            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => changed(),
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => changed(None),
             Err(error) => return error,
         }
     }
@@ -98,50 +105,130 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether a notice says that another socket changed our tables.
-fn is_interference(message: &[u8], ours: u32) -> bool {
-    let port = message
-        .get(12..16)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u32::from_ne_bytes);
-    let attributes = message.get(NLMSG_HEADER + NFGEN_HEADER..).unwrap_or(&[]);
-    port != Some(ours) && find(attributes, TABLE_NAME).and_then(string) == Some(TABLE)
+/// What the notices of one transaction have said so far.
+#[derive(Debug)]
+struct Watched {
+    ours: u32,
+    /// Another socket is changing our tables.
+    is_interference: bool,
+}
+
+impl Watched {
+    const fn by(ours: u32) -> Self {
+        Self {
+            ours,
+            is_interference: false,
+        }
+    }
+
+    /// Takes in a notice. If it ends a transaction that was interference, says whose it was, as far as
+    /// the kernel tells.
+    fn take(&mut self, message: &[u8]) -> Option<Option<Culprit>> {
+        let number = |at: usize| {
+            Some(u32::from_ne_bytes(
+                message.get(at..at + 4)?.try_into().ok()?,
+            ))
+        };
+        if number(12) == Some(self.ours) {
+            return None;
+        }
+        let attributes = message.get(NLMSG_HEADER + NFGEN_HEADER..).unwrap_or(&[]);
+        let kind = message.get(4..6)?;
+        if kind != message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN).to_ne_bytes() {
+            self.is_interference |= find(attributes, TABLE_NAME).and_then(string) == Some(TABLE);
+            return None;
+        }
+        std::mem::take(&mut self.is_interference).then(|| culprit(attributes))
+    }
+}
+
+/// Who has made a generation of the ruleset.
+fn culprit(attributes: &[u8]) -> Option<Culprit> {
+    Some(Culprit {
+        pid: be_u32(find(attributes, NFTA_GEN_PROC_PID)?)?,
+        name: find(attributes, NFTA_GEN_PROC_NAME)
+            .and_then(string)?
+            .to_owned(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::netlink::attributes::put_string;
+    use crate::dataplane::nftables::wire::uapi::NFT_MSG_NEWSETELEM;
+    use crate::host::netlink::attributes::{put_bytes, put_string};
     use crate::host::netlink::{close_message, put_headers};
 
     #[test]
-    fn only_changes_of_our_tables_by_others_are_interference() {
-        let notice = |port: u32, table: &str| {
+    fn transactions_of_others_that_change_our_tables_are_interference_and_the_kernel_says_whose() {
+        let header = |kind: u16, port: u32| {
             let mut message = Vec::new();
-            put_headers(&mut message, 0x0a0c, 0, 0, 2, 0);
+            let kind = message_type(NFNL_SUBSYS_NFTABLES, kind);
+            put_headers(&mut message, kind, 0, 0, 2, 0);
             message[12..16].copy_from_slice(&port.to_ne_bytes());
+            message
+        };
+        let notice = |port: u32, table: &str| {
+            let mut message = header(NFT_MSG_NEWSETELEM, port);
             put_string(&mut message, TABLE_NAME, table);
             close_message(&mut message, 0);
             message
         };
+        let end = |port: u32| {
+            let mut message = header(NFT_MSG_NEWGEN, port);
+            put_bytes(&mut message, NFTA_GEN_PROC_PID, &77u32.to_be_bytes());
+            put_string(&mut message, NFTA_GEN_PROC_NAME, "nft");
+            close_message(&mut message, 0);
+            message
+        };
+        let nft = Culprit {
+            pid: 77,
+            name: "nft".to_owned(),
+        };
         let cases = [
-            ("ours", notice(7, "pointsman"), false),
-            ("another's, of our table", notice(8, "pointsman"), true),
+            ("ours", vec![notice(7, "pointsman"), end(7)], vec![]),
+            (
+                "another's, of our table",
+                vec![notice(8, "pointsman"), notice(8, "other"), end(8)],
+                vec![Some(nft.clone())],
+            ),
             (
                 "another's, of another table",
-                notice(8, "kube-proxy"),
-                false,
+                vec![notice(8, "kube-proxy"), end(8)],
+                vec![],
+            ),
+            (
+                "one that has not ended",
+                vec![notice(8, "pointsman")],
+                vec![],
             ),
             (
                 "one cut short",
-                notice(8, "pointsman")[..20].to_vec(),
-                false,
+                vec![notice(8, "pointsman")[..20].to_vec(), end(8)],
+                vec![],
+            ),
+            (
+                "two, and ours between them",
+                vec![
+                    notice(8, "pointsman"),
+                    end(8),
+                    notice(7, "pointsman"),
+                    end(7),
+                    notice(9, "pointsman"),
+                    header(NFT_MSG_NEWGEN, 9),
+                ],
+                vec![Some(nft), None],
             ),
         ];
-        for (what, message, expected) in cases {
-            assert_eq!(is_interference(&message, 7), expected, "{what}");
+        for (what, messages, expected) in cases {
+            let mut watched = Watched::by(7);
+            let found: Vec<Option<Culprit>> = messages
+                .iter()
+                .filter_map(|message| watched.take(message))
+                .collect();
+            assert_eq!(found, expected, "{what}");
         }
-        let both = [notice(7, "pointsman"), notice(8, "pointsman")].concat();
+        let both = [notice(7, "pointsman"), notice(7, "pointsman")].concat();
         assert_eq!(messages(&both).count(), 2);
         assert_eq!(messages(&both[..5]).count(), 0);
     }

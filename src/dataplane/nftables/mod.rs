@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::core::ir::{Delta, Destination, Entry};
-use crate::core::model::Family;
+use crate::core::model::{Family, PerFamily};
 use crate::dataplane::{Applied, ApplyError, Backend, Changed, Options, Refused, Unavailable};
 use crate::host::netlink::socket::{Refusal, Socket, SocketError};
 
@@ -30,7 +30,7 @@ use program::{KUBE_PROXY_TABLE, Program};
 use transaction::Programmed;
 use wire::batch::{Batch, FinishedBatch, Subject};
 use wire::dump::{self, Found, Lister};
-use wire::{foreign, tables};
+use wire::{foreign, presence, tables};
 
 pub use text::render;
 #[cfg(feature = "internals")]
@@ -42,9 +42,14 @@ const OPERATIONS_AT_ONCE: usize = 1 << 15;
 
 /// The program in the kernel, and the way to change its data.
 pub struct Nftables {
+    /// Its options name the families that are programmed now.
     programmed: Programmed,
+    /// Families that are wanted and that the kernel does not have.
+    missing: Vec<Family>,
+    /// Families that are left as they are.
+    withheld: Vec<Family>,
     /// There was a table of ours when it was last looked for, whatever was in it.
-    existed: bool,
+    existed: PerFamily<bool>,
     /// The number of the ruleset if nobody but us has changed it since we began to read it.
     generation: u32,
     /// A transaction failed since the kernel was last read: it may hold what we do not know of.
@@ -65,29 +70,87 @@ impl From<SocketError> for ApplyError {
 }
 
 impl Nftables {
-    /// Connects to the kernel. Changes nothing.
+    /// Connects to the kernel, and has it look at the program of each family. Changes nothing.
     ///
     /// # Errors
     ///
-    /// If there is no nf_tables, or we may not use it.
-    pub fn connect(config: Options) -> Result<Self, SocketError> {
-        let mut socket = Socket::open()?;
-        for family in &config.families {
-            dump::table_exists(&mut socket, *family).map_err(|error| match error {
-                SocketError::Dump(error) => SocketError::Unsupported {
-                    family: family.name(),
-                    error,
-                },
-                error => error,
-            })?;
-        }
-        Ok(Self {
+    /// If there is no nf_tables for any of the families, or we may not use it.
+    pub fn connect(mut config: Options) -> Result<Self, SocketError> {
+        let missing = std::mem::take(&mut config.families);
+        let mut backend = Self {
             programmed: Programmed::new(config),
-            existed: true,
+            missing,
+            withheld: Vec::new(),
+            existed: PerFamily::from_fn(|_| true),
             generation: 0,
             refused: false,
-            socket,
-        })
+            socket: Socket::open()?,
+        };
+        let mut lacking = backend.find_families();
+        if backend.programmed.config.families.is_empty()
+            && let Some((_, error)) = lacking.pop()
+        {
+            return Err(error);
+        }
+        for (family, error) in lacking {
+            tracing::warn!(
+                %error,
+                "rules of {family} cannot be programmed: only the other family is served until they can",
+            );
+        }
+        Ok(backend)
+    }
+
+    /// Begins to program the missing families that the kernel has. Returns why it does not have the
+    /// others.
+    fn find_families(&mut self) -> Vec<(Family, SocketError)> {
+        let mut lacking = Vec::new();
+        for family in std::mem::take(&mut self.missing) {
+            match self.rehearse(family) {
+                Ok(()) => self.program(family),
+                Err(error) => {
+                    self.missing.push(family);
+                    lacking.push((family, error));
+                }
+            }
+        }
+        lacking
+    }
+
+    fn program(&mut self, family: Family) {
+        self.programmed.config.families.push(family);
+        self.programmed.config.families.sort_unstable();
+        self.programmed.start_over(family);
+    }
+
+    /// Whether the kernel takes the program of a family. Where there is a table of ours it has.
+    fn rehearse(&mut self, family: Family) -> Result<(), SocketError> {
+        let unsupported = |what, error| SocketError::Unsupported {
+            family: family.name(),
+            what,
+            error,
+        };
+        let exists =
+            presence::table_exists(&mut self.socket, family).map_err(|error| match error {
+                SocketError::Dump(error) => unsupported("a table".to_owned(), error),
+                error => error,
+            })?;
+        if exists {
+            return Ok(());
+        }
+        let only = Options {
+            families: vec![family],
+            ..self.programmed.config.clone()
+        };
+        let batch = Programmed::new(only).rehearsal();
+        let refusals = self.socket.transact(batch.bytes(), batch.last())?;
+        match refusals.into_iter().next() {
+            None => Ok(()),
+            Some(refusal) => {
+                let refused = refused(&batch, refusal);
+                Err(unsupported(refused.what, refused.errno))
+            }
+        }
     }
 
     fn send(&mut self, batch: &FinishedBatch) -> Result<Duration, ApplyError> {
@@ -112,9 +175,7 @@ struct Reading {
     programmed: Programmed,
     entries: Vec<Entry>,
     /// There is a table, whatever is in it.
-    existed: bool,
-    /// There is something else than our program.
-    replace: bool,
+    existed: PerFamily<bool>,
     /// Somebody has changed the ruleset meanwhile, not necessarily our part of it.
     disturbed: bool,
 }
@@ -130,25 +191,21 @@ impl Reading {
         };
         let installed = match dump::program(&mut lister, &program)? {
             Found::Ours(installed) => installed,
-            Found::Nothing => {
-                self.replace = true;
-                return Ok(());
-            }
+            Found::Nothing => return Ok(()),
             Found::Another(why) => {
-                self.existed = true;
+                *self.existed.get_mut(family) = true;
                 tracing::info!(%family, why, "the table is not this program: it will be replaced");
-                self.replace = true;
                 return Ok(());
             }
         };
-        self.existed = true;
+        *self.existed.get_mut(family) = true;
         let programmed = &mut self.programmed;
         let each = |element: &Element<'_>| programmed.found(family, element);
         let assembly = dump::contents(&mut lister, &installed, thorough, each)?;
         self.disturbed |= lister.disturbed;
         let Some(assembly) = assembly else {
             tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
-            self.replace = true;
+            programmed.start_over(family);
             return Ok(());
         };
         let Contents {
@@ -166,6 +223,7 @@ impl Reading {
             programmed.affinity.found(found);
         }
         *programmed.parts.get_mut(family) = installed.parts;
+        *programmed.replace.get_mut(family) = false;
         Ok(())
     }
 }
@@ -180,12 +238,41 @@ impl Backend for Nftables {
     }
 
     fn reconfigure(&mut self, options: Options) {
-        self.programmed.config = options;
+        let families = std::mem::take(&mut self.programmed.config.families);
+        self.programmed.config = Options {
+            families,
+            ..options
+        };
+    }
+
+    fn families(&self) -> Vec<Family> {
+        self.programmed.config.families.clone()
+    }
+
+    fn withhold(&mut self, family: Family, withhold: bool) {
+        let families = &mut self.programmed.config.families;
+        if withhold {
+            if families.contains(&family) {
+                families.retain(|other| *other != family);
+                self.withheld.push(family);
+            }
+        } else if self.withheld.contains(&family) {
+            self.withheld.retain(|other| *other != family);
+            self.program(family);
+        }
+    }
+
+    fn look_for_families(&mut self) -> bool {
+        let before = self.programmed.config.families.len();
+        for (family, error) in self.find_families() {
+            tracing::debug!(%family, %error, "still cannot be programmed");
+        }
+        self.programmed.config.families.len() > before
     }
 
     fn take_over(&mut self) -> Result<(), Unavailable> {
         for family in self.programmed.config.families.clone() {
-            if dump::named_table_exists(&mut self.socket, family, KUBE_PROXY_TABLE)? {
+            if presence::named_table_exists(&mut self.socket, family, KUBE_PROXY_TABLE)? {
                 self.programmed.leftovers.push(family);
             }
         }
@@ -204,14 +291,16 @@ impl Backend for Nftables {
     fn clean_up(&mut self) -> Result<(), ApplyError> {
         let mut batch = Batch::new(false);
         for family in self.programmed.config.families.clone() {
-            if dump::table_exists(&mut self.socket, family)? {
+            if presence::table_exists(&mut self.socket, family)? {
                 tables::put_delete_table(&mut batch, family);
             }
         }
         if !batch.is_empty() {
             self.send(&batch.finish())?;
         }
-        self.programmed.start_over();
+        for family in self.programmed.config.families.clone() {
+            self.programmed.start_over(family);
+        }
         Ok(())
     }
 
@@ -240,8 +329,7 @@ impl Backend for Nftables {
         let mut found = Reading {
             programmed: Programmed::new(config),
             entries: Vec::new(),
-            existed: false,
-            replace: false,
+            existed: PerFamily::default(),
             disturbed: false,
         };
         let generation = foreign::generation(&mut self.socket)?;
@@ -260,21 +348,12 @@ impl Backend for Nftables {
         let before = std::mem::replace(&mut self.programmed, found.programmed);
         self.programmed.isolate = before.isolate;
         self.programmed.leftovers = before.leftovers;
-        self.programmed.replace = found.replace;
-        if found.replace {
-            self.programmed.start_over();
-            return Ok(Vec::new());
-        }
         Ok(found.entries)
     }
 
     fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError> {
         let programmed = &self.programmed;
-        if delta.is_empty()
-            && !programmed.replace
-            && programmed.leftovers.is_empty()
-            && programmed.debris.is_empty()
-        {
+        if delta.is_empty() && !programmed.has_own_work() {
             return Ok(Applied::default());
         }
         let started = Instant::now();
@@ -303,8 +382,12 @@ impl Backend for Nftables {
 
     fn most_operations(&self) -> usize {
         // What serves traffic now must not be gone before what takes its place is complete.
-        let serves = self.programmed.replace && self.existed;
-        if serves || !self.programmed.leftovers.is_empty() {
+        let mut families = self.programmed.config.families.iter();
+        let takes_the_place = |family: &Family| {
+            let replaced = *self.programmed.replace.get(*family) && *self.existed.get(*family);
+            replaced || self.programmed.leftovers.contains(family)
+        };
+        if families.any(takes_the_place) {
             usize::MAX
         } else {
             OPERATIONS_AT_ONCE
@@ -320,7 +403,7 @@ impl Backend for Nftables {
     }
 
     fn tidy(&mut self) -> Result<(), ApplyError> {
-        if self.programmed.replace || !self.programmed.has_garbage() {
+        if self.programmed.has_own_work() || !self.programmed.has_garbage() {
             return Ok(());
         }
         let (batch, left) = self.programmed.collect();
@@ -353,7 +436,7 @@ fn warn_of_rounded(rounded: &[Rounded]) {
 fn refused(batch: &FinishedBatch, refusal: Refusal) -> Refused {
     let subject = batch.subject(refusal.sequence);
     let what = match subject {
-        Some(Subject::Program(what)) => what.clone(),
+        Some(Subject::Program { family, what }) => format!("{what} ({family})"),
         Some(Subject::Elements { family, set, .. }) => {
             format!("elements of {} ({family})", set.name())
         }
@@ -361,6 +444,7 @@ fn refused(batch: &FinishedBatch, refusal: Refusal) -> Refused {
     };
     Refused {
         what,
+        family: subject.map(Subject::family),
         owners: subject.map_or_else(Vec::new, |subject| subject.owners(refusal.offset)),
         errno: refusal.errno,
         message: refusal.message,

@@ -31,7 +31,7 @@ pub(super) struct Programmed {
     lengths: PerFamily<BTreeMap<u8, usize>>,
     pub(super) affinity: Affinity,
     /// The next transaction replaces the whole table: what is there is not our program.
-    pub(super) replace: bool,
+    pub(super) replace: PerFamily<bool>,
     /// The next transactions keep Services apart, to find the one that is refused.
     pub(super) isolate: bool,
     /// Elements by set.
@@ -61,7 +61,7 @@ impl Programmed {
             sizes: PerFamily::default(),
             lengths: PerFamily::default(),
             affinity: Affinity::default(),
-            replace: true,
+            replace: PerFamily::from_fn(|_| true),
             isolate: false,
             elements: PerFamily::default(),
             debris: Vec::new(),
@@ -69,15 +69,31 @@ impl Programmed {
         }
     }
 
-    /// Forgets what the kernel holds: it holds nothing that is of use.
-    pub(super) fn start_over(&mut self) {
-        self.parts = PerFamily::default();
-        self.sizes = PerFamily::default();
-        self.lengths = PerFamily::default();
-        self.affinity = Affinity::default();
-        self.elements = PerFamily::default();
-        self.debris.clear();
-        self.replace = true;
+    /// Forgets what the kernel holds of a family: it holds nothing that is of use.
+    pub(super) fn start_over(&mut self, family: Family) {
+        *self.parts.get_mut(family) = Parts::default();
+        self.sizes.get_mut(family).clear();
+        self.lengths.get_mut(family).clear();
+        *self.elements.get_mut(family) = [0; SETS.len()];
+        self.affinity.forget(family);
+        self.debris
+            .retain(|element| element.family() != Some(family));
+        *self.replace.get_mut(family) = true;
+    }
+
+    /// Whether something is to be done whatever is wanted.
+    pub(super) fn has_own_work(&self) -> bool {
+        let families = self.config.families.iter();
+        families.clone().any(|family| *self.replace.get(*family))
+            || families
+                .clone()
+                .any(|family| self.leftovers.contains(family))
+            || !self.debris.is_empty()
+    }
+
+    /// The program without any data, for the kernel to look at.
+    pub(super) fn rehearsal(&self) -> FinishedBatch {
+        self.batch(&Delta::default()).0.finish_as_rehearsal()
     }
 
     /// Takes in an element that was found in the kernel.
@@ -96,12 +112,17 @@ impl Programmed {
 
     /// The transaction for a delta, and what will have changed once the kernel has taken it.
     pub(super) fn encode(&self, delta: &Delta) -> (FinishedBatch, Change) {
+        let (batch, change) = self.batch(delta);
+        (batch.finish(), change)
+    }
+
+    fn batch(&self, delta: &Delta) -> (Batch, Change) {
         let mut batch = Batch::new(self.isolate);
-        for family in &self.leftovers {
-            tables::put_delete_named_table(&mut batch, *family, KUBE_PROXY_TABLE);
-        }
-        if self.replace {
-            for family in &self.config.families {
+        for family in &self.config.families {
+            if self.leftovers.contains(family) {
+                tables::put_delete_named_table(&mut batch, *family, KUBE_PROXY_TABLE);
+            }
+            if *self.replace.get(*family) {
                 tables::put_delete_table(&mut batch, *family);
                 tables::put_create_table(&mut batch, *family);
                 for set in SETS {
@@ -123,7 +144,7 @@ impl Programmed {
             self.put_parts(&mut batch, *family, delta, &mut change);
         }
         put_additions(&mut batch, delta, &unchanged, &mut change);
-        (batch.finish(), change)
+        (batch, change)
     }
 
     fn put_removals(
@@ -192,7 +213,8 @@ impl Programmed {
             .collect();
         let chains: Vec<Size> = drawn(&needed).difference(&known.draws).copied().collect();
         let program = Program::new(&self.config, family);
-        let mut new: Vec<Chain> = if self.replace {
+        let replace = *self.replace.get(family);
+        let mut new: Vec<Chain> = if replace {
             program.fixed_chains()
         } else {
             Vec::new()
@@ -216,7 +238,7 @@ impl Programmed {
                 elements::put(out, &element);
             });
         };
-        if self.replace {
+        if replace {
             choice::fixed_elements().for_each(&mut put);
         }
         for size in &needed {
@@ -240,7 +262,7 @@ impl Programmed {
                 .iter()
                 .any(|(class, seconds)| known.timeouts.get(class) != Some(seconds))
         {
-            put_timeouts(batch, family, &timeouts, !self.replace);
+            put_timeouts(batch, family, &timeouts, !replace);
             (parts.timeouts, *new_timeouts) = (timeouts, true);
         }
     }
@@ -279,9 +301,11 @@ impl Programmed {
         }
         let rounded = std::mem::take(&mut change.affinity.rounded);
         self.affinity.commit(change.affinity);
-        self.replace = false;
+        for family in &self.config.families {
+            *self.replace.get_mut(*family) = false;
+            self.leftovers.retain(|left| left != family);
+        }
         self.debris.clear();
-        self.leftovers.clear();
         rounded
     }
 

@@ -209,7 +209,7 @@ proptest! {
             prop_assert_eq!(&again.sizes, &programmed.sizes);
             if restarts {
                 programmed = again;
-                programmed.replace = false;
+                programmed.replace = PerFamily::default();
                 engine.adopt(entries);
                 let pending = engine.pending();
                 prop_assert!(pending.delta().is_empty(), "{:?}", pending.delta());
@@ -281,7 +281,7 @@ proptest! {
         const MOST: usize = 600;
         let (mut engine, mut kernel) = (Engine::default(), Kernel::default());
         let mut programmed = Programmed::new(Options::default());
-        programmed.replace = false;
+        programmed.replace = PerFamily::default();
         for wanted in wanted {
             want(&mut engine, vec![None, None, wanted.clone()]);
             let before = engine.applied(&destination(2)).cloned();

@@ -32,11 +32,13 @@ pub enum SocketError {
     NotPermitted,
     /// The kernel has no nf_tables.
     #[error(
-        "the kernel does not support nf_tables for {family}: {error}; load the nf_tables module, or use a kernel of 5.13 or newer"
+        "the kernel does not support nf_tables for {family}: {what}: {error}; load the nf_tables modules, or use a kernel of 5.13 or newer that has them"
     )]
     Unsupported {
         /// The table family asked for.
         family: &'static str,
+        /// What it refuses.
+        what: String,
         /// What the kernel said.
         error: Errno,
     },
@@ -176,7 +178,9 @@ impl Socket {
         if refusals.is_empty() && !acknowledged {
             return Err(SocketError::Unanswered);
         }
-        if refusals.iter().any(|refusal| refusal.errno == Errno::EPERM) {
+        // Of the whole, that is; a single table may belong to somebody else (`NFT_TABLE_F_OWNER`).
+        let whole = |refusal: &Refusal| refusal.errno == Errno::EPERM && refusal.sequence == 0;
+        if refusals.iter().any(whole) {
             return Err(SocketError::NotPermitted);
         }
         Ok(refusals)

@@ -21,7 +21,7 @@ fn n_f1_clients_are_remembered_for_each_address_and_port_on_its_own() {
     }
     let all = ["--nodeport-addresses=0.0.0.0/0,::/0"];
     let site = Site::new(with(service, slices), &all);
-    for net in BOTH {
+    for net in tested() {
         let clients = clients(&net);
         let mut targets: Vec<(String, SocketAddr)> = net
             .targets(10, NODE_PORT)
@@ -53,7 +53,7 @@ fn f1_affinity_holds_under_policies_local_too() {
         .set("/spec/externalTrafficPolicy", json!("Local"));
     let objects = with(service, slices("web", "TCP", &[11, 12, 13, 111, 112]));
     let site = Site::new(objects, &[]);
-    for net in BOTH {
+    for net in tested() {
         for (source, host) in sources(&site.world) {
             for (kind, target) in net.targets(10, NODE_PORT) {
                 let reached = host.connect_many(&target.to_string(), 40);

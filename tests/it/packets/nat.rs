@@ -45,7 +45,7 @@ fn e8_masquerading_is_asked_for_by_one_bit_of_the_mark_which_is_cleared_when_it_
         }
 END");
     let mut masqueraded = 0;
-    for net in BOTH {
+    for net in tested() {
         for (_, target) in net.targets(10, NODE_PORT) {
             let seen = world
                 .client
@@ -94,7 +94,7 @@ fn e8_mark_and_priority_are_set_back_even_where_somebody_else_masquerades_everyt
         }
 END");
     let mut connections = 0;
-    for net in BOTH {
+    for net in tested() {
         for (_, target) in net.targets(10, NODE_PORT) {
             let seen = world
                 .client
@@ -114,7 +114,7 @@ END");
 fn e8_masqueraded_connections_come_from_random_ports() {
     const TIMES: usize = 10;
     let world = World::new();
-    for net in BOTH {
+    for net in tested() {
         let address = net.endpoint(11);
         let listener = world
             .pods
@@ -141,7 +141,7 @@ fn e8_masqueraded_connections_come_from_random_ports() {
         let own = connection.local_addr().expect("an address");
         (own.port(), text.parse().expect("an address"))
     };
-    for net in BOTH {
+    for net in tested() {
         let (_, vip) = net.targets(10, NODE_PORT)[2];
         let kept = (0..TIMES)
             .map(|_| site.world.client.run(move || attempt(vip)))
@@ -177,7 +177,7 @@ fn e11_an_address_of_a_service_goes_before_a_node_port() {
     let site = Site::new([by_port(), by_address()].concat(), &[]);
     let expect = |pod: u8| {
         let mut attempts = Attempts::default();
-        for net in BOTH {
+        for net in tested() {
             for (source, host) in sources(&site.world) {
                 let target = at(net.node, NODE_PORT);
                 let name = format!("{source} to {target}");
@@ -197,7 +197,7 @@ fn e15_any_packet_to_a_cluster_ip_is_refused_and_to_an_unused_address_dropped() 
     let objects = with(cluster_service("web", 10), slices("web", "TCP", &[11]));
     let site = Site::new(objects, &[]);
     for host in [&site.world.pod, &site.world.client] {
-        for net in BOTH {
+        for net in tested() {
             let ping = |number: u8| {
                 let address = net.cluster_ip(number);
                 let (answered, text) = host.try_sh(&format!("ping -n -c 1 -W 1 {address}"));
@@ -217,7 +217,7 @@ fn e15_any_packet_to_a_cluster_ip_is_refused_and_to_an_unused_address_dropped() 
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e17_source_ranges_and_refusals_are_for_new_connections_alone() {
     let world = World::new();
-    for net in BOTH {
+    for net in tested() {
         echo(&world.pods, net.endpoint(11));
         echo(&world.pods, net.endpoint(12));
     }
@@ -229,7 +229,7 @@ fn e17_source_ranges_and_refusals_are_for_new_connections_alone() {
     ];
     let site = Site::in_world(world, objects.concat(), &[]);
     let mut connections = Vec::new();
-    for net in BOTH {
+    for net in tested() {
         let (_, vip) = net.targets(10, NODE_PORT)[2];
         for target in [vip, at(&net.cluster_ip(20), 80)] {
             let connection = site.world.client.run(move || {

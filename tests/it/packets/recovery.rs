@@ -1,50 +1,14 @@
 //! When the kernel refuses, and when the ranges of Services change.
 
-use std::process::{Child, Command, Stdio};
-
 use super::*;
 
-/// Somebody who owns a table of our name: while it lives, the kernel lets nobody else change it.
-/// The table goes when its owner does.
-struct Usurper(Child);
-
-impl Usurper {
-    fn seize(node: &Host) -> Self {
-        let mut child = node.run(|| {
-            Command::new("nft")
-                .arg("-i")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("nft")
-        });
-        let command = "add table ip pointsman; delete table ip pointsman; \
-                       add table ip pointsman { flags owner; }\n";
-        let stdin = child.stdin.as_mut().expect("a pipe");
-        stdin.write_all(command.as_bytes()).expect("nft");
-        eventually("the table has an owner", || {
-            node.ruleset().contains("flags owner")
-        });
-        Self(child)
-    }
-
-    fn give_up(mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().expect("an end");
-    }
-}
-
-impl Drop for Usurper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn served(site: &Site, number: u8, pod: u8) {
+    served_in(site, &tested().collect::<Vec<_>>(), number, pod);
+}
+
+fn served_in<'a>(site: &Site, nets: impl IntoIterator<Item = &'a Net>, number: u8, pod: u8) {
     let mut attempts = Attempts::default();
-    for net in BOTH {
+    for net in nets {
         for (source, host) in sources(&site.world) {
             let target = at(&net.cluster_ip(number), 80);
             let name = format!("{source} to {target}");
@@ -64,7 +28,7 @@ fn n_g4_n_g5_a_failed_first_sync_is_tried_again_with_growing_pauses_until_it_suc
     let world = World::new();
     Servers::tcp(&world.pods, &[8080]);
     let manifests = Manifests::new(web());
-    let usurper = Usurper::seize(&world.node);
+    let usurper = Usurper::seize(&world.node, &["ip", "ip6"]);
     let arguments = [
         "--cluster-cidr",
         crate::harness::CLUSTER_CIDR,
@@ -90,7 +54,7 @@ fn n_g4_n_g5_a_failed_first_sync_is_tried_again_with_growing_pauses_until_it_suc
 fn n_g4_a_failed_sync_is_tried_again_with_all_that_has_come_since() {
     let site = Site::new(web(), &[]);
     served(&site, 10, 11);
-    let usurper = Usurper::seize(&site.world.node);
+    let usurper = Usurper::seize(&site.world.node, &["ip", "ip6"]);
     site.process.wait_for("retry=100ms");
     let late = with(cluster_service("late", 20), slices("late", "TCP", &[12]));
     site.manifests.write("objects.json", [web(), late].concat());
@@ -104,6 +68,76 @@ fn n_g4_a_failed_sync_is_tried_again_with_all_that_has_come_since() {
     });
     served(&site, 10, 11);
     served(&site, 20, 12);
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_family_whose_rules_are_refused_leaves_the_other_alone_and_is_served_when_they_no_longer_are() {
+    for (refused, table, other) in [(V6, "ip6", V4), (V4, "ip", V6)] {
+        let world = World::new();
+        for host in [&world.pods, &world.peer] {
+            Servers::tcp(host, &[8080]);
+        }
+        let usurper = Usurper::seize(&world.node, &[table]);
+        let site = Site::in_world(world, web(), &[]);
+        served_in(&site, [&other], 10, 11);
+        site.process
+            .wait_for(&format!("rules of {} cannot be programmed", refused.name));
+        // What comes meanwhile is programmed where it can be.
+        let late = with(cluster_service("late", 20), slices("late", "TCP", &[12]));
+        site.manifests.write("objects.json", [web(), late].concat());
+        eventually("the late Service is programmed", || {
+            site.world.node.ruleset().contains("default/late")
+        });
+        served_in(&site, [&other], 20, 12);
+        usurper.give_up();
+        eventually("the family is served", || {
+            let ruleset = site
+                .world
+                .node
+                .sh(&format!("nft list table {table} pointsman || true"));
+            ruleset.contains("default/late")
+        });
+        served_in(&site, [&refused, &other], 20, 12);
+    }
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_node_whose_ipv6_is_off_serves_ipv4_and_ipv6_as_soon_as_it_is_on() {
+    let off = |host: &Host, value: u8| {
+        host.sh(&format!(
+            "sysctl -qw net.ipv6.conf.all.disable_ipv6={value}"
+        ));
+    };
+    let world = World::new();
+    for host in [&world.pods, &world.peer] {
+        Servers::tcp(host, &[8080]);
+    }
+    off(&world.node, 1);
+    let site = Site::in_world(world, web(), &[]);
+    served_in(&site, [&V4], 10, 11);
+    let log = site.process.log();
+    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+    assert!(log.contains("IPv6 is switched off"), "{log}");
+    off(&site.world.node, 0);
+    // Addresses and routes went with it.
+    site.world.give_ipv6();
+    served_in(&site, [&V4, &V6], 10, 11);
+    let (code, _, log) = pointsman(&site.world.node, &["--cleanup"]);
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn cleanup_on_a_node_whose_ipv6_is_off_leaves_nothing() {
+    let node = Host::new();
+    let manifests = Manifests::new(web());
+    drop(Pointsman::start(&node, &["--manifests", manifests.path()]));
+    node.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    let (code, _, log) = pointsman(&node, &["--cleanup"]);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(node.ruleset(), "");
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Pod {
             leave: Vec::new(),
             servers: Vec::new(),
         };
-        for net in BOTH {
+        for net in tested() {
             let address = net.endpoint(number);
             let listener = host.run(move || TcpListener::bind(address).expect("a free port"));
             let waker = listener.try_clone().expect("a socket");
@@ -140,7 +140,7 @@ fn a_rolling_update_of_twenty_endpoints_under_two_thousand_connections_a_second_
     let stop: Arc<AtomicBool> = Arc::default();
     let tally: Arc<Mutex<Tally>> = Arc::default();
     let mut targets = Vec::new();
-    for net in BOTH {
+    for net in tested() {
         let [cluster_ip, _, vip, _] = net.targets(10, NODE_PORT).map(|(_, target)| target);
         targets.extend([
             (&site.world.pod, cluster_ip),

@@ -81,7 +81,7 @@ impl Load {
             connections: Arc::default(),
             clients: Vec::new(),
         };
-        for net in BOTH {
+        for net in tested() {
             let mut wells: Vec<(SocketAddr, BTreeSet<SocketAddr>)> = net
                 .targets(10, NODE_PORT)
                 .map(|(_, target)| (target, net.endpoints(&PODS)))
@@ -148,7 +148,7 @@ fn the_program_of_0_1_0_gives_way_to_this_one_in_one_transaction_and_no_connecti
     assert!(ok, "{output}");
 
     let mut long: Vec<(SocketAddr, TcpStream)> = Vec::new();
-    for net in BOTH {
+    for net in tested() {
         for (_, target) in net.targets(40, ECHO_NODE_PORT) {
             for host in [&world.pod, &world.client] {
                 let mut connection = host
@@ -193,7 +193,7 @@ fn the_program_of_0_1_0_gives_way_to_this_one_in_one_transaction_and_no_connecti
         "what is there now is this program: {log}"
     );
     let mut attempts = Attempts::default();
-    for net in BOTH {
+    for net in tested() {
         for (source, host) in sources(&world) {
             attempts.refused(
                 format!("{source} to no endpoint"),

@@ -67,7 +67,7 @@ struct Remembering {
 pub(crate) struct Affinity {
     destinations: FxHashMap<Destination, Remembering>,
     /// How many destinations have begun to remember.
-    begun: u32,
+    begun: PerFamily<u32>,
     pub(crate) classes: PerFamily<Classes>,
 }
 
@@ -339,7 +339,8 @@ impl Affinity {
         }
         // Ids of this very change.
         let mut bares: FxHashMap<(List, Endpoint), u32> = FxHashMap::default();
-        let begin = self.begun.wrapping_mul(STRIDE) % numbers::IDS;
+        let begun = *self.begun.get(destination.family());
+        let begin = begun.wrapping_mul(STRIDE) % numbers::IDS;
         let mut givers = List::BOTH.map(|list| {
             let ids = was.map(|was| &was.lists[list as usize]);
             Giver {
@@ -402,7 +403,8 @@ impl Affinity {
             match edit {
                 Edit::Begin(how) => {
                     let known = self.destinations.remove(&destination);
-                    self.begun = self.begun.wrapping_add(u32::from(known.is_none()));
+                    let begun = self.begun.get_mut(destination.family());
+                    *begun = begun.wrapping_add(u32::from(known.is_none()));
                     let lists = known.map(|known| known.lists).unwrap_or_default();
                     self.destinations.insert(destination, how.of(lists));
                 }
@@ -437,6 +439,14 @@ impl Affinity {
         }
     }
 
+    /// Forgets a family: the kernel holds nothing of it that is of use.
+    pub(crate) fn forget(&mut self, family: Family) {
+        self.destinations
+            .retain(|destination, _| destination.family() != family);
+        *self.classes.get_mut(family) = Classes::default();
+        *self.begun.get_mut(family) = 0;
+    }
+
     /// Takes in a destination that was found in the kernel.
     pub(crate) fn found(&mut self, found: Found) {
         let Found {
@@ -456,7 +466,8 @@ impl Affinity {
             let last = ids.taken.iter().copied().map(numbers::id_number).max();
             ids.next = last.map_or(0, |last| (last + FORGOTTEN) % numbers::IDS);
         }
-        self.begun = self.begun.wrapping_add(1);
+        let begun = self.begun.get_mut(destination.family());
+        *begun = begun.wrapping_add(1);
         self.destinations.insert(destination, how.of(lists));
     }
 }

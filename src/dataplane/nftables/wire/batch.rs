@@ -42,7 +42,12 @@ struct Open {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// The program: a table, a chain, a rule or a set.
-    Program(String),
+    Program {
+        /// In which family's tables.
+        family: Family,
+        /// Which.
+        what: String,
+    },
     /// Elements of a set.
     Elements {
         /// In which table.
@@ -112,11 +117,11 @@ impl Batch {
     }
 
     /// Appends a message of the program, made with [`Self::next_sequence`].
-    pub(crate) fn put_program(&mut self, message: &[u8], what: String) {
+    pub(crate) fn put_program(&mut self, family: Family, message: &[u8], what: String) {
         self.last_at = self.bytes.len();
         self.bytes.extend_from_slice(message);
         self.set_flag(NLM_F_ACK, false);
-        self.subjects.push(Subject::Program(what));
+        self.subjects.push(Subject::Program { family, what });
     }
 
     /// Appends one element. `put` writes it: at most [`ELEMENT_MAX`] bytes.
@@ -194,11 +199,26 @@ impl Batch {
 
     /// The finished transaction. Its last message asks for an acknowledgement, and no other.
     pub(crate) fn finish(mut self) -> FinishedBatch {
+        self.end();
+        self.put_control(NFNL_MSG_BATCH_END);
+        self.finished()
+    }
+
+    /// The same without its end: the kernel looks at all of it, says what it refuses, and changes nothing
+    /// (`nfnetlink_rcv_batch`).
+    pub(crate) fn finish_as_rehearsal(mut self) -> FinishedBatch {
+        self.end();
+        self.finished()
+    }
+
+    fn end(&mut self) {
         self.barrier();
         if !self.subjects.is_empty() {
             self.set_flag(NLM_F_ACK, true);
         }
-        self.put_control(NFNL_MSG_BATCH_END);
+    }
+
+    fn finished(self) -> FinishedBatch {
         FinishedBatch {
             bytes: self.bytes,
             subjects: self.subjects,
@@ -242,6 +262,13 @@ impl FinishedBatch {
 }
 
 impl Subject {
+    /// In which family's tables it is.
+    pub(crate) const fn family(&self) -> Family {
+        match self {
+            Self::Program { family, .. } | Self::Elements { family, .. } => *family,
+        }
+    }
+
     /// On whose behalf a message, or the part of it at an offset, was sent.
     pub(crate) fn owners(&self, offset: Option<u32>) -> Vec<Owner> {
         let Self::Elements { owners, .. } = self else {

@@ -6,6 +6,8 @@ use std::time::Instant;
 use super::elements::{self, Listed};
 use super::intervals;
 use super::lookup;
+use super::presence::{self, ListedTable};
+use super::registers;
 use super::tables::{self, SetShape};
 use super::uapi::*;
 use crate::core::model::Family;
@@ -20,9 +22,7 @@ use crate::dataplane::nftables::program::statement::{Base, Chain, Hook};
 use crate::dataplane::nftables::program::{Program, TABLE};
 use crate::host::netlink::attributes::{Attributes, find, put_string, string};
 use crate::host::netlink::socket::{Message, RESTLESS, Socket, SocketError, number};
-use crate::host::netlink::{
-    NLM_F_ACK, NLM_F_REQUEST, close_message, dump_request, family_number, message_type, put_headers,
-};
+use crate::host::netlink::{dump_request, message_type};
 
 /// Lists what one family's table holds.
 ///
@@ -106,9 +106,16 @@ pub(crate) fn program(
     let began = Instant::now();
     let mut tries = 0;
     let (mut chains, sets) = loop {
-        let Some(objects) = objects_in(lister.socket, family, TABLE)? else {
+        let Some(ListedTable { objects, flags }) = presence::table(lister.socket, family, TABLE)?
+        else {
             return Ok(Found::Nothing);
         };
+        if flags != 0 {
+            return Ok(Found::Another(match flags {
+                NFT_TABLE_F_DORMANT => "the table is dormant".to_owned(),
+                _ => "the table has flags that are not ours".to_owned(),
+            }));
+        }
         if objects == 0 {
             return Ok(Found::Another("the table is empty".to_owned()));
         }
@@ -226,6 +233,7 @@ fn same(family: Family, wanted: &Chain, found: &ListedChain) -> Result<(), Strin
     }
     let rules: Vec<String> = tables::rule_messages(family, wanted, 0)
         .filter_map(|message| tables::describe_rule(&message))
+        .map(|rule| registers::packed(&rule))
         .collect();
     if rules != found.rules {
         return Err(format!("chain {} has other rules", wanted.name));
@@ -246,44 +254,6 @@ const fn hook_number(hook: Hook) -> u32 {
 
 fn is_our_table(attributes: &[u8], kind: u16) -> bool {
     find(attributes, kind).and_then(string) == Some(TABLE)
-}
-
-/// Whether there is a table with our name.
-pub(crate) fn table_exists(socket: &mut Socket, family: Family) -> Result<bool, SocketError> {
-    named_table_exists(socket, family, TABLE)
-}
-
-/// Whether there is a table with this name.
-pub(crate) fn named_table_exists(
-    socket: &mut Socket,
-    family: Family,
-    table: &str,
-) -> Result<bool, SocketError> {
-    Ok(objects_in(socket, family, table)?.is_some())
-}
-
-/// How many chains, sets and other objects a table has, if it exists.
-fn objects_in(
-    socket: &mut Socket,
-    family: Family,
-    table: &str,
-) -> Result<Option<u32>, SocketError> {
-    let mut request = Vec::new();
-    put_headers(
-        &mut request,
-        message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE),
-        NLM_F_REQUEST | NLM_F_ACK,
-        0,
-        family_number(family),
-        0,
-    );
-    put_string(&mut request, NFTA_TABLE_NAME, table);
-    close_message(&mut request, 0);
-    let mut objects = None;
-    socket.ask(&request, 1, |message| {
-        objects = number(message.attributes(), NFTA_TABLE_USE);
-    })?;
-    Ok(objects)
 }
 
 fn list_chains(lister: &mut Lister<'_>) -> Result<BTreeMap<String, ListedChain>, SocketError> {
@@ -327,6 +297,7 @@ fn list_rules(
             && is_our_table(attributes, NFTA_RULE_TABLE)
         {
             let rule = tables::describe_rule(message.whole).unwrap_or_default();
+            let rule = registers::packed(&rule);
             let parts = (timeout(attributes), length(attributes));
             rules.push((chain.to_owned(), rule, parts));
         }

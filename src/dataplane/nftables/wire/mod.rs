@@ -11,5 +11,7 @@ mod intervals;
 mod libnftnl;
 mod lookup;
 mod operands;
+pub(crate) mod presence;
+mod registers;
 pub(crate) mod tables;
 pub(crate) mod uapi;

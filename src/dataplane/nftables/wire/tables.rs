@@ -27,20 +27,20 @@ fn table(family: Family) -> nftnl::Table {
 pub(crate) fn put_delete_table(batch: &mut Batch, family: Family) {
     put_create_table(batch, family);
     let message = libnftnl::message(&table(family), MsgType::Del, batch.next_sequence());
-    batch.put_program(&message, format!("deleting table {TABLE} ({family})"));
+    batch.put_program(family, &message, format!("deleting table {TABLE}"));
 }
 
 /// Appends what creates the table unless it is there.
 pub(crate) fn put_create_table(batch: &mut Batch, family: Family) {
     let message = libnftnl::message(&table(family), MsgType::Add, batch.next_sequence());
-    batch.put_program(&message, format!("table {TABLE} ({family})"));
+    batch.put_program(family, &message, format!("table {TABLE}"));
 }
 
 /// Appends what creates a set.
 pub(crate) fn put_set(batch: &mut Batch, family: Family, set: SetId) {
     let sequence = batch.next_sequence();
     let message = libnftnl::new_set(&new_set(family, set, sequence), sequence);
-    batch.put_program(&message, format!("set {} ({family})", set.name()));
+    batch.put_program(family, &message, format!("set {}", set.name()));
 }
 
 /// Appends what creates a chain without its rules: verdicts may refer to it from here on.
@@ -53,7 +53,7 @@ pub(crate) fn put_chain(batch: &mut Batch, family: Family, chain: &Chain) {
         object.set_policy(nftnl::Policy::Accept);
     }
     let message = libnftnl::message(&object, MsgType::Add, batch.next_sequence());
-    batch.put_program(&message, format!("chain {} ({family})", chain.name));
+    batch.put_program(family, &message, format!("chain {}", chain.name));
 }
 
 impl From<Hook> for nftnl::Hook {
@@ -69,8 +69,8 @@ impl From<Hook> for nftnl::Hook {
 /// Appends a chain's rules.
 pub(crate) fn put_rules(batch: &mut Batch, family: Family, chain: &Chain) {
     for (index, message) in rule_messages(family, chain, batch.next_sequence()).enumerate() {
-        let what = format!("rule {index} of chain {} ({family})", chain.name);
-        batch.put_program(&message, what);
+        let what = format!("rule {index} of chain {}", chain.name);
+        batch.put_program(family, &message, what);
     }
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn put_delete_chain(batch: &mut Batch, family: Family, name: &str) {
         name,
         batch.next_sequence(),
     );
-    batch.put_program(&message, format!("deleting chain {name} ({family})"));
+    batch.put_program(family, &message, format!("deleting chain {name}"));
 }
 
 /// Appends what deletes a table that is not ours, with everything in it. It must be there.
@@ -114,7 +114,7 @@ pub(crate) fn put_delete_named_table(batch: &mut Batch, family: Family, table: &
     let message = request(NFT_MSG_DELTABLE, family, sequence, |out| {
         put_string(out, NFTA_TABLE_NAME, table);
     });
-    batch.put_program(&message, format!("deleting table {table} ({family})"));
+    batch.put_program(family, &message, format!("deleting table {table}"));
 }
 
 /// Appends what deletes a rule by its handle.
@@ -132,8 +132,9 @@ pub(crate) fn put_delete_rule(
         put_bytes(out, NFTA_RULE_HANDLE, &handle.to_be_bytes());
     });
     batch.put_program(
+        family,
         &message,
-        format!("deleting a rule of {table} {chain} ({family})"),
+        format!("deleting a rule of {table} {chain}"),
     );
 }
 
@@ -144,7 +145,7 @@ pub(crate) fn put_flush_chain(batch: &mut Batch, family: Family, table: &str, ch
         put_string(out, NFTA_RULE_TABLE, table);
         put_string(out, NFTA_RULE_CHAIN, chain);
     });
-    batch.put_program(&message, format!("flushing {table} {chain} ({family})"));
+    batch.put_program(family, &message, format!("flushing {table} {chain}"));
 }
 
 /// Appends what deletes a chain of any table.
@@ -154,7 +155,7 @@ pub(crate) fn put_delete_named_chain(batch: &mut Batch, family: Family, table: &
         put_string(out, NFTA_CHAIN_TABLE, table);
         put_string(out, NFTA_CHAIN_NAME, chain);
     });
-    batch.put_program(&message, format!("deleting {table} {chain} ({family})"));
+    batch.put_program(family, &message, format!("deleting {table} {chain}"));
 }
 
 fn request(kind: u16, family: Family, sequence: u32, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
