@@ -19,12 +19,14 @@ use crate::config::{Config, Origin};
 use crate::core::model::Change;
 use crate::dataplane::conntrack::Cleaner;
 use crate::dataplane::{Backend, Options};
+use crate::host::descriptors;
 use crate::host::interfaces::AddressWatch;
 use crate::host::ipv6_is_off;
 use crate::serve::admin::{self, Answers};
 use crate::serve::events::{Events, News};
 use crate::serve::health::Health;
 use crate::serve::health_checks::{self, Table};
+use crate::serve::http::Places;
 use crate::serve::registry::Metrics;
 use crate::source::changes::{Changes, Trigger};
 use crate::source::cluster::Notice;
@@ -46,12 +48,17 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
     let health = Arc::new(Health::new(config.sync_period * 2, families.clone()));
     let registry = Metrics::new()?;
     let metrics = AgentMetrics::new(&registry, &families)?;
+    let shared = Shared {
+        places: Places::shared(descriptors::raise_limit()),
+        health: &health,
+        metrics: &metrics,
+    };
     let (news, announced) = mpsc::unbounded_channel();
     let (stop, stopped) = watch::channel(());
     let mut servers = pin!(serve(config, &health, &registry, news.clone(), stopped)?);
     let mut running = None;
     let result = tokio::select! {
-        result = work(config, backend, (&health, &metrics), (news, announced), &mut running) => result,
+        result = work(config, backend, &shared, (news, announced), &mut running) => result,
         result = &mut servers => return result,
         result = files::until_changed(config.file.as_ref()) => result,
         () = signals.received() => Ok(()),
@@ -66,6 +73,14 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
     };
     let (served, ()) = tokio::join!(servers, ended);
     result.and(served)
+}
+
+/// What tasks have together.
+struct Shared<'a> {
+    health: &'a Arc<Health>,
+    metrics: &'a AgentMetrics,
+    /// Of health checks.
+    places: Places,
 }
 
 /// Starts the servers; the future ends only if one of them must not fail and does.
@@ -117,7 +132,7 @@ fn serve(
 async fn work<B: Backend + Send + 'static>(
     config: &Config,
     backend: B,
-    (health, metrics): (&Arc<Health>, &AgentMetrics),
+    shared: &Shared<'_>,
     (news, announced): (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     running: &mut Option<Running>,
 ) -> Result<()> {
@@ -135,7 +150,7 @@ async fn work<B: Backend + Send + 'static>(
                     (desired, backend),
                     Vec::new(),
                     started,
-                    (health, metrics),
+                    shared,
                     news,
                 )
                 .await?,
@@ -149,7 +164,8 @@ async fn work<B: Backend + Send + 'static>(
             let _ = news.send(News::Starting);
             let triggers = cluster::fill(config, &mut cluster, &mut desired, |notice| {
                 if let Notice::Failed(kind, _) = notice {
-                    metrics
+                    shared
+                        .metrics
                         .watch_failures
                         .with_label_values(&[kind.name()])
                         .inc();
@@ -157,17 +173,9 @@ async fn work<B: Backend + Send + 'static>(
             })
             .await?;
             let running = running.insert(
-                Running::start(
-                    config,
-                    (desired, backend),
-                    triggers,
-                    started,
-                    (health, metrics),
-                    news,
-                )
-                .await?,
+                Running::start(config, (desired, backend), triggers, started, shared, news).await?,
             );
-            cluster::follow(cluster, metrics.clone(), running.events.clone()).await
+            cluster::follow(cluster, shared.metrics.clone(), running.events.clone()).await
         }
     }
 }
@@ -187,9 +195,14 @@ impl Running {
         (desired, backend): (Desired, B),
         triggers: Vec<Trigger>,
         started: Timestamp,
-        (health, metrics): (&Arc<Health>, &AgentMetrics),
+        shared: &Shared<'_>,
         news: mpsc::UnboundedSender<News>,
     ) -> Result<Self> {
+        let Shared {
+            health,
+            metrics,
+            places,
+        } = shared;
         // Nothing of the machine is changed before everything that can be refused has been checked.
         super::apply_sysctls(config)?;
         let (events, inbox) = mpsc::channel(inbox::WAITING);
@@ -201,7 +214,7 @@ impl Running {
         let proxy = tokio::task::spawn_blocking(move || super::start(&owned, desired, backend))
             .await
             .context("the kernel could not be read")??;
-        let counted = metrics.clone();
+        let counted = (*metrics).clone();
         let (cleaner, cleaning) = Cleaner::start(move |family, cleaned| {
             counted.conntrack_cleaned(family, cleaned.took, cleaned.ended);
         })
@@ -211,7 +224,7 @@ impl Running {
             cleaner,
             tables,
             health: Arc::clone(health),
-            metrics: metrics.clone(),
+            metrics: (*metrics).clone(),
         };
         let mut sync_loop = SyncLoop::new(proxy, outlets, config.clone(), started);
         sync_loop.waiting.await_effect(triggers);
@@ -240,6 +253,7 @@ impl Running {
         };
         let health_checks = tokio::spawn(health_checks::serve(
             health_checks,
+            places.clone(),
             Arc::new(healthy),
             Box::new(failed),
         ));

@@ -1,5 +1,6 @@
 //! What this machine is, and what it lets us do.
 
+pub mod descriptors;
 pub mod file_watch;
 pub mod interfaces;
 pub mod netlink;

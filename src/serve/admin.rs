@@ -14,7 +14,7 @@ use hyper::{Request, Response, StatusCode};
 use prometheus::IntCounterVec;
 
 use crate::serve::health::{Health, Report};
-use crate::serve::http::{self, Answer};
+use crate::serve::http::{self, Answer, Places};
 use crate::serve::registry::{Made, Metrics};
 
 /// The pause before an address that could not be had is tried again.
@@ -220,7 +220,7 @@ async fn serve(
         listener = bind(what, address, hard_fail) => listener?,
         () = &mut stop => return Ok(()),
     };
-    http::serve(listener, answer, stop).await;
+    http::serve(listener, answer, Places::Own, stop).await;
     Ok(())
 }
 

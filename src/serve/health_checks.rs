@@ -15,6 +15,7 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Request, Response, StatusCode};
+use nix::errno::Errno;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use tokio::net::TcpListener;
@@ -24,7 +25,7 @@ use tokio::time::timeout;
 
 use crate::core::compile::HealthCheck;
 use crate::core::model::{Family, ObjectKey, PerFamily};
-use crate::serve::http;
+use crate::serve::http::{self, Place, Places};
 
 /// What is to be served, as of the last sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,16 +71,25 @@ struct Servers {
     running: BTreeMap<SocketAddr, Server>,
     /// Whose health checks cannot be served, as was told.
     without: BTreeMap<SocketAddr, ObjectKey>,
+    places: Places,
     healthy: Healthy,
     failed: Failed,
 }
 
 /// Serves what the table says, until its sender is gone. A listener that cannot be had is tried
 /// again every 5 s.
-pub async fn serve(mut tables: watch::Receiver<Table>, healthy: Healthy, failed: Failed) {
+///
+/// Listeners and connections take places.
+pub async fn serve(
+    mut tables: watch::Receiver<Table>,
+    places: Places,
+    healthy: Healthy,
+    failed: Failed,
+) {
     let mut servers = Servers {
         running: BTreeMap::new(),
         without: BTreeMap::new(),
+        places,
         healthy,
         failed,
     };
@@ -128,18 +138,29 @@ impl Servers {
                 server.local_endpoints.store(count, Ordering::Relaxed);
                 continue;
             }
-            match http::listen(address) {
+            let place = self.places.for_listener();
+            let listener = place
+                .ok_or_else(|| io::Error::other("too few open files are allowed (RLIMIT_NOFILE)"));
+            let listener = listener.and_then(|place| Ok((place, http::listen(address)?)));
+            match listener {
                 Ok(listener) => {
                     self.without.remove(&address);
                     self.running
                         .insert(address, self.start(listener, service, count));
                 }
+                // A family that this machine does not speak has nobody who would ask.
+                Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {}
                 Err(error) => self.cannot(address, service, &error),
             }
         }
     }
 
-    fn start(&self, listener: TcpListener, service: ObjectKey, count: usize) -> Server {
+    fn start(
+        &self,
+        (place, listener): (Place, TcpListener),
+        service: ObjectKey,
+        count: usize,
+    ) -> Server {
         let local_endpoints = Arc::new(AtomicUsize::new(count));
         let answers = Answers {
             service: service.clone(),
@@ -156,7 +177,13 @@ impl Servers {
             service,
             local_endpoints,
             stop,
-            task: tokio::spawn(http::serve(listener, answer, stopped)),
+            task: tokio::spawn({
+                let places = self.places.clone();
+                async move {
+                    http::serve(listener, answer, places, stopped).await;
+                    drop(place);
+                }
+            }),
         }
     }
 

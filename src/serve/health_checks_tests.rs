@@ -23,7 +23,12 @@ impl Site {
         let failed = move |service: &ObjectKey, _: &str| {
             told.lock().unwrap().push(service.to_string());
         };
-        let task = tokio::spawn(serve(table, Arc::new(|| true), Box::new(failed)));
+        let task = tokio::spawn(serve(
+            table,
+            Places::shared(1024),
+            Arc::new(|| true),
+            Box::new(failed),
+        ));
         Self {
             tables,
             failures,

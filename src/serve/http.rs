@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -16,6 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -30,10 +32,77 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 /// Connections of one server. One more, and the oldest is closed: an answer takes a millisecond, so
 /// who has been there for long only holds a place.
 const MOST_CONNECTIONS: usize = 256;
+/// The same for the ports of health and metrics, which have places of their own.
+const MOST_OWN_CONNECTIONS: usize = 64;
+/// Descriptors that others need: those ports, the API server, the kernel, files.
+const RESERVED: usize = 256;
 /// The largest head of a request.
 const MOST_HEAD: usize = 16 * 1024;
 /// For so long a server that ends waits for answers that are under way.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// How many sockets servers may have.
+#[derive(Debug, Clone)]
+pub enum Places {
+    /// A few that nobody else takes.
+    Own,
+    /// What all others share: one half is for listeners, the other for their connections.
+    Shared {
+        /// For who listens.
+        listeners: Arc<Semaphore>,
+        /// For who is connected.
+        connections: Arc<Semaphore>,
+    },
+}
+
+/// A place that is taken for as long as it is held.
+#[derive(Debug)]
+pub struct Place(
+    #[expect(dead_code, reason = "it is given back when it is dropped")]
+    Option<OwnedSemaphorePermit>,
+);
+
+impl Places {
+    /// Those that are left of so many descriptors for servers that share them.
+    #[must_use]
+    pub fn shared(descriptors: usize) -> Self {
+        let half = descriptors.saturating_sub(RESERVED) / 2;
+        let half = || Arc::new(Semaphore::new(half.min(Semaphore::MAX_PERMITS)));
+        Self::Shared {
+            listeners: half(),
+            connections: half(),
+        }
+    }
+
+    /// One of them, for a listener.
+    #[must_use]
+    pub fn for_listener(&self) -> Option<Place> {
+        match self {
+            Self::Own => Some(Place(None)),
+            Self::Shared { listeners, .. } => Self::take(listeners),
+        }
+    }
+
+    /// One of them, for a connection.
+    fn for_connection(&self) -> Option<Place> {
+        match self {
+            Self::Own => Some(Place(None)),
+            Self::Shared { connections, .. } => Self::take(connections),
+        }
+    }
+
+    fn take(places: &Arc<Semaphore>) -> Option<Place> {
+        let place = Arc::clone(places).try_acquire_owned();
+        place.ok().map(|place| Place(Some(place)))
+    }
+
+    const fn most(&self) -> usize {
+        match self {
+            Self::Own => MOST_OWN_CONNECTIONS,
+            Self::Shared { .. } => MOST_CONNECTIONS,
+        }
+    }
+}
 
 /// Listens on exactly this address.
 ///
@@ -79,12 +148,22 @@ pub fn listen_everywhere(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Answers requests until `stop`. Then the listener is closed at once, connections that wait for a
 /// request are closed, and answers that are under way are finished.
-pub async fn serve<A>(listener: TcpListener, answer: A, stop: impl Future<Output = ()>)
-where
+///
+/// Where there is no place for one more connection the oldest gives up its own.
+pub async fn serve<A>(
+    listener: TcpListener,
+    answer: A,
+    places: Places,
+    stop: impl Future<Output = ()>,
+) where
     A: Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
 {
     let graceful = GracefulShutdown::new();
-    let mut connections = Connections::default();
+    let mut connections = Connections {
+        tasks: JoinSet::new(),
+        order: VecDeque::new(),
+        places,
+    };
     let mut stop = pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -93,7 +172,7 @@ where
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => connections.add(stream, answer.clone(), &graceful),
+            Ok((stream, _)) => connections.add(stream, answer.clone(), &graceful).await,
             Err(_) => tokio::time::sleep(EXHAUSTED).await,
         }
     }
@@ -103,26 +182,35 @@ where
 }
 
 /// The connections of a server, the oldest first.
-#[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
     order: VecDeque<AbortHandle>,
+    places: Places,
 }
 
 impl Connections {
-    fn add<A>(&mut self, stream: TcpStream, answer: A, graceful: &GracefulShutdown)
+    async fn add<A>(&mut self, stream: TcpStream, answer: A, graceful: &GracefulShutdown)
     where
         A: Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
     {
         while self.tasks.try_join_next().is_some() {}
-        if self.order.len() >= MOST_CONNECTIONS {
+        if self.order.len() >= self.places.most() {
             self.order.retain(|connection| !connection.is_finished());
         }
-        if self.order.len() >= MOST_CONNECTIONS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            oldest.abort();
+        if self.order.len() >= self.places.most() {
+            self.close_the_oldest().await;
         }
+        let place = match self.places.for_connection() {
+            Some(place) => place,
+            None => {
+                self.close_the_oldest().await;
+                match self.places.for_connection() {
+                    Some(place) => place,
+                    // Other servers have them all.
+                    None => return,
+                }
+            }
+        };
         let service = service_fn(move |request: Request<Incoming>| {
             let response = answer(&request);
             async move { Ok::<_, Infallible>(response) }
@@ -137,7 +225,20 @@ impl Connections {
         let task = self.tasks.spawn(async move {
             // A client that goes away early is no error of ours.
             let _ = connection.await;
+            drop(place);
         });
         self.order.push_back(task);
+    }
+
+    /// Waits until it has given up its place.
+    async fn close_the_oldest(&mut self) {
+        while let Some(oldest) = self.order.pop_front() {
+            if oldest.is_finished() {
+                continue;
+            }
+            oldest.abort();
+            while !oldest.is_finished() && self.tasks.join_next().await.is_some() {}
+            return;
+        }
     }
 }

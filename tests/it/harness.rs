@@ -210,8 +210,6 @@ pub struct World {
     pub peer: Host,
     /// A client outside the cluster.
     pub client: Host,
-    /// Who keeps the program of a family from the node, if a test is to be without it.
-    usurper: Option<Usurper>,
 }
 
 /// The pods' ranges, for `--cluster-cidr`.
@@ -224,13 +222,12 @@ pub const NODE: &str = "node-1";
 impl World {
     /// Makes all of it.
     pub fn new() -> Self {
-        let mut world = Self {
+        let world = Self {
             node: Host::new(),
             pods: Host::new(),
             pod: Host::new(),
             peer: Host::new(),
             client: Host::new(),
-            usurper: None,
         };
         let Self {
             node,
@@ -238,7 +235,6 @@ impl World {
             pod,
             peer,
             client,
-            ..
         } = &world;
         node.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         node.link("client0", client, "eth0");
@@ -284,14 +280,6 @@ impl World {
             "fd00:244:0:1:1::c8",
         );
         world.give_ipv6();
-        match without() {
-            Some("IPv6") => world.node.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1"),
-            Some("IPv4") => {
-                world.usurper = Some(Usurper::seize(&world.node, &["ip"]));
-                String::new()
-            }
-            _ => String::new(),
-        };
         world
     }
 
@@ -686,6 +674,8 @@ impl Host {
 pub struct Pointsman {
     child: std::process::Child,
     log: Arc<Mutex<String>>,
+    /// Who keeps the program of a family from its host, if a test is to be without it.
+    _usurper: Option<Usurper>,
 }
 
 /// The program under test. Cargo names it to tests; the demo, an example, finds it one directory
@@ -729,15 +719,42 @@ impl Pointsman {
         Self::launch_with(host, arguments, &[])
     }
 
+    /// The same, with so many open files allowed and no more.
+    pub fn launch_with_few_files(host: &Host, files: u32, arguments: &[&str]) -> Self {
+        let script = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+        Self::launch_by(&["sh", "-c", &script], host, arguments, &[])
+    }
+
     /// The same, with variables in its environment.
     pub fn launch_with(host: &Host, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::launch_by(&["env"], host, arguments, environment)
+    }
+
+    /// The same, by another program that executes it.
+    fn launch_by(
+        other: &[&str],
+        host: &Host,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let other: Vec<String> = other.iter().map(ToString::to_string).collect();
         let environment: Vec<(String, String)> = environment
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let usurper = match without() {
+            Some("IPv6") => {
+                host.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+                None
+            }
+            Some("IPv4") => Some(Usurper::seize(host, &["ip"])),
+            _ => None,
+        };
         let mut child = host.run(move || {
-            Command::new(BINARY.as_path())
+            Command::new(&other[0])
+                .args(&other[1..])
+                .arg(BINARY.as_path())
                 .args(["--hostname-override", NODE])
                 .args(LEAVE_CONNTRACK)
                 .args(&arguments)
@@ -757,7 +774,11 @@ impl Pointsman {
                 copy.lock().expect("the log").push_str(&text);
             }
         });
-        Self { child, log }
+        Self {
+            child,
+            log,
+            _usurper: usurper,
+        }
     }
 
     /// Its process number.

@@ -297,7 +297,12 @@ fn i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints() {
             .enable_all()
             .build()
             .unwrap()
-            .block_on(serve(updates, is_healthy, Box::new(|_, _| ())));
+            .block_on(serve(
+                updates,
+                pointsman::serve::http::Places::shared(1024),
+                is_healthy,
+                Box::new(|_, _| ()),
+            ));
     });
     for (state, code) in [(false, "503"), (true, "200"), (false, "503")] {
         healthy.store(state, Ordering::Relaxed);
@@ -490,4 +495,58 @@ fn h8_no_sysctl_but_conntracks_is_touched() {
         changed.len(),
         "and no other"
     );
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn nobody_silences_the_health_port_by_taking_all_the_files_that_are_allowed() {
+    let host = Host::new();
+    // More listeners than there are places, and clients on all of them that never finish a request.
+    let services = (0..200_u16).map(|index| {
+        let ip = format!("10.96.1.{index}");
+        service(&format!("web-{index}"), &[&ip])
+            .vips(&["203.0.113.10"])
+            .set("/spec/externalTrafficPolicy", json!("Local"))
+            .set("/spec/healthCheckNodePort", json!(32000 + index))
+            .0
+    });
+    let manifests = Manifests::new(services.collect());
+    let process = Pointsman::launch_with_few_files(
+        &host,
+        400,
+        &[
+            "--manifests",
+            manifests.path(),
+            "--nodeport-addresses",
+            "0.0.0.0/0",
+        ],
+    );
+    process.wait_for("RLIMIT_NOFILE");
+    process.wait_for("cannot listen for health checks");
+    let open = |port: u16, times: usize| {
+        host.run(move || -> Vec<TcpStream> {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            (0..times)
+                .filter_map(|_| {
+                    let patience = Duration::from_secs(2);
+                    let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
+                    stream.write_all(b"GET / HTTP").ok()?;
+                    Some(stream)
+                })
+                .collect()
+        })
+    };
+    let health = |path: &str| {
+        let answer = ask(&host, "127.0.0.1:10256", &format!("GET {path}"));
+        answer.map(|answer| status(&answer).to_owned())
+    };
+    let mut held: Vec<TcpStream> = (32000..32200_u16).flat_map(|port| open(port, 4)).collect();
+    held.extend(open(10249, 300));
+    assert!(held.len() > 400);
+    assert_eq!(health("/livez").as_deref(), Some("200"));
+    held.extend(open(10256, 300));
+    assert_eq!(health("/livez").as_deref(), Some("200"));
+    // A health check is still answered, too.
+    let answer = ask(&host, "127.0.0.1:32000", "GET /").expect("an answer");
+    assert_eq!(status(&answer), "503");
 }

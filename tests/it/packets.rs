@@ -220,17 +220,18 @@ impl Site {
     fn apply(&self, mut objects: Vec<Value>) {
         static GENERATION: AtomicU16 = AtomicU16::new(0);
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-        let marker = format!(
-            "10.96.{}.{}",
-            200 + generation / 100,
-            100 + generation % 100
-        );
-        objects.push(service("marker", &[&marker]).0);
+        let number = (200 + generation / 100, 100 + generation % 100);
+        let markers = [
+            format!("10.96.{}.{}", number.0, number.1),
+            format!("fd00:96::a:{}:{}", number.0, number.1),
+        ];
+        objects.push(service("marker", &[&markers[0], &markers[1]]).0);
         let syncs = || self.process.log().matches("synced").count();
         let before = syncs();
         self.manifests.write("objects.json", objects);
         eventually("the objects are programmed", || {
-            syncs() > before && self.world.node.ruleset().contains(&marker)
+            let ruleset = self.world.node.ruleset();
+            syncs() > before && markers.iter().any(|marker| ruleset.contains(marker))
         });
     }
 }
@@ -327,7 +328,9 @@ fn e7_the_choice_of_an_endpoint_is_uniform() {
         let cluster_ip = at(&net.cluster_ip(10), 80);
         runs.push((net, &site.world.pod, cluster_ip, 10_000_u32));
     }
-    runs.push((V4, &site.world.client, at(V4.node, NODE_PORT), 3_000));
+    let first = tested().next().expect("a family");
+    let node_port = at(first.node, NODE_PORT);
+    runs.push((first, &site.world.client, node_port, 3_000));
     let runs: Vec<_> = runs
         .into_iter()
         .map(|(net, host, target, times)| {

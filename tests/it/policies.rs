@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     CLUSTER_CIDR, Failure, Host, NODE, PATIENCE, Pointsman, Seen, Servers, World, connect_within,
+    without,
 };
 use crate::objects::{Manifests, endpoint, service, slice_of};
 
@@ -23,6 +24,14 @@ enum Family {
     V6,
 }
 use Family::{V4, V6};
+
+/// The families that the node has: one of them may be without.
+fn tested() -> impl Iterator<Item = Family> {
+    [(V4, "IPv4"), (V6, "IPv6")]
+        .into_iter()
+        .filter(|(_, name)| Some(*name) != without())
+        .map(|(family, _)| family)
+}
 
 /// What tells pods from others, and what else changes the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -314,7 +323,7 @@ impl Subject {
                 json!(format!("{:?}", self.external)),
             );
         let mut objects = vec![service.0];
-        for family in [V4, V6] {
+        for family in tested() {
             let endpoints: Vec<Value> = Place::ALL
                 .into_iter()
                 .filter_map(|place| self.endpoint_object(place, family))
@@ -492,7 +501,7 @@ fn walk_where(mode: Mode, part: impl Fn(&Subject, Destination) -> bool) {
                 if !part(subject, destination) {
                     continue;
                 }
-                for family in [V4, V6] {
+                for family in tested() {
                     let expected = expectation(mode, source, destination, subject, family);
                     let (from, target) =
                         (source.address(family), subject.target(destination, family));

@@ -3,14 +3,26 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
 use tower::timeout::TimeoutLayer;
+use tower::{BoxError, ServiceBuilder};
 
 /// For so long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 /// For so long an answer may take to begin; how long it goes on is another matter.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// After so long without a word the kernel asks whether the other end is still there, so often, this far
+/// apart, and then the connection has failed (`tcp(7)`, `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`). A watch may be
+/// silent for a minute; one whose server is gone would be for ever.
+const SILENCE: Duration = Duration::from_secs(10);
+const PROBES: Duration = Duration::from_secs(5);
+const MOST_PROBES: u32 = 3;
 
 /// There is no way to the API server. Nothing has been programmed or changed.
 #[derive(Debug, Error)]
@@ -95,12 +107,34 @@ pub async fn connect_with_patience(
         (None, None) => kube::Config::incluster()
             .map_err(|error| ConnectError::NotInCluster(Box::new(error)))?,
     };
-    config.connect_timeout = Some(CONNECT);
     config.headers.push((
         http::header::USER_AGENT,
         http::HeaderValue::from_static(concat!("pointsman/", env!("CARGO_PKG_VERSION"))),
     ));
-    let builder = kube::client::ClientBuilder::try_from(config)
-        .map_err(|error| ConnectError::Client(Box::new(error)))?;
-    Ok(builder.with_layer(&TimeoutLayer::new(answer)).build())
+    client(config, answer).map_err(|error| ConnectError::Client(Box::new(error)))
+}
+
+/// What [`kube::Client::try_from`] makes, with a connection that notices when nobody is there any more.
+fn client(mut config: kube::Config, answer: Duration) -> Result<kube::Client, kube::Error> {
+    if config.proxy_url.is_some() {
+        config.connect_timeout = Some(CONNECT);
+        let builder = ClientBuilder::try_from(config)?;
+        return Ok(builder.with_layer(&TimeoutLayer::new(answer)).build());
+    }
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(CONNECT));
+    connector.set_keepalive(Some(SILENCE));
+    connector.set_keepalive_interval(Some(PROBES));
+    connector.set_keepalive_retries(Some(MOST_PROBES));
+    connector.set_tcp_user_timeout(Some(SILENCE + MOST_PROBES * PROBES));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let service = ServiceBuilder::new()
+        .layer(TimeoutLayer::new(answer))
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(Client::builder(TokioExecutor::new()).build(connector));
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
 }

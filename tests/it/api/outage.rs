@@ -97,3 +97,33 @@ fn connections_go_on_without_an_api_server_across_a_restart_too() {
     assert_eq!(vip, mentioning(&before, "10.96.0.10"), "nothing has moved");
     works("an old connection at the end", &mut old);
 }
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_connection_that_dies_without_a_word_is_noticed_and_made_anew() {
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    let process = start(&host, &server);
+    in_step("the first sync", &host, &server);
+    // Whatever the server has said until now is the last that comes of these connections.
+    let ports =
+        host.sh("ss -Htn state established dport = :6443 | awk '{print $3}' | sed 's/.*://'");
+    let ports = ports.split_whitespace().collect::<Vec<_>>().join(", ");
+    assert!(!ports.is_empty());
+    host.sh(&format!(
+        "nft 'add table inet cut
+         add chain inet cut output {{ type filter hook output priority 0; }}
+         add rule inet cut output tcp dport 6443 tcp sport {{ {ports} }} drop
+         add rule inet cut output tcp sport 6443 tcp dport {{ {ports} }} drop'"
+    ));
+    for object in web("late", 11, &[2]) {
+        server.put(object);
+    }
+    // The kernel asks for half a minute; without that the silence would last for minutes.
+    let noticed = (0..90).any(|_| {
+        std::thread::sleep(Duration::from_secs(1));
+        mentioning(&elements(&host), "10.96.0.11") != BTreeSet::new()
+    });
+    assert!(noticed, "{}", process.log());
+    in_step("what came meanwhile", &host, &server);
+}
