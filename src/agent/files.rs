@@ -1,6 +1,7 @@
 //! Objects from files: the first load, and what changes later.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -10,11 +11,13 @@ use crate::config::Config;
 use crate::core::model::Change;
 use crate::host::file_watch::FileWatch;
 use crate::source::changes::Changes;
-use crate::source::manifests::{Manifests, STDIN};
+use crate::source::manifests::Manifests;
 use crate::source::report;
 
 /// Editors write in several steps; a load that comes between them is only wasted.
-const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
+const SETTLE: Duration = Duration::from_millis(20);
+/// How often files are looked at without a notice.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The manifests at a path. Reads nothing yet.
 pub(crate) fn manifests(config: &Config, path: &Path) -> Manifests {
@@ -25,43 +28,70 @@ pub(crate) fn manifests(config: &Config, path: &Path) -> Manifests {
 pub(crate) fn load_strictly(manifests: &mut Manifests) -> Result<Vec<Change>> {
     let mut loaded = manifests.load()?;
     report(loaded.warnings.drain(..));
-    match loaded.broken.pop() {
-        Some(error) => Err(error.into()),
-        None => Ok(loaded.changes),
+    for error in loaded.broken {
+        if !error.is_empty() {
+            return Err(error.into());
+        }
+        tracing::warn!("{error}");
     }
+    Ok(loaded.changes)
+}
+
+/// The same where others have to be heard meanwhile: signals, and whoever asks for health.
+pub(crate) async fn load_strictly_aside(
+    mut manifests: Manifests,
+) -> Result<(Manifests, Vec<Change>)> {
+    aside(move || {
+        let changes = load_strictly(&mut manifests)?;
+        Ok((manifests, changes))
+    })
+    .await?
+}
+
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.context("the thread that reads manifests has ended")
 }
 
 /// Follows the files for ever.
 pub(crate) async fn follow(mut manifests: Manifests, events: Events) -> Result<()> {
-    let mut files = if manifests.path() == Path::new(STDIN) {
-        None
-    } else {
-        match FileWatch::start(manifests.path()) {
-            Ok(watch) => Some(watch),
-            Err(error) => {
-                tracing::warn!(%error, "manifests are not followed");
-                None
-            }
+    if manifests.is_stream() {
+        return std::future::pending().await;
+    }
+    let mut watch = match FileWatch::start(manifests.path()) {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            tracing::warn!(%error, "changes of manifests are noticed late");
+            None
         }
     };
     // What changed between the first load and the start of the watch.
-    if files.is_some() {
-        load_again(&mut manifests, &events).await?;
-    }
-    while let Some(watch) = &mut files {
-        match watch.changed().await {
-            Some(()) => {
-                tokio::time::sleep(SETTLE).await;
-                load_again(&mut manifests, &events).await?;
+    manifests = load_again(manifests, &events).await?;
+    loop {
+        let moved = async {
+            match &mut watch {
+                Some(watch) => watch.changed().await,
+                None => std::future::pending().await,
             }
-            None => files = None,
+        };
+        match tokio::time::timeout(LOOK, moved).await {
+            Ok(Some(())) => tokio::time::sleep(SETTLE).await,
+            Ok(None) => watch = None,
+            // A link above them may lead elsewhere now, of which nobody tells.
+            Err(_) => {}
         }
+        manifests = load_again(manifests, &events).await?;
     }
-    std::future::pending().await
 }
 
-async fn load_again(manifests: &mut Manifests, events: &Events) -> Result<()> {
-    match manifests.load() {
+async fn load_again(mut manifests: Manifests, events: &Events) -> Result<Manifests> {
+    let (manifests, loaded) = aside(move || {
+        let loaded = manifests.load();
+        (manifests, loaded)
+    })
+    .await?;
+    match loaded {
+        Ok(loaded) if loaded.is_empty() => {}
         Ok(loaded) => {
             for error in &loaded.broken {
                 tracing::warn!(%error, "the file counts as it last was");
@@ -78,7 +108,7 @@ async fn load_again(manifests: &mut Manifests, events: &Events) -> Result<()> {
         }
         Err(error) => tracing::warn!(%error, "everything stays as it was"),
     }
-    Ok(())
+    Ok(manifests)
 }
 
 /// Ends when the configuration file says something else than it did (docs/semantics.md, K10).

@@ -142,8 +142,9 @@ async fn work<B: Backend + Send + 'static>(
         Origin::Manifests(path) => {
             // There is no cluster to tell.
             drop(announced);
-            let mut manifests = files::manifests(config, path);
-            desired.take(files::load_strictly(&mut manifests)?);
+            let manifests = files::manifests(config, path);
+            let (manifests, changes) = files::load_strictly_aside(manifests).await?;
+            desired.take(changes);
             let running = running.insert(
                 Running::start(
                     config,

@@ -46,7 +46,11 @@ pub fn perform(config: &Config) -> Result<()> {
         }
         Action::Run => {
             host::oom::adjust(config.oom_score_adj);
-            runtime()?.block_on(agent::run::<Nftables>(config))
+            let runtime = runtime()?;
+            let result = runtime.block_on(agent::run::<Nftables>(config));
+            // A file that is still being read does not matter any more.
+            runtime.shutdown_background();
+            result
         }
     }
 }

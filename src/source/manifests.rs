@@ -1,20 +1,20 @@
 //! Objects from files: YAML and JSON as people write them and as kubectl prints them.
 //!
-//! A file that cannot be read is an error; one broken object in it is a [`Warning`]. Watching
-//! the files is `watch_files`' business.
+//! A file that cannot be read, or that is empty, is an error and counts as it last was; one broken object
+//! in it is a [`Warning`].
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
+use rustc_hash::FxBuildHasher;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
 use super::convert::{ConvertOptions, Converter};
+use super::documents::{self, Broken};
 use super::tally::Tally;
+use super::tree::{self, Stamp, Tree};
 use super::{Warning, objects};
 use crate::core::model::{Change, ObjectKey};
 
@@ -40,10 +40,24 @@ pub enum ManifestError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is nothing in the file.
+    #[error("{path} is empty; a List without items says that there is nothing")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl ManifestError {
+    /// Whether there is merely nothing, which is no reason not to start.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty { .. })
+    }
 }
 
 /// Which object a change is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Id {
     Service(ObjectKey),
     EndpointSlice(ObjectKey),
@@ -73,25 +87,18 @@ impl Id {
     }
 }
 
-type Objects = BTreeMap<Id, Change>;
-
-/// What tells an unchanged file from a changed one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-}
-
 #[derive(Debug)]
 struct LoadedFile {
-    stamp: Stamp,
-    objects: Objects,
+    /// What it was when it was read; nothing to have it read again.
+    stamp: Option<Stamp>,
+    /// The objects in it.
+    ids: BTreeSet<Id>,
 }
 
 /// What a load brought.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// What became of the objects since the last load.
+    /// What became of the objects since the last load: those in files that have changed.
     pub changes: Vec<Change>,
     /// Parts that were left out.
     pub warnings: Vec<Warning>,
@@ -99,17 +106,28 @@ pub struct Loaded {
     pub broken: Vec<ManifestError>,
 }
 
-/// The objects of a file, a directory or standard input.
+impl Loaded {
+    /// Whether there is nothing to tell.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.warnings.is_empty() && self.broken.is_empty()
+    }
+}
+
+/// The objects of a file, a directory or standard input. They are not kept: only which there are.
 #[derive(Debug)]
 pub struct Manifests {
     path: PathBuf,
     converter: Converter,
     files: BTreeMap<PathBuf, LoadedFile>,
-    current: Objects,
+    /// In how many files each object is.
+    copies: HashMap<Id, u32, FxBuildHasher>,
+    /// Paths that are no files, which has been said.
+    irregular: BTreeSet<PathBuf>,
 }
 
 /// The path that stands for standard input.
-pub const STDIN: &str = "-";
+const STDIN: &str = "-";
 
 impl Manifests {
     /// Manifests at a path, seen from the node with this name. Reads nothing yet.
@@ -119,7 +137,8 @@ impl Manifests {
             path,
             converter: Converter::new(node_name),
             files: BTreeMap::new(),
-            current: Objects::new(),
+            copies: HashMap::default(),
+            irregular: BTreeSet::new(),
         }
     }
 
@@ -136,6 +155,12 @@ impl Manifests {
         &self.path
     }
 
+    /// Whether they are read once and cannot change: standard input, or a pipe.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.path == Path::new(STDIN) || tree::is_stream(&self.path)
+    }
+
     /// What was read so far.
     #[must_use]
     pub const fn tally(&self) -> &Tally {
@@ -150,38 +175,57 @@ impl Manifests {
     /// last was and is reported in [`Loaded::broken`].
     pub fn load(&mut self) -> Result<Loaded, ManifestError> {
         let mut loaded = Loaded::default();
-        if self.path == Path::new(STDIN) {
-            let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .map_err(|source| self.unreadable(source))?;
-            let stamp = Stamp {
-                modified: None,
-                length: text.len() as u64,
+        if self.is_stream() {
+            let text = if self.path == Path::new(STDIN) {
+                tree::read_text(std::io::stdin())
+            } else {
+                tree::read_stream(&self.path)
             };
-            self.load_file(&self.path.clone(), stamp, &text, &mut loaded);
+            let text = text.map_err(|source| self.unreadable(source))?;
+            self.load_file(&self.path.clone(), None, &text, &mut loaded);
         } else {
-            let paths = self.list()?;
-            self.files.retain(|path, _| paths.contains_key(path));
-            for (path, stamp) in paths {
-                if self
-                    .files
-                    .get(&path)
-                    .is_some_and(|file| file.stamp == stamp)
-                {
+            self.load_tree(&mut loaded)?;
+        }
+        loaded.warnings.append(&mut self.converter.take_warnings());
+        Ok(loaded)
+    }
+
+    fn load_tree(&mut self, loaded: &mut Loaded) -> Result<(), ManifestError> {
+        let tree = Tree::list(&self.path).map_err(|source| self.unreadable(source))?;
+        for path in tree.irregular.difference(&self.irregular) {
+            loaded.broken.push(ManifestError::Unreadable {
+                path: path.clone(),
+                source: std::io::Error::other("it is no file"),
+            });
+        }
+        self.irregular = tree.irregular;
+        let gone = self
+            .files
+            .extract_if(.., |path, _| !tree.files.contains_key(path));
+        let gone: Vec<BTreeSet<Id>> = gone.map(|(_, file)| file.ids).collect();
+        for ids in gone {
+            self.withdraw(ids, &mut loaded.changes);
+        }
+        // A second time for those whose objects count again, as those that came later are gone.
+        for _ in 0..2 {
+            for (path, stamp) in &tree.files {
+                let known = self.files.get(path);
+                if known.is_some_and(|file| file.stamp == Some(*stamp)) {
                     continue;
                 }
-                match fs::read_to_string(&path) {
-                    Ok(text) => self.load_file(&path, stamp, &text, &mut loaded),
-                    Err(source) => loaded
-                        .broken
-                        .push(ManifestError::Unreadable { path, source }),
+                match tree::read_file(path) {
+                    Ok(text) => self.load_file(path, Some(*stamp), &text, loaded),
+                    Err(source) => {
+                        loaded.broken.push(ManifestError::Unreadable {
+                            path: path.clone(),
+                            source,
+                        });
+                        self.leave(path, Some(*stamp));
+                    }
                 }
             }
         }
-        loaded.warnings.append(&mut self.converter.take_warnings());
-        loaded.changes = self.changes(&mut loaded.warnings);
-        Ok(loaded)
+        Ok(())
     }
 
     fn unreadable(&self, source: std::io::Error) -> ManifestError {
@@ -191,173 +235,111 @@ impl Manifests {
         }
     }
 
-    fn list(&self) -> Result<BTreeMap<PathBuf, Stamp>, ManifestError> {
-        let mut found = BTreeMap::new();
-        let metadata = fs::metadata(&self.path).map_err(|source| self.unreadable(source))?;
-        if metadata.is_dir() {
-            walk(&self.path, &mut found).map_err(|source| self.unreadable(source))?;
-        } else {
-            found.insert(self.path.clone(), stamp(&metadata));
-        }
-        Ok(found)
+    /// Has a file count as it last was, until it changes.
+    fn leave(&mut self, path: &Path, stamp: Option<Stamp>) {
+        let file = self.files.entry(path.to_owned());
+        let empty = || LoadedFile {
+            stamp,
+            ids: BTreeSet::new(),
+        };
+        file.or_insert_with(empty).stamp = stamp;
     }
 
-    fn load_file(&mut self, path: &Path, stamp: Stamp, text: &str, loaded: &mut Loaded) {
-        let documents = match documents(path, text) {
-            Ok(documents) => documents,
-            Err(error) => {
-                loaded.broken.push(error);
-                // Not tried again until it changes.
-                self.files
-                    .entry(path.to_owned())
-                    .and_modify(|file| file.stamp = stamp)
-                    .or_insert_with(|| LoadedFile {
-                        stamp,
-                        objects: Objects::new(),
-                    });
-                return;
-            }
-        };
-        let previous = self
-            .files
-            .remove(path)
-            .map(|file| file.objects)
-            .unwrap_or_default();
+    fn load_file(&mut self, path: &Path, stamp: Option<Stamp>, text: &str, loaded: &mut Loaded) {
+        let no_ids = BTreeSet::new();
         let mut reader = ObjectReader {
             converter: &mut self.converter,
-            previous,
-            objects: Objects::new(),
-            warnings: &mut loaded.warnings,
+            previous: self.files.get(path).map_or(&no_ids, |file| &file.ids),
+            changes: BTreeMap::new(),
+            unchanged: BTreeSet::new(),
+            warnings: Vec::new(),
             path,
         };
-        for document in &documents {
-            reader.read(document);
+        let is_json = path.extension().is_some_and(|ext| ext == "json");
+        let read = documents::read(text, is_json, &mut |object, kind| reader.read(object, kind));
+        let broken = match read {
+            Err(Broken { line, reason }) => Some(ManifestError::Syntax {
+                path: path.to_owned(),
+                line,
+                reason,
+            }),
+            // One is written in two steps, and comes to nothing when the disk is full.
+            Ok(false) => Some(ManifestError::Empty {
+                path: path.to_owned(),
+            }),
+            Ok(true) => None,
+        };
+        let ObjectReader {
+            changes,
+            unchanged,
+            mut warnings,
+            ..
+        } = reader;
+        if let Some(error) = broken {
+            loaded.broken.push(error);
+            self.leave(path, stamp);
+            return;
         }
-        let objects = reader.objects;
-        self.files
-            .insert(path.to_owned(), LoadedFile { stamp, objects });
-    }
-
-    /// What differs from the objects as last given out.
-    fn changes(&mut self, warnings: &mut Vec<Warning>) -> Vec<Change> {
-        let mut next = Objects::new();
-        for (path, file) in &self.files {
-            for (id, change) in &file.objects {
-                if next.insert(id.clone(), change.clone()).is_some() {
-                    warnings.push(Warning {
-                        object: id.name(),
-                        field: String::new(),
-                        problem: format!("appears again in {}, which counts", path.display()),
-                    });
+        loaded.warnings.append(&mut warnings);
+        let ids: BTreeSet<Id> = changes.keys().cloned().chain(unchanged).collect();
+        let before = self.files.remove(path).map_or(no_ids, |file| file.ids);
+        for id in ids.difference(&before) {
+            *self.copies.entry(id.clone()).or_insert(0) += 1;
+        }
+        let gone = before.difference(&ids).cloned().collect();
+        let file = LoadedFile { stamp, ids };
+        self.files.insert(path.to_owned(), file);
+        self.withdraw(gone, &mut loaded.changes);
+        for (id, change) in changes {
+            if self.copies.get(&id).is_some_and(|copies| *copies > 1) {
+                let last = self.files.iter().rfind(|(_, file)| file.ids.contains(&id));
+                let last = last.map_or(path, |(last, _)| last.as_path());
+                loaded.warnings.push(Warning {
+                    object: id.name(),
+                    field: String::new(),
+                    problem: format!("appears again in {}, which counts", last.display()),
+                });
+                if last != path {
+                    continue;
                 }
             }
+            loaded.changes.push(change);
         }
-        let mut changes: Vec<Change> = self
-            .current
-            .keys()
-            .filter(|id| !next.contains_key(id))
-            .cloned()
-            .map(Id::gone)
-            .collect();
-        changes.extend(next.values().cloned());
-        self.current = next;
-        changes
     }
-}
 
-fn stamp(metadata: &fs::Metadata) -> Stamp {
-    Stamp {
-        modified: metadata.modified().ok(),
-        length: metadata.len(),
-    }
-}
-
-fn walk(directory: &Path, found: &mut BTreeMap<PathBuf, Stamp>) -> std::io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        // A ConfigMap volume keeps its older versions in directories that start with "..".
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        // Follows links; one that leads nowhere is a file that is being replaced.
-        let Ok(metadata) = fs::metadata(&path) else {
-            continue;
-        };
-        if metadata.is_dir() {
-            if !hidden {
-                walk(&path, found)?;
+    /// Takes away what a file said. An object that another one has too counts again as it is there.
+    fn withdraw(&mut self, ids: BTreeSet<Id>, changes: &mut Vec<Change>) {
+        for id in ids {
+            let Some(copies) = self.copies.get_mut(&id) else {
+                continue;
+            };
+            *copies -= 1;
+            if *copies == 0 {
+                self.copies.remove(&id);
+                changes.push(id.gone());
+                continue;
             }
-            continue;
-        }
-        let manifest = path
-            .extension()
-            .is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
-        if manifest && !hidden {
-            found.insert(path, stamp(&metadata));
+            let mut others = self.files.values_mut().rev();
+            if let Some(file) = others.find(|file| file.ids.contains(&id)) {
+                file.stamp = None;
+            }
         }
     }
-    Ok(())
 }
 
-fn documents(path: &Path, text: &str) -> Result<Vec<Value>, ManifestError> {
-    let syntax = |line: usize, reason: String| ManifestError::Syntax {
-        path: path.to_owned(),
-        line,
-        reason,
-    };
-    let is_json = path.extension().is_some_and(|ext| ext == "json")
-        || text.trim_start().starts_with(['{', '[']);
-    if is_json {
-        return serde_json::Deserializer::from_str(text)
-            .into_iter::<Value>()
-            .collect::<Result<_, _>>()
-            .map_err(|error| syntax(error.line(), error.to_string()));
-    }
-    // The budgets guard against hostile input; a manifest is the operator's own, and a large
-    // cluster's is larger than any of them.
-    let options = serde_saphyr::options! { budget: None, with_snippet: false };
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
-        let line = error
-            .location()
-            .and_then(|location| usize::try_from(location.line()).ok())
-            .unwrap_or(0);
-        let reason = error.to_string();
-        syntax(line, reason.lines().next().unwrap_or_default().to_owned())
-    })
-}
-
-/// Turns the documents of one file into changes.
+/// Turns the objects of one file into changes.
 struct ObjectReader<'a> {
     converter: &'a mut Converter,
-    /// The file's objects as last read: one that has become unreadable stays as it was.
-    previous: Objects,
-    objects: Objects,
-    warnings: &'a mut Vec<Warning>,
+    /// What the file said when it was last read: an object that has become unreadable stays as it was.
+    previous: &'a BTreeSet<Id>,
+    changes: BTreeMap<Id, Change>,
+    unchanged: BTreeSet<Id>,
+    warnings: Vec<Warning>,
     path: &'a Path,
 }
 
 impl ObjectReader<'_> {
-    fn read(&mut self, document: &Value) {
-        if let Value::Array(items) = document {
-            for item in items {
-                self.read(item);
-            }
-            return;
-        }
-        let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
-        let kind = text("/kind").unwrap_or_default();
-        if let Some(Value::Array(items)) = document.get("items")
-            && kind.ends_with("List")
-        {
-            for item in items {
-                self.read_item(item, kind.trim_end_matches("List"));
-            }
-            return;
-        }
-        self.read_item(document, kind);
-    }
-
-    fn read_item(&mut self, object: &Value, list_kind: &str) {
+    fn read(&mut self, object: &Value, list_kind: &str) {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
         let kind = text("/kind").unwrap_or(list_kind).to_owned();
         let key = || {
@@ -399,7 +381,7 @@ impl ObjectReader<'_> {
         match read {
             Ok(Some(change)) => {
                 let Some(id) = Id::of(&change) else { return };
-                if self.objects.insert(id.clone(), change).is_some() {
+                if self.changes.insert(id.clone(), change).is_some() {
                     self.warnings.push(Warning {
                         object: format!("{kind} {}", id.name()),
                         field: String::new(),
@@ -413,14 +395,13 @@ impl ObjectReader<'_> {
             Ok(None) => {}
             Err(WrongShape { field, problem }) => {
                 let name = id.as_ref().map_or_else(String::new, Id::name);
-                let previous = id.and_then(|id| Some((id.clone(), self.previous.remove(&id)?)));
-                let kept = previous.is_some();
-                self.objects.extend(previous);
-                let outcome = if kept {
+                let kept = id.filter(|id| self.previous.contains(id));
+                let outcome = if kept.is_some() {
                     "the object stays as it was"
                 } else {
                     "the object is left out"
                 };
+                self.unchanged.extend(kept);
                 self.warnings.push(Warning {
                     object: format!("{kind} {name}"),
                     field,

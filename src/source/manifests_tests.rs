@@ -203,20 +203,12 @@ fn a_change_brings_what_changed_and_a_broken_edit_brings_nothing() {
         )
     );
     let half_way = write(&format!("{WEB}---\nkind: Service\nmetadata: {{name: ap"));
-    assert_eq!(
-        half_way.0,
-        ["Service shop/api2", "Service shop/web"],
-        "all as it was"
-    );
+    assert_eq!(half_way.0, [""; 0], "all as it was");
     assert_eq!(half_way.2, 1);
     let wrong_shape = second.replace("port: 80", "port: eighty-one");
     assert_eq!(
         write(&format!("{WEB}---\n{wrong_shape}")),
-        (
-            vec!["Service shop/api2".into(), "Service shop/web".into()],
-            1,
-            0
-        ),
+        (vec!["Service shop/web".into()], 1, 0),
         "an object that has become wrong stays as it was"
     );
     assert_eq!(
@@ -235,7 +227,8 @@ fn a_change_brings_what_changed_and_a_broken_edit_brings_nothing() {
 #[test]
 fn an_object_that_appears_twice_is_reported() {
     let (found, warnings, _) = load(&[("a.yaml", WEB), ("b.yaml", WEB)]);
-    assert_eq!(found, ["Service shop/web"]);
+    // In this order: the last one counts.
+    assert_eq!(found, ["Service shop/web", "Service shop/web"]);
     assert_eq!(warnings.len(), 1);
 }
 
@@ -244,4 +237,152 @@ fn a_path_that_is_not_there_is_an_error_that_names_it() {
     let mut manifests = Manifests::new("/nonexistent/manifests".into(), "node-1");
     let error = manifests.load().unwrap_err().to_string();
     assert!(error.contains("/nonexistent/manifests"), "{error}");
+}
+
+/// A directory with manifests, and what they say.
+struct Directory {
+    directory: tempfile::TempDir,
+    manifests: Manifests,
+}
+
+impl Directory {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let manifests = Manifests::new(directory.path().join("m"), "node-1");
+        fs::create_dir(directory.path().join("m")).unwrap();
+        Self {
+            directory,
+            manifests,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join("m").join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    /// What a load brings, and what it says of files that count as they last were.
+    fn load(&mut self) -> (Vec<String>, Vec<String>) {
+        let loaded = self.manifests.load().unwrap();
+        let broken = loaded.broken.iter().map(ToString::to_string).collect();
+        (names(&loaded.changes), broken)
+    }
+}
+
+fn nothing() -> (Vec<String>, Vec<String>) {
+    (Vec::new(), Vec::new())
+}
+
+#[test]
+fn what_is_no_file_is_not_opened_and_said_once() {
+    let mut site = Directory::new();
+    site.write("a.yaml", WEB);
+    nix::unistd::mkfifo(&site.path("b.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (changes, broken) = site.load();
+    assert_eq!(changes, ["Service shop/web"]);
+    assert_eq!(broken.len(), 1);
+    assert!(broken[0].contains("b.yaml: it is no file"), "{broken:?}");
+    assert_eq!(site.load(), nothing());
+}
+
+#[test]
+fn a_link_that_leads_up_is_followed_once() {
+    let mut site = Directory::new();
+    site.write("a.yaml", WEB);
+    std::os::unix::fs::symlink(".", site.path("here")).unwrap();
+    std::os::unix::fs::symlink("..", site.path("up")).unwrap();
+    assert_eq!(site.load().0, ["Service shop/web"]);
+}
+
+#[test]
+fn a_file_of_the_same_size_and_time_and_a_link_that_leads_elsewhere_are_changes() {
+    let mut site = Directory::new();
+    let other = WEB.replace("web", "api");
+    site.write("a.yaml", WEB);
+    site.load();
+    let path = site.path("a.yaml");
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    site.write("a.yaml", &other);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(time).unwrap();
+    assert_eq!(site.load().0, ["no Service shop/web", "Service shop/api"]);
+
+    // A directory behind a link is exchanged for another, as a volume does.
+    fs::remove_file(&path).unwrap();
+    let version = |name: &str, text: &str| {
+        let version = site.directory.path().join(name);
+        fs::create_dir(&version).unwrap();
+        fs::write(version.join("a.yaml"), text).unwrap();
+        version
+    };
+    let (one, two) = (version("one", WEB), version("two", &other));
+    let link = site.path("current");
+    std::os::unix::fs::symlink(one, &link).unwrap();
+    assert_eq!(site.load().0, ["no Service shop/api", "Service shop/web"]);
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(two, &link).unwrap();
+    assert_eq!(site.load().0, ["no Service shop/web", "Service shop/api"]);
+}
+
+#[test]
+fn a_file_that_comes_to_nothing_withdraws_nothing_and_a_list_without_items_all() {
+    let mut site = Directory::new();
+    site.write("a.yaml", WEB);
+    site.load();
+    for empty in ["", "\n", "# to be written\n---\n"] {
+        site.write("a.yaml", empty);
+        let (changes, broken) = site.load();
+        assert_eq!(changes, [""; 0]);
+        assert!(broken[0].contains("a.yaml is empty"), "{broken:?}");
+        assert_eq!(site.load(), nothing(), "once");
+    }
+    site.write("a.yaml", "kind: List\nitems: []\n");
+    assert_eq!(site.load(), (vec!["no Service shop/web".into()], vec![]));
+}
+
+#[test]
+fn what_has_not_changed_is_not_told_again() {
+    let mut site = Directory::new();
+    site.write("a.yaml", WEB);
+    site.write("b.yaml", &WEB.replace("web", "api"));
+    assert_eq!(site.load().0, ["Service shop/web", "Service shop/api"]);
+    assert_eq!(site.load(), nothing());
+    site.write("b.yaml", &WEB.replace("web", "api2"));
+    assert_eq!(site.load().0, ["no Service shop/api", "Service shop/api2"]);
+}
+
+#[test]
+fn of_files_with_the_same_object_the_last_counts_and_the_others_when_it_is_gone() {
+    let mut site = Directory::new();
+    let address = |loaded: &Loaded| -> Vec<String> {
+        let changes = loaded.changes.iter();
+        changes
+            .filter_map(|change| match change {
+                Change::Service(_, Some(service)) => Some(service.cluster_ips.v4?.to_string()),
+                _ => None,
+            })
+            .collect()
+    };
+    for (index, name) in ["a.yaml", "b.yaml", "c.yaml"].iter().enumerate() {
+        site.write(name, &WEB.replace("10.96.0.1", &format!("10.96.0.{index}")));
+    }
+    let loaded = site.manifests.load().unwrap();
+    assert_eq!(
+        address(&loaded).last().map(String::as_str),
+        Some("10.96.0.2")
+    );
+    assert!(!loaded.warnings.is_empty());
+    fs::remove_file(site.path("c.yaml")).unwrap();
+    assert_eq!(address(&site.manifests.load().unwrap()), ["10.96.0.1"]);
+    // One that does not count may change.
+    site.write("a.yaml", &WEB.replace("10.96.0.1", "10.96.0.9"));
+    assert_eq!(address(&site.manifests.load().unwrap()), [""; 0]);
+    site.write("b.yaml", "kind: List\nitems: []\n");
+    assert_eq!(address(&site.manifests.load().unwrap()), ["10.96.0.9"]);
+    fs::remove_file(site.path("a.yaml")).unwrap();
+    let loaded = site.manifests.load().unwrap();
+    assert_eq!(names(&loaded.changes), ["no Service shop/web"]);
 }

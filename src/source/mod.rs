@@ -7,6 +7,7 @@
 pub mod changes;
 pub mod cluster;
 pub mod convert;
+mod documents;
 pub mod manifests;
 mod nodes;
 pub mod objects;
@@ -14,5 +15,6 @@ mod parse;
 mod report;
 mod slices;
 pub mod tally;
+mod tree;
 
 pub use report::{Warning, report};
