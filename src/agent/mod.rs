@@ -12,6 +12,7 @@ mod fakes;
 pub(crate) mod files;
 mod inbox;
 mod metrics;
+mod published;
 pub mod reconciler;
 mod repairs;
 mod schedule;

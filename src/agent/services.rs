@@ -27,6 +27,7 @@ use crate::serve::events::{Events, News};
 use crate::serve::health::Health;
 use crate::serve::health_checks::{self, Table};
 use crate::serve::http::Places;
+use crate::serve::loopback::{self, LoopbackMetrics};
 use crate::serve::registry::Metrics;
 use crate::source::changes::{Changes, Trigger};
 use crate::source::cluster::Notice;
@@ -49,6 +50,7 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
     let registry = Metrics::new()?;
     let metrics = AgentMetrics::new(&registry, &families)?;
     let shared = Shared {
+        loopback: LoopbackMetrics::new(&registry, &families)?,
         places: Places::shared(descriptors::raise_limit()),
         health: &health,
         metrics: &metrics,
@@ -79,8 +81,9 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
 struct Shared<'a> {
     health: &'a Arc<Health>,
     metrics: &'a AgentMetrics,
-    /// Of health checks.
+    /// Of health checks, and of `NodePort`s on loopback.
     places: Places,
+    loopback: LoopbackMetrics,
 }
 
 /// Starts the servers; the future ends only if one of them must not fail and does.
@@ -203,6 +206,7 @@ impl Running {
             health,
             metrics,
             places,
+            ..
         } = shared;
         // Nothing of the machine is changed before everything that can be refused has been checked.
         super::apply_sysctls(config)?;
@@ -221,9 +225,13 @@ impl Running {
         })
         .context("cannot start the conntrack thread")?;
         let (tables, health_checks) = watch::channel(Table::default());
+        let (loopback, on_loopback) = watch::channel(loopback::Table::default());
+        let serving = loopback::start(on_loopback, places.clone(), shared.loopback.clone())
+            .context("cannot start the thread that serves NodePorts on loopback")?;
         let outlets = Outlets {
             cleaner,
             tables,
+            loopback,
             health: Arc::clone(health),
             metrics: (*metrics).clone(),
         };
@@ -262,7 +270,7 @@ impl Running {
             events,
             stop,
             // With the sync loop goes the cleaner's handle: its thread ends when its work is done.
-            threads: vec![sync, cleaning],
+            threads: vec![sync, cleaning, serving],
             health_checks,
         })
     }

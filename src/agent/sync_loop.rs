@@ -13,16 +13,18 @@ use tokio::sync::{mpsc, watch};
 
 use super::inbox::{Inbox, WAITING, Woken, wait};
 use super::metrics::{AgentMetrics, SyncTimes};
+use super::published;
 use super::repairs::Repairs;
 use super::tasks::Tasks;
 use super::waiting::Waiting;
 use crate::agent::reconciler::{Proxy, Synced};
 use crate::config::Config;
-use crate::core::model::{Family, ObjectKey, PerFamily};
+use crate::core::model::{Family, ObjectKey};
 use crate::dataplane::conntrack::{Cleaner, Work};
 use crate::dataplane::{Backend, Culprit};
 use crate::serve::health::Health;
-use crate::serve::health_checks::{Addresses, Table};
+use crate::serve::health_checks::Table;
+use crate::serve::loopback;
 use crate::source::changes::Changes;
 use crate::source::report;
 
@@ -37,6 +39,8 @@ const QUIET: Duration = Duration::from_secs(1);
 pub(crate) struct Outlets {
     pub(crate) cleaner: Cleaner,
     pub(crate) tables: watch::Sender<Table>,
+    /// Where `NodePort`s lead on loopback, in families that serve them there.
+    pub(crate) loopback: watch::Sender<loopback::Table>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: AgentMetrics,
 }
@@ -418,19 +422,14 @@ impl<B: Backend> SyncLoop<B> {
     /// Tells those who depend on what is programmed.
     fn publish(&mut self) {
         let desired = self.proxy.desired();
-        let addresses = desired.node_port_addresses();
-        let table = Table {
-            checks: desired.health_checks().cloned().collect(),
-            addresses: PerFamily::from_fn(|family| {
-                if desired.node_ports().all(family) {
-                    Addresses::All
-                } else {
-                    Addresses::Some(addresses.clone())
-                }
-            }),
-        };
         // Without a change too: a listener that could not be had is tried again.
-        self.outlets.tables.send_replace(table);
+        let checks = published::health_checks(desired);
+        self.outlets.tables.send_replace(checks);
+        let is_wanted = |family: &Family| desired.node_ports().loopback(*family);
+        if Family::BOTH.iter().any(is_wanted) {
+            let ports = published::on_loopback(desired);
+            self.outlets.loopback.send_replace(ports);
+        }
     }
 }
 

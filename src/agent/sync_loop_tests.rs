@@ -52,6 +52,7 @@ fn run<H: Holds>(fake: Fake<H>) -> Running<H> {
     let outlets = Outlets {
         cleaner,
         tables: sender,
+        loopback: watch::channel(loopback::Table::default()).0,
         health: Arc::clone(&health),
         metrics: AgentMetrics::new(&Metrics::new().unwrap(), &[Family::V4]).unwrap(),
     };

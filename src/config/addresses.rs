@@ -1,7 +1,6 @@
 //! What the configuration says about addresses: of pods and of NodePorts.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
@@ -37,36 +36,44 @@ pub(super) fn network(field: impl fmt::Display, text: &str) -> Result<IpNetwork,
 pub(super) fn node_port_addresses(
     raw: &KubeProxyConfiguration,
 ) -> Result<NodePortAddresses, UsageError> {
-    match raw.node_port_addresses.as_deref() {
+    let list = match raw.node_port_addresses.as_deref() {
         // Unset: what the mode that was asked for would do. An empty list says all.
-        None if raw.mode == "nftables" => Ok(NodePortAddresses::Primary),
-        None | Some([]) => Ok(NodePortAddresses::All),
-        Some([one]) if one == "primary" => Ok(NodePortAddresses::Primary),
-        Some(many) => many
-            .iter()
-            .enumerate()
-            .map(|(index, text)| network(format!("nodePortAddresses[{index}]"), text))
-            .collect::<Result<_, _>>()
-            .map(NodePortAddresses::Networks),
+        None if raw.mode == "nftables" => return Ok(NodePortAddresses::Primary),
+        None | Some([]) => return Ok(NodePortAddresses::All),
+        Some(list) => list,
+    };
+    let mut networks = Vec::new();
+    for (index, text) in list.iter().enumerate() {
+        let field = format!("nodePortAddresses[{index}]");
+        let keyword = KEYWORDS.iter().find(|(keyword, _)| keyword == text);
+        let Some((_, meant)) = keyword else {
+            networks.push(network(field, text).map_err(|error| {
+                let problem = format!("{}, and none of primary, localhost and all", error.problem);
+                UsageError::field(error.name, problem)
+            })?);
+            continue;
+        };
+        if list.iter().take(index).any(|earlier| earlier == text) {
+            return Err(UsageError::field(field, format!("{text} is given twice")));
+        }
+        for text in *meant {
+            networks.push(network(&field, text)?);
+        }
     }
+    let primary = list.iter().any(|text| text == "primary");
+    Ok(match (primary, networks.is_empty()) {
+        (true, true) => NodePortAddresses::Primary,
+        (true, false) => NodePortAddresses::PrimaryAnd(networks),
+        (false, _) => NodePortAddresses::Networks(networks),
+    })
 }
 
-/// A list that asks for loopback addresses asks in vain, unless it asks for all there are.
-pub(super) fn loopback(addresses: &NodePortAddresses) -> Option<String> {
-    let NodePortAddresses::Networks(list) = addresses else {
-        return None;
-    };
-    let local = [
-        IpAddr::from([127, 0, 0, 1]),
-        IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
-    ];
-    let asks = list
-        .iter()
-        .find(|network| network.prefix() > 0 && local.iter().any(|ip| network.contains(*ip)))?;
-    Some(format!(
-        "nodePortAddresses has {asks}, but NodePorts are never served on loopback addresses"
-    ))
-}
+/// What may stand for networks (KEP-6032), and for which.
+const KEYWORDS: [(&str, &[&str]); 3] = [
+    ("primary", &[]),
+    ("localhost", &["127.0.0.0/8", "::1/128"]),
+    ("all", &["0.0.0.0/0", "::/0"]),
+];
 
 pub(super) fn detect_local(raw: &KubeProxyConfiguration) -> Result<DetectLocal, UsageError> {
     let interface = |field: &str, name: &str| {

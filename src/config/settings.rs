@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-use super::addresses::{DetectLocal, detect_local, loopback, node_port_addresses};
+use super::addresses::{DetectLocal, detect_local, node_port_addresses};
 use super::args::{Args, Output};
 use super::component_config::{self as file, KubeProxyConfiguration};
 use super::errors::{ConfigError, NoPodCidrs, UsageError};
@@ -169,7 +169,6 @@ impl Config {
         let action = action(args)?;
         warnings.extend(without_meaning(args, &raw));
         let node_port_addresses = node_port_addresses(&raw).map_err(named)?;
-        warnings.extend(loopback(&node_port_addresses));
         let detect_local = detect_local(&raw).map_err(named)?;
         let nftables = raw.mode == "nftables";
         let masquerade_bit = if nftables {
@@ -374,6 +373,7 @@ fn without_meaning(args: &Args, raw: &KubeProxyConfiguration) -> Vec<String> {
     for gate in raw.feature_gates.keys() {
         if ![
             "AllowServiceExternalIPs",
+            "KubeProxyNFTablesLocalhostNodePorts",
             "MultiCIDRServiceAllocator",
             "PreferSameTrafficDistribution",
         ]

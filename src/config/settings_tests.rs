@@ -1,6 +1,7 @@
 //! What flags mean, and which are refused.
 
 use super::*;
+use crate::core::model::Family;
 use clap::Parser;
 
 fn parse(flags: &[&str]) -> Result<Config, UsageError> {
@@ -51,7 +52,7 @@ fn wrong_values_are_refused_by_the_name_of_their_flag() {
             "pod-interface-name-prefix",
         ),
         (
-            &["--nodeport-addresses", "primary,10.0.0.0/8"],
+            &["--nodeport-addresses", "primary,10.0.0.0/8,primary"],
             "nodeport-addresses",
         ),
         (&["--metrics-port", "0"], "metrics-port"),
@@ -324,10 +325,11 @@ fn a_wrong_field_of_the_configuration_file_is_refused_by_name() {
         ("metricsBindAddress: ':10249'", "metricsBindAddress"),
         ("bindAddressHardFail: maybe", "bindAddressHardFail"),
         (
-            "nodePortAddresses: [primary, 10.0.0.0/8]",
-            "nodePortAddresses[0]",
+            "nodePortAddresses: [localhost, 10.0.0.0/8, localhost]",
+            "nodePortAddresses[2]",
         ),
         ("nodePortAddresses: [10.0.0.1]", "nodePortAddresses[0]"),
+        ("nodePortAddresses: [Localhost]", "nodePortAddresses[0]"),
         ("nodePortAddresses: 10.0.0.0/8", "nodePortAddresses"),
         ("oomScoreAdj: -1001", "oomScoreAdj"),
         ("oomScoreAdj: low", "oomScoreAdj"),
@@ -564,4 +566,51 @@ fn the_effective_configuration_can_be_written_and_read_again() {
     assert!(again.warnings.is_empty(), "{:?}", again.warnings);
     let text = std::fs::read_to_string(file.path()).unwrap();
     assert!(text.contains("syncPeriod: 30s"), "{text}");
+}
+
+#[test]
+fn e12_node_port_addresses_may_be_any_mix_of_keywords_and_networks() {
+    let networks = |texts: &[&str]| -> Vec<IpNetwork> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    };
+    let cases = [
+        ("[primary]", NodePortAddresses::Primary, [false, false]),
+        (
+            "[primary, localhost]",
+            NodePortAddresses::PrimaryAnd(networks(&["127.0.0.0/8", "::1/128"])),
+            [true, true],
+        ),
+        (
+            "[localhost]",
+            NodePortAddresses::Networks(networks(&["127.0.0.0/8", "::1/128"])),
+            [true, true],
+        ),
+        (
+            "[all]",
+            NodePortAddresses::Networks(networks(&["0.0.0.0/0", "::/0"])),
+            [false, false],
+        ),
+        (
+            "[10.0.0.0/8, primary]",
+            NodePortAddresses::PrimaryAnd(networks(&["10.0.0.0/8"])),
+            [false, false],
+        ),
+        (
+            "[0.0.0.0/0, 127.0.0.1/32]",
+            NodePortAddresses::Networks(networks(&["0.0.0.0/0", "127.0.0.1/32"])),
+            [true, false],
+        ),
+        (
+            "['126.0.0.0/7', '::/127']",
+            NodePortAddresses::Networks(networks(&["126.0.0.0/7", "::/127"])),
+            [false, false],
+        ),
+    ];
+    for (text, expected, loopback) in cases {
+        let file = format!("mode: nftables\nnodePortAddresses: {text}\n");
+        let addresses = with_file(&file, &[]).unwrap().node_port_addresses;
+        assert_eq!(addresses, expected, "{text}");
+        let found = Family::BOTH.map(|family| addresses.loopback(family));
+        assert_eq!(found, loopback, "{text}");
+    }
 }

@@ -115,9 +115,10 @@ pub(super) const FLAGS: &[Flag] = &[
          accepted on every address, as they were [default: nftables]"),
     flag(TRAFFIC, "masquerade-all", Bool, &["iptables.masqueradeAll", "nftables.masqueradeAll"],
         "Masquerade all traffic to ClusterIPs"),
-    flag(TRAFFIC, "nodeport-addresses", List("primary|CIDR,..."), &["nodePortAddresses"],
-        "Where NodePorts are accepted: primary (the node's own address of each family) or CIDRs; a family \
-         without a CIDR accepts them on every address [default: primary]"),
+    flag(TRAFFIC, "nodeport-addresses", List("primary|localhost|all|CIDR,..."), &["nodePortAddresses"],
+        "Where NodePorts are accepted: any of primary (the node's own address of each family), localhost \
+         (TCP alone, through a proxy), all (but loopback) and CIDRs; without primary, a family without a CIDR \
+         accepts them on every address [default: primary]"),
     flag(TRAFFIC, "iptables-sync-period", Duration, &["iptables.syncPeriod", "nftables.syncPeriod"],
         "The longest pause between retries of a failed sync [default: 30s]"),
     flag(TRAFFIC, "iptables-min-sync-period", Duration, &["iptables.minSyncPeriod", "nftables.minSyncPeriod"],
@@ -125,7 +126,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag(TRAFFIC, "iptables-masquerade-bit", Number, &["iptables.masqueradeBit"],
         "The bit of the packet mark that asks for masquerading, in iptables mode [default: 14]"),
     idle(flag(TRAFFIC, "iptables-localhost-nodeports", Bool, &["iptables.localhostNodePorts"],
-        "Accepted for kube-proxy's sake: NodePorts are never served on loopback addresses")),
+        "Accepted for kube-proxy's sake: --nodeport-addresses=localhost has NodePorts served on loopback")),
     idle(flag(TRAFFIC, "ipvs-sync-period", Duration, &["ipvs.syncPeriod"], NO_IPVS)),
     idle(flag(TRAFFIC, "ipvs-min-sync-period", Duration, &["ipvs.minSyncPeriod"], NO_IPVS)),
     idle(flag(TRAFFIC, "ipvs-scheduler", Text("NAME"), &["ipvs.scheduler"], NO_IPVS)),

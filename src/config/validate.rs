@@ -186,14 +186,5 @@ fn addresses(config: &KubeProxyConfiguration) -> Result<(), UsageError> {
             ));
         }
     }
-    let list = config.node_port_addresses.as_deref().unwrap_or_default();
-    if list.len() > 1
-        && let Some(index) = list.iter().position(|text| text == "primary")
-    {
-        return Err(UsageError::field(
-            format!("nodePortAddresses[{index}]"),
-            "primary cannot be combined with CIDRs; give one or the other",
-        ));
-    }
     Ok(())
 }

@@ -84,7 +84,8 @@ impl Places {
     }
 
     /// One of them, for a connection.
-    fn for_connection(&self) -> Option<Place> {
+    #[must_use]
+    pub fn for_connection(&self) -> Option<Place> {
         match self {
             Self::Own => Some(Place(None)),
             Self::Shared { connections, .. } => Self::take(connections),

@@ -1,9 +1,10 @@
 //! What others ask this process, and what it tells them: health, metrics, health checks of Services,
-//! events in the cluster.
+//! NodePorts on loopback, events in the cluster.
 
 pub mod admin;
 pub mod events;
 pub mod health;
 pub mod health_checks;
 pub mod http;
+pub mod loopback;
 pub mod registry;

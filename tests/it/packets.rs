@@ -13,12 +13,13 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Failure, Host, NODE, PATIENCE, Pointsman, Seen, Servers, Usurper, World, connect,
-    connect_within, datagram, eventually, pointsman, without,
+    connect_within, datagram, eventually, metric, pointsman, without,
 };
 use crate::objects::{Manifests, Service, endpoint, node, service, service_cidr, slice_of};
 
 mod affinity;
 mod choice;
+mod loopback;
 mod nat;
 mod recovery;
 mod rolling;

@@ -20,6 +20,8 @@ pub enum NodePortAddresses {
     /// The addresses of local interfaces inside these networks; a family without a network, or
     /// with one that holds everything, accepts them on every address but loopback.
     Networks(Vec<IpNetwork>),
+    /// The node's first address of each family, and those inside these networks.
+    PrimaryAnd(Vec<IpNetwork>),
 }
 
 impl NodePortAddresses {
@@ -36,6 +38,21 @@ impl NodePortAddresses {
                     .peekable();
                 mine.peek().is_none() || mine.any(|network| network.prefix() == 0)
             }
+            Self::PrimaryAnd(list) => list
+                .iter()
+                .any(|network| network.prefix() == 0 && networks::family(*network) == family),
+        }
+    }
+
+    /// Whether loopback addresses of a family are asked for by themselves. Who asks for all addresses
+    /// does not mean them (KEP-6032).
+    #[must_use]
+    pub fn loopback(&self, family: Family) -> bool {
+        match self {
+            Self::Primary | Self::All => false,
+            Self::Networks(list) | Self::PrimaryAnd(list) => list.iter().any(|network| {
+                networks::family(*network) == family && network.network().is_loopback()
+            }),
         }
     }
 }
@@ -70,22 +87,24 @@ fn node_port_addresses<'a>(
     state: &'a State,
     accepted: &'a NodePortAddresses,
 ) -> Box<dyn Iterator<Item = IpAddr> + 'a> {
+    let primary = || {
+        let PerFamily { v4, v6 } = state.node().primary_addresses();
+        let primary = v4.into_iter().chain(v6);
+        primary
+            .filter(|address| !address.is_loopback())
+            .filter(|address| !accepted.all(Family::of(*address)))
+    };
+    let within = |list: &'a [IpNetwork]| {
+        state
+            .interface_addresses()
+            .filter(|address| !address.is_loopback())
+            .filter(|address| !accepted.all(Family::of(*address)))
+            .filter(|address| list.iter().any(|network| network.contains(*address)))
+    };
     match accepted {
         NodePortAddresses::All => Box::new(std::iter::empty()),
-        NodePortAddresses::Primary => {
-            let PerFamily { v4, v6 } = state.node().primary_addresses();
-            Box::new(
-                v4.into_iter()
-                    .chain(v6)
-                    .filter(|address| !address.is_loopback()),
-            )
-        }
-        NodePortAddresses::Networks(list) => Box::new(
-            state
-                .interface_addresses()
-                .filter(|address| !address.is_loopback())
-                .filter(|address| !accepted.all(Family::of(*address)))
-                .filter(|address| list.iter().any(|network| network.contains(*address))),
-        ),
+        NodePortAddresses::Primary => Box::new(primary()),
+        NodePortAddresses::Networks(list) => Box::new(within(list)),
+        NodePortAddresses::PrimaryAnd(list) => Box::new(primary().chain(within(list))),
     }
 }

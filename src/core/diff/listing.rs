@@ -1,7 +1,7 @@
 //! What the engine knows, for those who ask: what is wanted, and what is applied.
 
 use super::Engine;
-use crate::core::ir::{Destination, Entry, Forwarding, Shared};
+use crate::core::ir::{Destination, Entry, Forwarding, Host, Shared};
 use crate::core::model::Family;
 
 impl Engine {
@@ -52,6 +52,13 @@ impl Engine {
         entries.extend(self.applied_shared.iter().copied().map(Entry::Shared));
         entries.sort_unstable();
         entries
+    }
+
+    /// What is applied at `NodePort`s.
+    pub fn applied_node_ports(&self) -> impl Iterator<Item = (&Destination, &Forwarding)> {
+        let is_node_port = |to: &&Destination| matches!(to.host, Host::Node(_));
+        let node_ports = self.applied.keys().filter(is_node_port);
+        node_ports.filter_map(|to| Some((to, self.applied.get(to)?)))
     }
 
     /// What is applied at a destination.

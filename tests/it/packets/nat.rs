@@ -266,19 +266,3 @@ fn e17_source_ranges_and_refusals_are_for_new_connections_alone() {
     }
     attempts.check();
 }
-
-#[test]
-#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn e12_a_list_of_addresses_that_covers_loopback_is_reported() {
-    let host = Host::new();
-    let manifests = Manifests::new(Vec::new());
-    let list = "--nodeport-addresses=127.0.0.0/8,192.0.2.0/24";
-    let arguments = ["--manifests", manifests.path(), "--once", list];
-    let (code, _, log) = pointsman(&host, &arguments);
-    assert_eq!(code, Some(0), "{log}");
-    let is_about_loopback = |line: &str| {
-        let is_loud = line.contains("WARN") || line.contains("ERROR");
-        is_loud && (line.contains("loopback") || line.contains("127.0.0."))
-    };
-    assert!(log.lines().any(is_about_loopback), "{log}");
-}

@@ -1,0 +1,52 @@
+//! What others are told of what is programmed.
+
+use std::time::Duration;
+
+use super::desired::Desired;
+use crate::core::ir::Action;
+use crate::core::model::{PerFamily, Protocol};
+use crate::serve::health_checks::{Addresses, Table};
+use crate::serve::loopback;
+
+/// What load balancers may ask, and where.
+pub(super) fn health_checks(desired: &Desired) -> Table {
+    let addresses = desired.node_port_addresses();
+    Table {
+        checks: desired.health_checks().cloned().collect(),
+        addresses: PerFamily::from_fn(|family| {
+            if desired.node_ports().all(family) {
+                Addresses::All
+            } else {
+                Addresses::Some(addresses.clone())
+            }
+        }),
+    }
+}
+
+/// Where TCP `NodePort`s lead on loopback: under a Local policy only to endpoints on this node (KEP-6032).
+pub(super) fn on_loopback(desired: &Desired) -> loopback::Table {
+    let addresses = desired.node_ports();
+    let node_ports = desired.engine().applied_node_ports();
+    let served = node_ports
+        .filter(|(to, _)| to.protocol == Protocol::Tcp && addresses.loopback(to.family()));
+    let targets = served.filter_map(|(to, forwarding)| {
+        let Action::Balance {
+            primary,
+            external,
+            affinity,
+            ..
+        } = &forwarding.action
+        else {
+            return None;
+        };
+        let endpoints = external.as_ref().unwrap_or(primary);
+        let target = loopback::Target {
+            label: forwarding.label.as_str().to_owned(),
+            endpoints: endpoints.clone(),
+            affinity: affinity.map(|seconds| Duration::from_secs(u64::from(seconds))),
+        };
+        endpoints.iter().next()?;
+        Some(((to.family(), to.port), target))
+    });
+    targets.collect()
+}
