@@ -977,7 +977,7 @@ fn check_node_ports(cases: &[(&[&str], [bool; 3])]) {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn e12_node_ports_are_accepted_on_the_listed_addresses_but_never_on_loopback() {
+fn e12_node_ports_are_accepted_on_the_listed_addresses_and_not_on_loopback_unless_it_is_one() {
     check_node_ports(&[
         (
             &["--nodeport-addresses=0.0.0.0/0,::/0"],
@@ -988,8 +988,8 @@ fn e12_node_ports_are_accepted_on_the_listed_addresses_but_never_on_loopback() {
             [false, true, false],
         ),
         (
-            &["--nodeport-addresses=127.0.0.0/8,::1/128,192.0.2.0/24,2001:db8:2::/64"],
-            [true, false, false],
+            &["--nodeport-addresses=primary,198.51.100.0/24,2001:db8:51::/64"],
+            [true, true, false],
         ),
     ]);
 }
