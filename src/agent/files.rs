@@ -29,7 +29,7 @@ pub(crate) fn load_strictly(manifests: &mut Manifests) -> Result<Vec<Change>> {
     let mut loaded = manifests.load()?;
     report(loaded.warnings.drain(..));
     for error in loaded.broken {
-        if !error.is_empty() {
+        if !error.is_harmless() {
             return Err(error.into());
         }
         tracing::warn!("{error}");

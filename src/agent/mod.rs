@@ -27,7 +27,7 @@ use crate::config::{Config, NoPodCidrs};
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Node, PerFamily};
 use crate::dataplane::{ApplyError, Backend, Options};
-use crate::host::interfaces::interface_addresses;
+use crate::host::{self, interfaces::interface_addresses};
 use crate::source::convert::ConvertOptions;
 
 use reconciler::{Desired, Proxy};
@@ -55,8 +55,22 @@ pub(crate) fn start<B: Backend>(
     Ok(Proxy::new(desired, backend))
 }
 
+/// Removes what kube-proxy's ipvs mode leaves, in an order in which nothing is missed: connections of virtual
+/// servers that go are handed to ours; the addresses go after what answered at them, the chains after the
+/// addresses that they guard, and the sets after the chains that read them.
+const IPVS_REMOVAL: &str = "sysctl -w net.ipv4.vs.expire_nodest_conn=1; ipvsadm -C; \
+     ip link delete kube-ipvs0; kube-proxy --cleanup; ipset -n list | grep ^KUBE- | xargs -n1 ipset destroy";
+
 /// Removes what kube-proxy's iptables mode has left, once our own rules are in place.
 pub(crate) fn take_over_leftovers<B: Backend>(proxy: &mut Proxy<B>) -> Result<(), ApplyError> {
+    if host::has_ipvs() {
+        tracing::warn!(
+            "this node has what kube-proxy's ipvs mode leaves: new connections pass it by, and those that it \
+             has go on; when they may end, remove it with: {IPVS_REMOVAL}",
+        );
+        // Its chains guard its addresses as long as there are any.
+        return Ok(());
+    }
     let chains = proxy.backend_mut().remove_leftovers()?;
     if chains > 0 {
         tracing::info!(chains, "kube-proxy's iptables chains are removed");

@@ -14,3 +14,9 @@ pub fn ipv6_is_off() -> bool {
     let off = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
     !std::fs::read_to_string(off).is_ok_and(|value| value.trim() == "0")
 }
+
+/// Whether kube-proxy's ipvs mode has been here, and its addresses still are.
+#[must_use]
+pub fn has_ipvs() -> bool {
+    nix::net::if_::if_nametoindex("kube-ipvs0").is_ok()
+}

@@ -46,13 +46,19 @@ pub enum ManifestError {
         /// The file.
         path: PathBuf,
     },
+    /// A pipe or the like, in a directory.
+    #[error("{path} is left out: it is no file")]
+    Irregular {
+        /// Its path.
+        path: PathBuf,
+    },
 }
 
 impl ManifestError {
-    /// Whether there is merely nothing, which is no reason not to start.
+    /// Whether nothing is known to be missing: that is no reason not to start.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        matches!(self, Self::Empty { .. })
+    pub const fn is_harmless(&self) -> bool {
+        matches!(self, Self::Empty { .. } | Self::Irregular { .. })
     }
 }
 
@@ -193,10 +199,9 @@ impl Manifests {
     fn load_tree(&mut self, loaded: &mut Loaded) -> Result<(), ManifestError> {
         let tree = Tree::list(&self.path).map_err(|source| self.unreadable(source))?;
         for path in tree.irregular.difference(&self.irregular) {
-            loaded.broken.push(ManifestError::Unreadable {
-                path: path.clone(),
-                source: std::io::Error::other("it is no file"),
-            });
+            loaded
+                .broken
+                .push(ManifestError::Irregular { path: path.clone() });
         }
         self.irregular = tree.irregular;
         let gone = self

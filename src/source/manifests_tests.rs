@@ -284,7 +284,10 @@ fn what_is_no_file_is_not_opened_and_said_once() {
     let (changes, broken) = site.load();
     assert_eq!(changes, ["Service shop/web"]);
     assert_eq!(broken.len(), 1);
-    assert!(broken[0].contains("b.yaml: it is no file"), "{broken:?}");
+    assert!(
+        broken[0].contains("b.yaml is left out: it is no file"),
+        "{broken:?}"
+    );
     assert_eq!(site.load(), nothing());
 }
 

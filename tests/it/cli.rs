@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::BINARY;
+use crate::harness::{BINARY, Host, Pointsman, eventually};
 use crate::objects::{Manifests, service, slice};
 
 fn run(arguments: &[&str]) -> Output {
@@ -205,4 +205,25 @@ fn logs_can_be_json() {
         serde_json::from_str(log.lines().next().expect("a line")).expect("JSON");
     assert_eq!(line["level"], "WARN");
     assert_eq!(line["fields"]["object"], "Service default/bad");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn sigterm_ends_it_while_manifests_are_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let pipe = directory.path().join("objects.yaml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let host = Host::new();
+    // A pipe that is named is read, and nobody writes to it.
+    let path = pipe.to_str().expect("a path");
+    let process = Pointsman::launch(&host, &["--manifests", path]);
+    eventually("it waits for the pipe", || {
+        crate::harness::get(&host, "127.0.0.1:10256", "/livez").is_some()
+    });
+    assert_eq!(process.terminate(), Some(0));
+    // One in a directory is not.
+    let parent = directory.path().to_str().expect("a path");
+    let process = Pointsman::start(&host, &["--manifests", parent]);
+    assert!(process.log().contains("it is no file"), "{}", process.log());
+    assert_eq!(process.terminate(), Some(0));
 }

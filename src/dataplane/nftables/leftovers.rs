@@ -1,4 +1,4 @@
-//! The chains that kube-proxy's iptables mode leaves behind when it is stopped, as far as they
+//! The chains that kube-proxy's iptables and ipvs modes leave behind when it is stopped, as far as they
 //! were written through nf_tables (`iptables-nft`): found and taken away.
 //!
 //! kubelet's own chains (`KUBE-FIREWALL`, `KUBE-KUBELET-CANARY`, …) are not touched.
@@ -15,7 +15,7 @@ const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
 
 /// Chains of kube-proxy with one name, and the beginnings of those it has many of
 /// (`pkg/proxy/iptables/proxier.go`).
-const CHAINS: [&str; 9] = [
+const CHAINS: [&str; 14] = [
     "KUBE-SERVICES",
     "KUBE-EXTERNAL-SERVICES",
     "KUBE-NODEPORTS",
@@ -25,6 +25,12 @@ const CHAINS: [&str; 9] = [
     "KUBE-FORWARD",
     "KUBE-PROXY-FIREWALL",
     "KUBE-PROXY-CANARY",
+    // Of ipvs mode (`pkg/proxy/ipvs/proxier.go`).
+    "KUBE-NODE-PORT",
+    "KUBE-LOAD-BALANCER",
+    "KUBE-IPVS-FILTER",
+    "KUBE-IPVS-OUT-FILTER",
+    "KUBE-SOURCE-RANGES-FIREWALL",
 ];
 const PREFIXES: [&str; 6] = [
     "KUBE-SVC-",
