@@ -404,6 +404,40 @@ fn h3_flows_to_every_kind_of_address_end_when_those_who_answer_have_left() {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn h1_an_endpoint_that_comes_ends_the_flows_that_go_to_none_of_the_list() {
+    let world = World::new();
+    let objects = |last: Option<&str>| {
+        let mut objects = vec![everywhere()];
+        for (_, net) in tested() {
+            let more = last.map(|last| format!("{}{last}", net.one));
+            let addresses = [Some(net.one), more.as_deref()];
+            let addresses: Vec<&str> = addresses.into_iter().flatten().collect();
+            objects.push(slice("dns", "UDP", &addresses));
+        }
+        objects
+    };
+    let manifests = Manifests::new(objects(None));
+    let _pointsman = start(&world, &manifests);
+    let (mut stale, mut well) = (BTreeSet::new(), BTreeSet::new());
+    for (index, net) in tested() {
+        for (offset, to) in (0..).step_by(10).zip(destinations(index)) {
+            let port = 1000 + 100 * u16::try_from(index).unwrap() + offset;
+            insert(&world.node, port, to, (net.one, 8080));
+            // Nobody knows how it came about.
+            insert(&world.node, port + 1, to, (net.two, 8080));
+            well.insert(port);
+            stale.insert(port + 1);
+        }
+    }
+    manifests.write("objects.json", objects(Some("9")));
+    eventually("no flow is left that goes elsewhere", || {
+        client_ports(&world.node).is_disjoint(&stale)
+    });
+    assert_eq!(client_ports(&world.node), well);
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn n_h4_flows_of_services_that_lose_their_endpoints_or_go_are_ended_and_no_strangers() {
     let served = || {
         let mut objects = vec![everywhere()];

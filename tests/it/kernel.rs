@@ -473,6 +473,45 @@ const TAMPERING: &[&str] = &[
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn nobody_is_warned_of_a_contest_that_the_same_change_ends_nor_of_affinity_that_ends() {
+    let shared = ["203.0.113.9"];
+    let younger = || service("a", &["10.96.0.1"]).created("2024-01-02T00:00:00Z");
+    let older = || service("b", &["10.96.0.2"]).created("2024-01-01T00:00:00Z");
+    let manifests = Manifests::new(vec![
+        younger().affinity(60).0,
+        older().external_ips(&shared).affinity(60).0,
+        slice("a", "TCP", &["10.244.1.1"]),
+        slice("b", "TCP", &["10.244.1.1"]),
+    ]);
+    let host = Host::new();
+    let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
+    // What the one has goes to the other as it goes itself.
+    manifests.write(
+        "objects.json",
+        vec![
+            younger().external_ips(&shared).0,
+            slice("a", "TCP", &["10.244.1.1"]),
+        ],
+    );
+    eventually("the address has changed hands", || {
+        let ruleset = host.ruleset();
+        !ruleset.contains("default/b") && ruleset.contains("203.0.113.9")
+    });
+    let log = process.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert!(
+        warnings
+            .iter()
+            .all(|line| line.contains("there is no Node")),
+        "{warnings:?}"
+    );
+    // Where there is one it is told.
+    manifests.write("more.json", vec![older().external_ips(&shared).0]);
+    process.wait_for("two Services claim one address");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn cleanup_removes_what_is_ours_and_nothing_else() {
     let host = Host::new();
     host.sh("nft add table inet theirs; nft add chain inet theirs input '{ type filter hook input priority 0; }'");
