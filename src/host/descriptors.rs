@@ -4,6 +4,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// More than the servers of a node with thousands of health checks take.
 const ENOUGH: u64 = 65_536;
+/// With fewer a thousand health checks, or their clients, do not find room.
+const FEW: u64 = 4096;
 
 /// Raises the soft limit towards the hard one, as far as that is of use. Returns what it is.
 #[must_use]
@@ -17,7 +19,7 @@ pub fn raise_limit() -> usize {
     } else {
         soft
     };
-    if limit < ENOUGH {
+    if limit < FEW {
         tracing::info!(
             limit,
             "few open files are allowed (RLIMIT_NOFILE): health checks of Services share what there is",
