@@ -55,25 +55,38 @@ pub(crate) fn start<B: Backend>(
     Ok(Proxy::new(desired, backend))
 }
 
-/// Removes what kube-proxy's ipvs mode leaves, in an order in which nothing is missed: connections of virtual
-/// servers that go are handed to ours; the addresses go after what answered at them, the chains after the
-/// addresses that they guard, and the sets after the chains that read them.
-const IPVS_REMOVAL: &str = "sysctl -w net.ipv4.vs.expire_nodest_conn=1; ipvsadm -C; \
-     ip link delete kube-ipvs0; kube-proxy --cleanup; ipset -n list | grep ^KUBE- | xargs -n1 ipset destroy";
+/// Whether what another proxy has left is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TakenOver {
+    /// All of it that can be.
+    Done,
+    /// Not what has to wait for ipvs.
+    NotYet,
+}
+
+/// Says how what kube-proxy's ipvs mode leaves is removed, in an order in which nothing is missed:
+/// connections of virtual servers that go are handed to our rules; the addresses go after what answered at
+/// them. The chains that guard those are removed here, and the sets after the chains that read them.
+pub(crate) fn warn_of_ipvs() {
+    tracing::warn!(
+        "this node has what kube-proxy's ipvs mode leaves: new connections pass it by, and those that it has \
+         go on; when they may end: sysctl -w net.ipv4.vs.expire_nodest_conn=1; ipvsadm -C; \
+         ip link delete kube-ipvs0; and once its chains are removed, which is done here: \
+         ipset -n list | grep ^KUBE- | xargs -n1 ipset destroy",
+    );
+}
 
 /// Removes what kube-proxy's iptables mode has left, once our own rules are in place.
-pub(crate) fn take_over_leftovers<B: Backend>(proxy: &mut Proxy<B>) -> Result<(), ApplyError> {
+pub(crate) fn take_over_leftovers<B: Backend>(
+    proxy: &mut Proxy<B>,
+) -> Result<TakenOver, ApplyError> {
     if host::has_ipvs() {
-        tracing::warn!(
-            "this node has what kube-proxy's ipvs mode leaves: new connections pass it by, and those that it \
-             has go on; when they may end, remove it with: {IPVS_REMOVAL}",
-        );
         // Its chains guard its addresses as long as there are any.
-        return Ok(());
+        return Ok(TakenOver::NotYet);
     }
     let chains = proxy.backend_mut().remove_leftovers()?;
     if chains > 0 {
-        tracing::info!(chains, "kube-proxy's iptables chains are removed");
+        tracing::info!(chains, "kube-proxy's chains are removed");
     }
     // Written by iptables-legacy, which does not go through nf_tables.
     let legacy = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
@@ -85,7 +98,7 @@ pub(crate) fn take_over_leftovers<B: Backend>(proxy: &mut Proxy<B>) -> Result<()
             "this node has iptables-legacy rules: if they are kube-proxy's, remove them with kube-proxy --cleanup",
         );
     }
-    Ok(())
+    Ok(TakenOver::Done)
 }
 
 /// Sets conntrack's limits and timeouts.

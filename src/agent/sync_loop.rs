@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
+use super::TakenOver;
 use super::inbox::{Inbox, WAITING, Woken, wait};
 use super::metrics::{AgentMetrics, SyncTimes};
 use super::published;
@@ -60,6 +61,8 @@ pub(crate) struct SyncLoop<B> {
     /// What the kernel holds has to be read before anything is sent.
     outdated: bool,
     first: bool,
+    /// What ipvs leaves is here, which has been said.
+    ipvs: bool,
     /// The kernel was read anew, so that the next sync compares everything.
     full: bool,
     /// What the transactions since the kernel was last as wanted have been.
@@ -92,6 +95,7 @@ impl<B: Backend> SyncLoop<B> {
             // Nothing has been read yet.
             outdated: true,
             first: true,
+            ipvs: false,
             full: true,
             round: None,
             config,
@@ -358,7 +362,14 @@ impl<B: Backend> SyncLoop<B> {
     /// Removes what another proxy has left, until that is done.
     fn take_over(&mut self) {
         match super::take_over_leftovers(&mut self.proxy) {
-            Ok(()) => self.tasks.take_over.succeeded(),
+            Ok(TakenOver::Done) => self.tasks.take_over.succeeded(),
+            Ok(TakenOver::NotYet) => {
+                if !std::mem::replace(&mut self.ipvs, true) {
+                    super::warn_of_ipvs();
+                }
+                let next = Instant::now() + self.config.sync_period;
+                self.tasks.take_over.want(next);
+            }
             Err(error) => {
                 let retry = self.tasks.take_over.failed(Instant::now());
                 tracing::warn!(

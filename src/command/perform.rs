@@ -5,7 +5,7 @@ use backon::{BlockingRetryable, ExponentialBuilder};
 
 use super::dry_run;
 use crate::agent::reconciler::{Desired, Proxy};
-use crate::agent::{self, cluster, files};
+use crate::agent::{self, TakenOver, cluster, files};
 use crate::config::{self, Action, Config, Origin, Output};
 use crate::dataplane::conntrack;
 use crate::dataplane::nftables::Nftables;
@@ -136,9 +136,12 @@ fn once(config: &Config, desired: Desired, backend: Nftables) -> Result<()> {
         synced.left_out
     );
     if config.takeover {
-        agent::take_over_leftovers(&mut proxy).context(
+        let taken_over = agent::take_over_leftovers(&mut proxy).context(
             "kube-proxy's iptables chains could not be removed; everything else is done",
         )?;
+        if taken_over == TakenOver::NotYet {
+            agent::warn_of_ipvs();
+        }
     }
     conntrack::clean(&agent::stale_flows(&mut proxy))?;
     // There is no later for what is left to do.
