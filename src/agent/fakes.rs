@@ -266,6 +266,10 @@ impl<H: Holds> Backend for Handle<H> {
         vec![(Family::V4, "entries", self.lock().held.entries().len())]
     }
 
+    fn refused_on_loopback(&mut self) -> Result<Vec<(Family, Protocol, u64)>, Unavailable> {
+        Ok(Vec::new())
+    }
+
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
         let mut fake = self.lock();
         fake.readings += 1;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use crate::core::model::Family;
+use crate::core::model::{Family, Protocol};
 use crate::serve::registry::{Made, Metrics};
 
 /// 1 ms, doubled fourteen times: what kube-proxy measures syncs with.
@@ -66,6 +66,7 @@ pub struct AgentMetrics {
     no_local_endpoints: IntGaugeVec,
     conntrack_duration: HistogramVec,
     conntrack_deleted: IntCounterVec,
+    refused_on_loopback: IntCounterVec,
     sync_failures: IntCounterVec,
     cleanup_failures: IntCounterVec,
     elements: IntGaugeVec,
@@ -156,6 +157,11 @@ impl AgentMetrics {
                 "kubeproxy_conntrack_reconciler_deleted_entries_total",
                 "Cumulative conntrack flows deleted by conntrack reconciler",
                 f,
+            )?,
+            refused_on_loopback: r.counters(
+                "kubeproxy_nftables_localhost_nodeport_rejected_packets_total",
+                "Number of packets rejected on localhost NodePorts. UDP and SCTP are always rejected",
+                &["ip_family", "protocol"],
             )?,
             sync_failures: r.counters(
                 "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
@@ -254,6 +260,14 @@ impl AgentMetrics {
             }
         }
         Ok(metrics)
+    }
+
+    /// So many more packets to a `NodePort` on loopback were refused.
+    pub fn refused_on_loopback(&self, family: Family, protocol: Protocol, by: u64) {
+        let labels = [family.name(), &protocol.to_string().to_uppercase()];
+        self.refused_on_loopback
+            .with_label_values(&labels)
+            .inc_by(by);
     }
 
     /// A sync waits to happen.

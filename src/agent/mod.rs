@@ -130,6 +130,7 @@ pub(crate) fn options(config: &Config, node: &Node) -> Result<Options, NoPodCidr
         masquerade_all: config.masquerade_all,
         local_detector: config.local_detector(node)?,
         node_ports_everywhere: PerFamily::from_fn(|family| config.node_port_addresses.all(family)),
+        on_loopback: PerFamily::from_fn(|family| config.node_port_addresses.loopback(family)),
         ..Options::default()
     })
 }

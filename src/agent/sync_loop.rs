@@ -4,6 +4,7 @@
 //! The first event of a quiet time is programmed at once; what comes while a transaction runs is
 //! programmed by the next one.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::tasks::Tasks;
 use super::waiting::Waiting;
 use crate::agent::reconciler::{Proxy, Synced};
 use crate::config::Config;
-use crate::core::model::{Family, ObjectKey};
+use crate::core::model::{Family, ObjectKey, Protocol};
 use crate::dataplane::conntrack::{Cleaner, Work};
 use crate::dataplane::{Backend, Culprit};
 use crate::serve::health::Health;
@@ -32,6 +33,8 @@ use crate::source::report;
 /// The verbosity from which on every sync is logged: "useful steady state information", as
 /// Kubernetes' logging conventions have it.
 const STEADY: u32 = 2;
+/// How often what rules have counted is read.
+const COUNT: Duration = Duration::from_secs(5);
 /// How old what is unused becomes: it may be of use again soon, and is gone by then however busy the
 /// node is.
 const QUIET: Duration = Duration::from_secs(1);
@@ -61,6 +64,8 @@ pub(crate) struct SyncLoop<B> {
     /// What the kernel holds has to be read before anything is sent.
     outdated: bool,
     first: bool,
+    /// What rules had counted.
+    refused_on_loopback: HashMap<(Family, Protocol), u64>,
     /// What ipvs leaves is here, which has been said.
     ipvs: bool,
     /// The kernel was read anew, so that the next sync compares everything.
@@ -95,6 +100,7 @@ impl<B: Backend> SyncLoop<B> {
             // Nothing has been read yet.
             outdated: true,
             first: true,
+            refused_on_loopback: HashMap::new(),
             ipvs: false,
             full: true,
             round: None,
@@ -178,6 +184,9 @@ impl<B: Backend> SyncLoop<B> {
         if self.tasks.families.take(Instant::now()) {
             self.look_for_families();
         }
+        if self.tasks.count.take(Instant::now()) {
+            self.count();
+        }
     }
 
     /// Has everything read, before anything else is sent.
@@ -186,6 +195,20 @@ impl<B: Backend> SyncLoop<B> {
         self.tasks.repair.succeeded();
         self.tasks.repair.want(Instant::now());
         self.queued();
+    }
+
+    /// Counts what rules have refused; a table that was replaced begins at nothing.
+    fn count(&mut self) {
+        let counts = self.proxy.backend_mut().refused_on_loopback();
+        for (family, protocol, now) in counts.unwrap_or_default() {
+            let known = self.refused_on_loopback.entry((family, protocol));
+            let before = std::mem::replace(known.or_default(), now);
+            let by = now.checked_sub(before).unwrap_or(now);
+            self.outlets
+                .metrics
+                .refused_on_loopback(family, protocol, by);
+        }
+        self.tasks.count.want(Instant::now() + COUNT);
     }
 
     /// Programs families that the kernel has not had before.
@@ -313,6 +336,9 @@ impl<B: Backend> SyncLoop<B> {
                     .sync
                     .not_before(now + self.config.min_sync_period);
                 if std::mem::take(&mut self.first) {
+                    if self.serves_on_loopback() {
+                        self.tasks.count.want(now);
+                    }
                     self.tasks.watch.want(now);
                     if self.config.takeover {
                         self.tasks.take_over.want(now);
@@ -430,14 +456,19 @@ impl<B: Backend> SyncLoop<B> {
             .set(i64::try_from(synced.left_out).unwrap_or(i64::MAX));
     }
 
+    fn serves_on_loopback(&self) -> bool {
+        let addresses = &self.config.node_port_addresses;
+        let mut families = Family::BOTH.into_iter();
+        families.any(|family| addresses.loopback(family))
+    }
+
     /// Tells those who depend on what is programmed.
     fn publish(&mut self) {
         let desired = self.proxy.desired();
         // Without a change too: a listener that could not be had is tried again.
         let checks = published::health_checks(desired);
         self.outlets.tables.send_replace(checks);
-        let is_wanted = |family: &Family| desired.node_ports().loopback(*family);
-        if Family::BOTH.iter().any(is_wanted) {
+        if self.serves_on_loopback() {
             let ports = published::on_loopback(desired);
             self.outlets.loopback.send_replace(ports);
         }

@@ -20,6 +20,8 @@ pub(super) struct Tasks {
     pub(super) resting: Deadline,
     /// To look for families that the kernel lacks.
     pub(super) families: Deadline,
+    /// To see what rules have counted.
+    pub(super) count: Deadline,
 }
 
 impl Tasks {
@@ -33,6 +35,7 @@ impl Tasks {
             take_over: Deadline::new(longest_retry),
             resting: Deadline::new(longest_retry),
             families: Deadline::new(longest_retry),
+            count: Deadline::new(longest_retry),
         }
     }
 
@@ -46,6 +49,7 @@ impl Tasks {
             &self.take_over,
             &self.resting,
             &self.families,
+            &self.count,
         ];
         let all = others.into_iter().chain(sync);
         all.filter_map(Deadline::at).min()

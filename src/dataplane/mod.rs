@@ -15,7 +15,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::core::ir::{Delta, Entry};
-use crate::core::model::{Family, Owner};
+use crate::core::model::{Family, Owner, Protocol};
 
 pub use options::Options;
 
@@ -211,6 +211,14 @@ pub trait Backend {
     /// How much it holds, by family and by what it is. Remembered clients do not count: the kernel adds
     /// and removes them.
     fn counts(&self) -> Vec<(Family, &'static str, usize)>;
+
+    /// How many packets to `NodePort`s on loopback have been refused, by family and protocol, since it was
+    /// programmed; none where nobody serves them there.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    fn refused_on_loopback(&mut self) -> Result<Vec<(Family, Protocol, u64)>, Unavailable>;
 
     /// Reads what it holds. If that is anything but what we program, it is logged, nothing is
     /// returned, and the next [`Self::apply`] replaces all of it at once.

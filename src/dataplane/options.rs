@@ -14,6 +14,9 @@ pub struct Options {
     /// Whether `NodePort`s are accepted on every local address but loopback, or only on those
     /// in the `nodeport-ips` set.
     pub node_ports_everywhere: PerFamily<bool>,
+    /// Whether `NodePort`s are served on loopback addresses, by who takes TCP connections there: other
+    /// protocols are refused and counted.
+    pub on_loopback: PerFamily<bool>,
     /// Which families are programmed.
     pub families: Vec<Family>,
 }
@@ -25,6 +28,7 @@ impl Default for Options {
             masquerade_all: false,
             local_detector: PerFamily::default(),
             node_ports_everywhere: PerFamily::default(),
+            on_loopback: PerFamily::default(),
             families: Family::BOTH.to_vec(),
         }
     }

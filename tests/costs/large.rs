@@ -43,6 +43,10 @@ impl Backend for Encoding {
         false
     }
 
+    fn refused_on_loopback(&mut self) -> Result<Vec<(Family, Protocol, u64)>, Unavailable> {
+        Ok(Vec::new())
+    }
+
     fn take_over(&mut self) -> Result<(), Unavailable> {
         Ok(())
     }

@@ -256,6 +256,32 @@ fn a_ruleset_loaded_as_text_is_adopted_as_ours() {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn rules_for_loopback_are_the_same_as_text_and_as_messages() {
+    let manifests = Manifests::new(every_shape());
+    let localhost = ["--nodeport-addresses", "primary,localhost"];
+    let host = Host::new();
+    nft_load(&host, &dry_run(&manifests, &localhost));
+    let before = host.sh("nft -a list ruleset");
+    assert_eq!(before.matches("jump on-loopback").count(), 2, "{before}");
+    let arguments = [
+        "--manifests",
+        manifests.path(),
+        "--once",
+        localhost[0],
+        localhost[1],
+    ];
+    let cidr = ["--cluster-cidr", CLUSTER_CIDR];
+    let (code, _, log) = pointsman(&host, &[&arguments[..], &cidr].concat());
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(
+        host.sh("nft -a list ruleset"),
+        before,
+        "adopted, no handle moved"
+    );
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn whatever_was_tampered_with_is_put_right_by_the_next_start() {
     let manifests = Manifests::new(every_shape());
     let host = Host::new();

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::core::ir::{Delta, Destination, Entry};
-use crate::core::model::{Family, PerFamily};
+use crate::core::model::{Family, PerFamily, Protocol};
 use crate::dataplane::{Applied, ApplyError, Backend, Changed, Options, Refused, Unavailable};
 use crate::host::netlink::socket::{Refusal, Socket, SocketError};
 
@@ -30,7 +30,7 @@ use program::{KUBE_PROXY_TABLE, Program};
 use transaction::Programmed;
 use wire::batch::{Batch, FinishedBatch, Subject};
 use wire::dump::{self, Found, Lister};
-use wire::{foreign, presence, tables};
+use wire::{counters, foreign, presence, tables};
 
 pub use text::render;
 #[cfg(feature = "internals")]
@@ -322,6 +322,18 @@ impl Backend for Nftables {
                     .map(move |set| (family, set.name(), counts[set as usize]))
             })
             .collect()
+    }
+
+    fn refused_on_loopback(&mut self) -> Result<Vec<(Family, Protocol, u64)>, Unavailable> {
+        let mut all = Vec::new();
+        for family in self.programmed.config.families.clone() {
+            if *self.programmed.config.on_loopback.get(family) {
+                let counts = counters::refused_on_loopback(&mut self.socket, family)?;
+                let counts = counts.into_iter();
+                all.extend(counts.map(|(protocol, count)| (family, protocol, count)));
+            }
+        }
+        Ok(all)
     }
 
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {

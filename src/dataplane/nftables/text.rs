@@ -379,6 +379,10 @@ fn render_statement(family: Family, statement: &Statement) -> String {
             key_text(family, key),
         ),
         Statement::Masquerade => "masquerade fully-random".to_owned(),
+        Statement::ProtocolIs(protocol) => {
+            format!("meta l4proto {}", protocol.to_string().to_lowercase())
+        }
+        Statement::Counter => "counter".to_owned(),
         Statement::Reject => "reject".to_owned(),
         Statement::Drop => "drop".to_owned(),
         Statement::Return => "return".to_owned(),

@@ -189,4 +189,13 @@ fn a_port_that_somebody_has_on_loopback_is_served_when_it_is_free_and_udp_is_ref
         let seen = site.world.node.run(move || datagram(None, target));
         assert_eq!(seen, Err(Failure::Refused));
     }
+    let refused = "kubeproxy_nftables_localhost_nodeport_rejected_packets_total\
+                   {ip_family=\"IPv4\",protocol=\"UDP\"}";
+    eventually("it is counted", || {
+        let text = crate::harness::get(&site.world.node, crate::harness::METRICS, "/metrics");
+        text.is_some_and(|text| text.body.contains(refused))
+            && metric(&site.world.node, refused) >= 1.0
+    });
+    // What was counted is no other program.
+    assert_eq!(site.process.log().matches("it will be replaced").count(), 0);
 }

@@ -44,19 +44,24 @@ impl<'a> Program<'a> {
                 negate: false,
             }];
         }
-        let loopback = match self.family {
-            Family::V4 => IpNetwork::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
-            Family::V6 => IpNetwork::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
-        };
         let mut rule = vec![Statement::AddressIsLocal {
             load,
             negate: false,
         }];
-        rule.extend(loopback.ok().map(|network| Statement::AddressIn {
-            load,
-            network,
-            negate: true,
-        }));
+        rule.extend(self.to_loopback(true));
         rule
+    }
+
+    /// Matches packets to a loopback address, or to any other.
+    pub(crate) fn to_loopback(&self, negate: bool) -> Option<Statement> {
+        let loopback = match self.family {
+            Family::V4 => IpNetwork::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+            Family::V6 => IpNetwork::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+        };
+        Some(Statement::AddressIn {
+            load: Load::DestinationAddress,
+            network: loopback.ok()?,
+            negate,
+        })
     }
 }

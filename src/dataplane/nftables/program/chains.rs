@@ -12,6 +12,7 @@ use super::numbers::LEFT_BEHIND;
 use super::sets::SetId;
 use super::sources;
 use super::statement::{Base, Chain, Hook, Load, Priority, Rule, Statement};
+use crate::core::model::Protocol;
 
 const DSTNAT: i32 = -100;
 /// Before the others that translate the source, at 100 (`NF_IP_PRI_NAT_SRC`) as a rule: of those that
@@ -22,6 +23,11 @@ const SRCNAT: i32 = 100 - 10;
 const BEFORE_DSTNAT: i32 = DSTNAT - 10;
 /// What nobody has translated is refused.
 const AFTER_DSTNAT: i32 = DSTNAT + 10;
+
+/// Refuses what no proxy takes on loopback.
+pub(crate) const ON_LOOPBACK: &str = "on-loopback";
+/// The protocols of what it refuses.
+pub(crate) const COUNTED_ON_LOOPBACK: [Protocol; 2] = [Protocol::Udp, Protocol::Sctp];
 
 impl Program<'_> {
     /// The chains that every ruleset has. A chain comes after those that it leads to.
@@ -34,6 +40,10 @@ impl Program<'_> {
             Self::unused_addresses("unused-addresses", true),
             Self::unused_addresses("unused-addresses-output", false),
         ]);
+        let on_loopback = *self.config.on_loopback.get(self.family);
+        if on_loopback {
+            chains.push(self.on_loopback());
+        }
         let jumps = |chains: &[&str]| {
             let jump = |chain: &&str| vec![Statement::Jump((*chain).to_owned())];
             chains.iter().map(jump).collect::<Vec<Rule>>()
@@ -53,12 +63,36 @@ impl Program<'_> {
             let ranges = jumps(&["source-ranges"]);
             base(&name("guard"), hook, BEFORE_DSTNAT, ranges);
             base(&name("nat"), hook, DSTNAT, jumps(&["services"]));
-            let refusals = jumps(&["no-endpoints", unused]);
+            let mut refusals = jumps(&["no-endpoints", unused]);
+            if on_loopback && matches!(hook, Hook::Output) {
+                refusals.splice(..0, jumps(&[ON_LOOPBACK]));
+            }
             base(&name("refuse"), hook, AFTER_DSTNAT, refusals);
         }
         let masquerading = self.masquerading();
         base("nat-postrouting", Hook::Postrouting, SRCNAT, masquerading);
         chains
+    }
+
+    /// Refuses what no proxy takes at `NodePort`s on loopback, and counts it (KEP-6032): a rule for each of
+    /// [`COUNTED_ON_LOOPBACK`].
+    fn on_loopback(&self) -> Chain {
+        let rule = |protocol: &Protocol| {
+            let is_node_port = Statement::SetPriority(Priority::Map {
+                key: NODE_PORT.to_vec(),
+                map: SetId::ServiceNodePorts,
+            });
+            let mut rule: Rule = self.to_loopback(false).into_iter().collect();
+            rule.extend([
+                Statement::ProtocolIs(*protocol),
+                is_node_port,
+                Statement::Counter,
+                Statement::Reject,
+            ]);
+            rule
+        };
+        let rules = COUNTED_ON_LOOPBACK.iter().map(rule).collect();
+        Chain::regular(ON_LOOPBACK, rules)
     }
 
     fn no_endpoints(&self) -> Chain {

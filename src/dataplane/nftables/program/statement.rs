@@ -1,6 +1,7 @@
 //! What rules are made of: statements, written once; `text` prints them and `netlink` encodes
 //! them, and a test compares what the kernel makes of both.
 
+use crate::core::model::Protocol;
 use ipnetwork::IpNetwork;
 
 use super::sets::SetId;
@@ -138,6 +139,10 @@ pub(crate) enum Statement {
     },
     /// Translates the source to the outgoing interface's address, with a random port.
     Masquerade,
+    /// The packet is of this protocol.
+    ProtocolIs(Protocol),
+    /// Counts the packet.
+    Counter,
     /// Refuses with an ICMP port unreachable.
     Reject,
     /// Drops.

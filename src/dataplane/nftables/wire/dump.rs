@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use super::counters;
 use super::elements::{self, Listed};
 use super::intervals;
 use super::lookup;
@@ -233,7 +234,7 @@ fn same(family: Family, wanted: &Chain, found: &ListedChain) -> Result<(), Strin
     }
     let rules: Vec<String> = tables::rule_messages(family, wanted, 0)
         .filter_map(|message| tables::describe_rule(&message))
-        .map(|rule| registers::packed(&rule))
+        .map(|rule| counters::without_counts(&registers::packed(&rule)))
         .collect();
     if rules != found.rules {
         return Err(format!("chain {} has other rules", wanted.name));
@@ -297,7 +298,7 @@ fn list_rules(
             && is_our_table(attributes, NFTA_RULE_TABLE)
         {
             let rule = tables::describe_rule(message.whole).unwrap_or_default();
-            let rule = registers::packed(&rule);
+            let rule = counters::without_counts(&registers::packed(&rule));
             let parts = (timeout(attributes), length(attributes));
             rules.push((chain.to_owned(), rule, parts));
         }

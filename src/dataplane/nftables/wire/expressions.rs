@@ -73,6 +73,11 @@ impl Encoder {
                 c"masq",
                 vec![(sys::NFTNL_EXPR_MASQ_FLAGS, Value::U32(RANDOM_FULLY))],
             ),
+            Statement::ProtocolIs(protocol) => {
+                self.meta(META_L4PROTO);
+                self.compare(false, &[protocol.number()]);
+            }
+            Statement::Counter => self.push(c"counter", Vec::new()),
             Statement::Reject => self.reject(),
             Statement::Drop => self.verdict(libc::NF_DROP, None),
             Statement::Return => self.verdict(libc::NFT_RETURN, None),

@@ -3,6 +3,7 @@
 //! Unsafe code is in `libnftnl` and nowhere else.
 
 pub(crate) mod batch;
+pub(crate) mod counters;
 pub(crate) mod dump;
 pub(crate) mod elements;
 mod expressions;

@@ -63,6 +63,7 @@ pub(crate) const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 pub(crate) const NFNL_MSG_BATCH_END: u16 = 17;
 pub(crate) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 pub(crate) const NFT_MSG_GETTABLE: u16 = 1;
+pub(crate) const NFTA_COUNTER_PACKETS: u16 = 2;
 pub(crate) const NFT_MSG_NEWGEN: u16 = 15;
 pub(crate) const NFT_MSG_GETGEN: u16 = 16;
 pub(crate) const NFTA_GEN_PROC_PID: u16 = 2;
