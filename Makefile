@@ -12,8 +12,11 @@ demo: setup
 	cargo build --release --bin pointsman --example demo
 	@"$${CARGO_TARGET_DIR:-target}"/release/examples/demo
 
+# The table of what packets experience, and flows, once more on a node without one of the families.
 test: setup
 	cargo test
+	POINTSMAN_TEST_WITHOUT=IPv6 cargo test --test it -- policies flows
+	POINTSMAN_TEST_WITHOUT=IPv4 cargo test --test it -- policies flows --skip flows::h2_ --skip flows::n_h4_h5_
 
 # What it costs at scale, beside the alternatives: a table, and target/bench.json. Needs root.
 bench: setup
