@@ -318,9 +318,13 @@ impl AgentMetrics {
         add(&self.bytes, bytes);
     }
 
-    /// A sync failed.
-    pub fn sync_failed(&self) {
-        for family in &self.families {
+    /// A sync of these families failed.
+    pub fn sync_failed(&self, families: &[Family]) {
+        for family in self
+            .families
+            .iter()
+            .filter(|family| families.contains(family))
+        {
             self.sync_failures.with_label_values(&[family.name()]).inc();
         }
     }

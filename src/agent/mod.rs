@@ -32,8 +32,8 @@ use crate::source::convert::ConvertOptions;
 
 use reconciler::{Desired, Proxy};
 
+pub(crate) use published::{log_sync, stale_flows};
 pub(crate) use services::run;
-pub(crate) use sync_loop::{log_sync, stale_flows};
 
 /// Has a backend program a cluster. Reads and changes nothing yet.
 pub(crate) fn start<B: Backend>(

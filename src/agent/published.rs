@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::desired::Desired;
+use super::reconciler::{Desired, Proxy, Synced};
 use crate::core::ir::Action;
 use crate::core::model::{PerFamily, Protocol};
+use crate::dataplane::Backend;
+use crate::dataplane::conntrack::Work;
 use crate::serve::health_checks::{Addresses, Table};
 use crate::serve::loopback;
 
@@ -26,7 +28,7 @@ pub(super) fn health_checks(desired: &Desired) -> Table {
 /// Where TCP `NodePort`s lead on loopback: under a Local policy only to endpoints on this node (KEP-6032).
 pub(super) fn on_loopback(desired: &Desired) -> loopback::Table {
     let addresses = desired.node_ports();
-    let node_ports = desired.engine().applied_node_ports();
+    let node_ports = desired.engine().wanted_node_ports();
     let served = node_ports
         .filter(|(to, _)| to.protocol == Protocol::Tcp && addresses.loopback(to.family()));
     let targets = served.filter_map(|(to, forwarding)| {
@@ -49,4 +51,25 @@ pub(super) fn on_loopback(desired: &Desired) -> loopback::Table {
         Some(((to.family(), to.port), target))
     });
     targets.collect()
+}
+
+/// One line per sync.
+pub(crate) fn log_sync<B: Backend>(proxy: &Proxy<B>, synced: &Synced) {
+    let applied = synced.applied;
+    tracing::info!(
+        services = proxy.desired().state().service_count(),
+        operations = applied.operations,
+        bytes = applied.bytes,
+        transactions = applied.transactions,
+        kernel = ?applied.kernel,
+        "synced",
+    );
+}
+
+/// The UDP flows that the last sync may have left stale.
+pub(crate) fn stale_flows<B: Backend>(proxy: &mut Proxy<B>) -> Work {
+    Work {
+        destinations: proxy.take_stale_flows(),
+        node_addresses: proxy.desired().node_port_addresses(),
+    }
 }

@@ -9,7 +9,7 @@ use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 use crate::core::diff::StaleFlows;
-use crate::core::model::{Change, Family, Owner};
+use crate::core::model::{Change, Family, Owner, PerFamily};
 use crate::dataplane::{Applied, ApplyError, Backend, Refused, Unavailable};
 
 pub use super::desired::Desired;
@@ -29,8 +29,8 @@ pub struct Synced {
     pub settled: bool,
     /// When the first of those is to be looked at that have to wait, having taken much time before.
     pub wait: Option<Instant>,
-    /// A family is left as it is because the kernel refuses its program.
-    pub resting: bool,
+    /// Families that are left as they are because the kernel refuses their program.
+    pub resting: PerFamily<bool>,
 }
 
 impl AddAssign for Synced {
@@ -108,16 +108,20 @@ impl<B: Backend> Proxy<B> {
     }
 
     /// Reads again what the kernel holds, after somebody else has changed it; [`Self::sync`] puts
-    /// it right. A family that was refused has another chance.
+    /// it right.
     ///
     /// # Errors
     ///
     /// If the kernel cannot be asked.
     pub fn read_again(&mut self) -> Result<(), Unavailable> {
+        self.adopt()
+    }
+
+    /// Gives families that were refused another chance; [`Self::read_again`] must follow.
+    pub fn wake(&mut self) {
         for family in std::mem::take(&mut self.resting) {
             self.backend.withhold(family, false);
         }
-        self.adopt()
     }
 
     /// Takes in what happened in the cluster; [`Self::sync`] makes it so.
@@ -211,7 +215,7 @@ impl<B: Backend> Proxy<B> {
                     let left_out: BTreeSet<Owner> =
                         self.left_out.iter().map(|(owner, _)| *owner).collect();
                     synced.left_out = left_out.len();
-                    synced.resting = !self.resting.is_empty();
+                    synced.resting = PerFamily::from_fn(|family| self.resting.contains(&family));
                     self.isolate(false);
                     return Ok(());
                 }

@@ -11,7 +11,7 @@ use crate::agent::fakes::{
     with_both_backends,
 };
 use crate::core::compile::NodePortAddresses;
-use crate::core::model::{Family, Node, Protocol, ServicePort};
+use crate::core::model::{Family, Node, PerFamily, Protocol, ServicePort};
 
 with_both_backends! {
     a_service_that_is_refused_is_left_out_alone_and_returns_when_it_changes,
@@ -99,7 +99,7 @@ fn a_family_that_is_refused_does_not_keep_the_other_from_being_programmed<H: Hol
             });
             proxy.take([81, 82].map(there_is_dual_stack));
             let synced = proxy.sync().unwrap();
-            assert!(synced.resting);
+            assert!(*synced.resting.get(refused) && !*synced.resting.get(other));
             assert_eq!(synced.left_out, 0, "it is no Service's fault");
             assert_eq!(backend.lock().served_in(other), [81, 82]);
             assert_eq!(backend.lock().served_in(refused), [0; 0]);
@@ -111,9 +111,10 @@ fn a_family_that_is_refused_does_not_keep_the_other_from_being_programmed<H: Hol
             assert_eq!(backend.lock().attempts, attempts + 1);
 
             backend.lock().hates_family = None;
+            proxy.wake();
             proxy.read_again().unwrap();
             let synced = proxy.sync().unwrap();
-            assert!(!synced.resting);
+            assert!(!*synced.resting.get(refused));
             assert_eq!(backend.lock().served_in(refused), [81, 82, 83]);
         }
     }
@@ -128,7 +129,7 @@ fn a_dual_stack_service_is_left_out_of_the_family_that_refuses_it<H: Holds>() {
     proxy.take([81, 82].map(there_is_dual_stack));
     let synced = proxy.sync().unwrap();
     assert_eq!(synced.left_out, 1);
-    assert!(!synced.resting);
+    assert_eq!(synced.resting, PerFamily::default());
     assert_eq!(backend.lock().served_in(Family::V4), [81, 82]);
     assert_eq!(backend.lock().served_in(Family::V6), [81]);
 
@@ -150,7 +151,7 @@ fn a_family_that_the_kernel_lacks_is_programmed_when_it_has_come<H: Holds>() {
         });
         proxy.take([81, 82].map(there_is_dual_stack));
         let synced = proxy.sync().unwrap();
-        assert!(synced.settled && !synced.resting);
+        assert!(synced.settled && synced.resting == PerFamily::default());
         assert_eq!(backend.lock().served_in(other), [81, 82]);
         assert_eq!(backend.lock().served_in(lacks), [0; 0]);
 

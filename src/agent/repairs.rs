@@ -19,8 +19,8 @@ pub(super) struct Repairs {
     changes: u32,
     /// Who did last, if that is known.
     culprit: Option<Culprit>,
-    /// When the repair began that is under way.
-    began: Option<Instant>,
+    /// What the repair that is under way has taken, if one is.
+    took: Option<Duration>,
     /// When it was last told, and how many repairs have gone without a word since.
     told: Option<Instant>,
     untold: u32,
@@ -35,7 +35,7 @@ impl Repairs {
 
     /// The tables are about to be read. Returns whether that is because of others.
     pub(super) fn begin(&mut self, now: Instant) -> bool {
-        self.began.get_or_insert(now);
+        self.took.get_or_insert_default();
         let heard = std::mem::take(&mut self.changes) > 0;
         if heard && self.told.is_none_or(|told| now - told >= TELLING) {
             let by = self.culprit.take().map(|culprit| culprit.to_string());
@@ -60,15 +60,21 @@ impl Repairs {
         self.untold == 0
     }
 
+    /// The repair that is under way, if one is, has taken so much more time: waiting is none.
+    pub(super) fn spend(&mut self, time: Duration) {
+        if let Some(took) = &mut self.took {
+            *took += time;
+        }
+    }
+
     /// How long no other repair is to begin, the one that is under way having come so far.
-    pub(super) fn rest(&self, now: Instant) -> Duration {
-        let took = self.began.map_or(Duration::ZERO, |began| now - began);
-        took * REST
+    pub(super) fn rest(&self) -> Duration {
+        self.took.unwrap_or_default() * REST
     }
 
     /// The repair that is under way, if one is, is done.
     pub(super) const fn done(&mut self) {
-        self.began = None;
+        self.took = None;
     }
 }
 
@@ -78,21 +84,21 @@ mod tests {
 
     #[test]
     fn repairs_rest_in_proportion_to_what_they_cost() {
-        let start = Instant::now();
+        let now = Instant::now();
         let millisecond = Duration::from_millis(1);
         let mut repairs = Repairs::default();
-        assert_eq!(repairs.rest(start), Duration::ZERO);
+        repairs.spend(millisecond);
+        assert_eq!(repairs.rest(), Duration::ZERO, "that was none");
         repairs.heard(None);
-        assert!(repairs.begin(start));
-        assert_eq!(repairs.rest(start + millisecond), 4 * millisecond);
+        assert!(repairs.begin(now));
+        repairs.spend(millisecond);
+        assert_eq!(repairs.rest(), 4 * millisecond);
         // Reading is a part of it, and so is programming what was missing.
-        assert!(
-            !repairs.begin(start + millisecond),
-            "nobody has changed anything"
-        );
-        assert_eq!(repairs.rest(start + 10 * millisecond), 40 * millisecond);
+        assert!(!repairs.begin(now), "nobody has changed anything");
+        repairs.spend(9 * millisecond);
+        assert_eq!(repairs.rest(), 40 * millisecond);
         repairs.done();
-        assert_eq!(repairs.rest(start + 10 * millisecond), Duration::ZERO);
+        assert_eq!(repairs.rest(), Duration::ZERO);
     }
 
     #[test]

@@ -41,6 +41,13 @@ impl Deadline {
         self.earliest = Some(self.earliest.map_or(at, |earliest| earliest.max(at)));
     }
 
+    /// As early as it is wanted, unless it has failed.
+    pub(crate) const fn hurry(&mut self) {
+        if self.retries.is_none() {
+            self.earliest = None;
+        }
+    }
+
     /// When it is to happen, if it is.
     pub(crate) fn at(&self) -> Option<Instant> {
         let latest = self.latest?;

@@ -82,7 +82,7 @@ struct Shared<'a> {
     health: &'a Arc<Health>,
     metrics: &'a AgentMetrics,
     /// Of health checks, and of `NodePort`s on loopback.
-    places: Places,
+    places: [Places; 2],
     loopback: LoopbackMetrics,
 }
 
@@ -205,7 +205,7 @@ impl Running {
         let Shared {
             health,
             metrics,
-            places,
+            places: [for_health_checks, for_loopback],
             ..
         } = shared;
         // Nothing of the machine is changed before everything that can be refused has been checked.
@@ -226,7 +226,7 @@ impl Running {
         .context("cannot start the conntrack thread")?;
         let (tables, health_checks) = watch::channel(Table::default());
         let (loopback, on_loopback) = watch::channel(loopback::Table::default());
-        let serving = loopback::start(on_loopback, places.clone(), shared.loopback.clone())
+        let serving = loopback::start(on_loopback, for_loopback.clone(), shared.loopback.clone())
             .context("cannot start the thread that serves NodePorts on loopback")?;
         let outlets = Outlets {
             cleaner,
@@ -262,7 +262,7 @@ impl Running {
         };
         let health_checks = tokio::spawn(health_checks::serve(
             health_checks,
-            places.clone(),
+            for_health_checks.clone(),
             Arc::new(healthy),
             Box::new(failed),
         ));

@@ -15,14 +15,14 @@ use tokio::sync::{mpsc, watch};
 use super::TakenOver;
 use super::inbox::{Inbox, WAITING, Woken, wait};
 use super::metrics::{AgentMetrics, SyncTimes};
-use super::published;
+use super::published::{self, log_sync, stale_flows};
 use super::repairs::Repairs;
 use super::tasks::Tasks;
 use super::waiting::Waiting;
 use crate::agent::reconciler::{Proxy, Synced};
 use crate::config::Config;
-use crate::core::model::{Family, ObjectKey, Protocol};
-use crate::dataplane::conntrack::{Cleaner, Work};
+use crate::core::model::{Family, ObjectKey, PerFamily, Protocol};
+use crate::dataplane::conntrack::Cleaner;
 use crate::dataplane::{Backend, Culprit};
 use crate::serve::health::Health;
 use crate::serve::health_checks::Table;
@@ -179,6 +179,7 @@ impl<B: Backend> SyncLoop<B> {
             self.tidy();
         }
         if self.tasks.resting.take(Instant::now()) {
+            self.proxy.wake();
             self.begin_anew();
         }
         if self.tasks.families.take(Instant::now()) {
@@ -259,15 +260,19 @@ impl<B: Backend> SyncLoop<B> {
 
     /// Reads what is really there, after somebody else has changed it.
     fn repair(&mut self) {
-        if self.repairs.begin(Instant::now()) {
+        let began = Instant::now();
+        if self.repairs.begin(began) {
             self.outlets.metrics.interference.inc();
         }
-        match self.proxy.read_again() {
+        let read = self.proxy.read_again();
+        self.repairs.spend(began.elapsed());
+        match read {
             Ok(()) => {
                 self.outdated = false;
                 self.tasks.repair.succeeded();
                 self.rest_from_repair();
                 self.full = true;
+                self.tasks.sync.hurry();
                 self.tasks.sync.want(Instant::now());
             }
             Err(error) => {
@@ -279,9 +284,9 @@ impl<B: Backend> SyncLoop<B> {
 
     /// Two that undo each other's work all the time must not keep the node busy.
     fn rest_from_repair(&mut self) {
-        let now = Instant::now();
-        let rest = self.repairs.rest(now);
-        self.tasks.repair.not_before(now + rest);
+        self.tasks
+            .repair
+            .not_before(Instant::now() + self.repairs.rest());
     }
 
     /// Programs what has changed, in one transaction; if there is more, it comes after what has been
@@ -291,8 +296,10 @@ impl<B: Backend> SyncLoop<B> {
         let (began, before) = round.map_or((Instant::now(), Synced::default()), |round| {
             (round.began, round.synced)
         });
+        let stepped = Instant::now();
         let result = self.proxy.step();
         let now = Instant::now();
+        self.repairs.spend(now - stepped);
         match result {
             Ok(step) => {
                 let mut synced = before;
@@ -319,18 +326,8 @@ impl<B: Backend> SyncLoop<B> {
                 self.rest_from_repair();
                 self.repairs.done();
                 self.measure(&synced, now - began);
-                if synced.resting {
-                    // What the family needs waits.
-                    self.queued();
-                    if self.tasks.resting.at().is_none() {
-                        self.tasks.resting.failed(now);
-                        self.outlets.metrics.sync_failed();
-                    }
-                } else {
-                    self.tasks.resting.succeeded();
-                    self.outlets.health.synced();
-                }
-                self.publish();
+                self.rest(synced.resting);
+                self.publish(changed || self.full);
                 self.full = false;
                 self.tasks
                     .sync
@@ -353,11 +350,27 @@ impl<B: Backend> SyncLoop<B> {
                 self.queued();
                 let retry = self.tasks.sync.failed(now);
                 tracing::error!(%error, ?retry, "sync failed; what was programmed stays in place");
-                self.outlets.metrics.sync_failed();
+                self.outlets.metrics.sync_failed(&Family::BOTH);
                 // What was committed before the failure counts: flows are judged by it now, and
                 // not by what has come since when the next sync succeeds.
                 self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
             }
+        }
+    }
+
+    /// What the kernel refuses is tried again after a while.
+    fn rest(&mut self, resting: PerFamily<bool>) {
+        self.outlets.health.synced(resting);
+        let refused: Vec<Family> = Family::BOTH
+            .into_iter()
+            .filter(|family| *resting.get(*family))
+            .collect();
+        if refused.is_empty() {
+            self.tasks.resting.succeeded();
+        } else if self.tasks.resting.at().is_none() {
+            let retry = self.tasks.resting.failed(Instant::now());
+            tracing::warn!(?retry, "the family that is refused is tried again");
+            self.outlets.metrics.sync_failed(&refused);
         }
     }
 
@@ -463,36 +476,15 @@ impl<B: Backend> SyncLoop<B> {
     }
 
     /// Tells those who depend on what is programmed.
-    fn publish(&mut self) {
+    fn publish(&mut self, changed: bool) {
         let desired = self.proxy.desired();
         // Without a change too: a listener that could not be had is tried again.
         let checks = published::health_checks(desired);
         self.outlets.tables.send_replace(checks);
-        if self.serves_on_loopback() {
+        if changed && self.serves_on_loopback() {
             let ports = published::on_loopback(desired);
             self.outlets.loopback.send_replace(ports);
         }
-    }
-}
-
-/// One line per sync.
-pub(crate) fn log_sync<B: Backend>(proxy: &Proxy<B>, synced: &Synced) {
-    let applied = synced.applied;
-    tracing::info!(
-        services = proxy.desired().state().service_count(),
-        operations = applied.operations,
-        bytes = applied.bytes,
-        transactions = applied.transactions,
-        kernel = ?applied.kernel,
-        "synced",
-    );
-}
-
-/// The UDP flows that the last sync may have left stale.
-pub(crate) fn stale_flows<B: Backend>(proxy: &mut Proxy<B>) -> Work {
-    Work {
-        destinations: proxy.take_stale_flows(),
-        node_addresses: proxy.desired().node_port_addresses(),
     }
 }
 

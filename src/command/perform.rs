@@ -7,6 +7,7 @@ use super::dry_run;
 use crate::agent::reconciler::{Desired, Proxy};
 use crate::agent::{self, TakenOver, cluster, files};
 use crate::config::{self, Action, Config, Origin, Output};
+use crate::core::model::PerFamily;
 use crate::dataplane::conntrack;
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Backend, Options};
@@ -127,7 +128,7 @@ fn once(config: &Config, desired: Desired, backend: Nftables) -> Result<()> {
         .call()?;
     let synced = proxy.sync()?;
     anyhow::ensure!(
-        !synced.resting,
+        synced.resting == PerFamily::default(),
         "the kernel refuses the rules of a family; those of the other are committed"
     );
     anyhow::ensure!(

@@ -601,6 +601,11 @@ fn e12_node_port_addresses_may_be_any_mix_of_keywords_and_networks() {
             [true, false],
         ),
         (
+            "[127.0.0.53/32]",
+            NodePortAddresses::Networks(networks(&["127.0.0.53/32"])),
+            [false, false],
+        ),
+        (
             "['126.0.0.0/7', '::/127']",
             NodePortAddresses::Networks(networks(&["126.0.0.0/7", "::/127"])),
             [false, false],

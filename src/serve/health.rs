@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::core::model::Family;
+use crate::core::model::{Family, PerFamily};
 
 /// The proxy's state of health.
 #[derive(Debug)]
@@ -25,8 +25,12 @@ pub struct Health {
 struct State {
     /// Since when the oldest change waits.
     pending: Option<Instant>,
-    /// The last successful sync.
+    /// The last successful sync of any family.
     updated: Option<Timestamp>,
+    /// The same of each, which stands still while the kernel refuses its program.
+    updated_by: PerFamily<Option<Timestamp>>,
+    /// Families that the kernel refuses.
+    resting: PerFamily<bool>,
     eligible: bool,
     stopping: bool,
 }
@@ -88,11 +92,19 @@ impl Health {
         self.state().pending.get_or_insert_with(Instant::now);
     }
 
-    /// A sync has succeeded.
-    pub fn synced(&self) {
+    /// A sync has succeeded, but for families that the kernel refuses. Where one serves the node is of
+    /// use, and a restart would take that from it.
+    pub fn synced(&self, resting: PerFamily<bool>) {
+        let now = Timestamp::now();
         let mut state = self.state();
         state.pending = None;
-        state.updated = Some(Timestamp::now());
+        state.updated = Some(now);
+        state.resting = resting;
+        for family in Family::BOTH {
+            if !*resting.get(family) {
+                *state.updated_by.get_mut(family) = Some(now);
+            }
+        }
     }
 
     /// Whether the Node may get new traffic.
@@ -136,8 +148,8 @@ impl Health {
         let updated = if ok { now } else { last };
         let families = self.families.iter().map(|family| {
             let family_body = FamilyBody {
-                last_updated: last,
-                healthy,
+                last_updated: state.updated_by.get(*family).unwrap_or(NEVER),
+                healthy: healthy && !*state.resting.get(*family),
             };
             (family.name(), family_body)
         });
@@ -178,6 +190,27 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     #[test]
+    fn n_i1_a_family_that_is_refused_is_unhealthy_and_the_node_is_not() {
+        let health = health(LONG);
+        health.set_eligible(true);
+        health.queued();
+        health.synced(PerFamily {
+            v4: false,
+            v6: true,
+        });
+        for report in [health.healthz(), health.livez()] {
+            assert!(report.ok);
+            let body: serde_json::Value = serde_json::from_str(&report.body).unwrap();
+            assert_eq!(body["status"]["IPv4"]["healthy"], true);
+            assert_eq!(body["status"]["IPv6"]["healthy"], false);
+            assert_eq!(
+                body["status"]["IPv6"]["lastUpdated"],
+                "0001-01-01T00:00:00Z"
+            );
+        }
+    }
+
+    #[test]
     fn n_i2_a_proxy_is_alive_but_not_healthy_before_its_first_sync() {
         let health = health(LONG);
         health.set_eligible(true);
@@ -185,7 +218,7 @@ mod tests {
         assert!(!health.healthz().ok);
         assert!(health.livez().ok);
         health.queued();
-        health.synced();
+        health.synced(PerFamily::default());
         assert!(health.healthz().ok);
         assert!(health.livez().ok);
     }
@@ -193,18 +226,18 @@ mod tests {
     #[test]
     fn i1_a_change_that_waits_too_long_for_a_sync_makes_it_unhealthy() {
         let health = health(Duration::ZERO);
-        health.synced();
+        health.synced(PerFamily::default());
         assert!(health.is_healthy());
         health.queued();
         assert!(!health.is_healthy());
-        health.synced();
+        health.synced(PerFamily::default());
         assert!(health.is_healthy());
     }
 
     #[test]
     fn i3_a_node_that_is_not_eligible_fails_healthz_and_not_livez() {
         let health = health(LONG);
-        health.synced();
+        health.synced(PerFamily::default());
         let healthz = health.healthz();
         assert!(!healthz.ok);
         assert!(
@@ -219,7 +252,7 @@ mod tests {
     fn a_proxy_that_is_about_to_end_fails_both() {
         let health = health(LONG);
         health.set_eligible(true);
-        health.synced();
+        health.synced(PerFamily::default());
         health.stop();
         assert!(!health.healthz().ok);
         assert!(!health.livez().ok);
@@ -232,7 +265,7 @@ mod tests {
         let before: serde_json::Value = serde_json::from_str(&health.healthz().body).unwrap();
         assert_eq!(before["lastUpdated"], "0001-01-01T00:00:00Z");
         assert!(before.get("status").is_none());
-        health.synced();
+        health.synced(PerFamily::default());
         let shape = |body: &str| {
             let value: serde_json::Value = serde_json::from_str(body).unwrap();
             for name in ["lastUpdated", "currentTime"] {

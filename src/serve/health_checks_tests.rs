@@ -25,7 +25,7 @@ impl Site {
         };
         let task = tokio::spawn(serve(
             table,
-            Places::shared(1024),
+            Places::Own,
             Arc::new(|| true),
             Box::new(failed),
         ));

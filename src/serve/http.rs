@@ -46,7 +46,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub enum Places {
     /// A few that nobody else takes.
     Own,
-    /// What all others share: one half is for listeners, the other for their connections.
+    /// What servers of a kind share: one half is for listeners, the other for their connections.
     Shared {
         /// For who listens.
         listeners: Arc<Semaphore>,
@@ -63,15 +63,17 @@ pub struct Place(
 );
 
 impl Places {
-    /// Those that are left of so many descriptors for servers that share them.
+    /// Those that are left of so many descriptors, for two kinds of servers that do not take each other's:
+    /// health checks, and NodePorts on loopback.
     #[must_use]
-    pub fn shared(descriptors: usize) -> Self {
-        let half = descriptors.saturating_sub(RESERVED) / 2;
-        let half = || Arc::new(Semaphore::new(half.min(Semaphore::MAX_PERMITS)));
-        Self::Shared {
-            listeners: half(),
-            connections: half(),
-        }
+    pub fn shared(descriptors: usize) -> [Self; 2] {
+        let quarter = descriptors.saturating_sub(RESERVED) / 4;
+        let quarter = || Arc::new(Semaphore::new(quarter.min(Semaphore::MAX_PERMITS)));
+        let kind = || Self::Shared {
+            listeners: quarter(),
+            connections: quarter(),
+        };
+        [kind(), kind()]
     }
 
     /// One of them, for a listener.

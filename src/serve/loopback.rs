@@ -3,7 +3,7 @@
 //!
 //! TCP only, as in the KEP. Which ports there are and where they lead is the sync loop's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use prometheus::{IntCounterVec, IntGaugeVec};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::core::model::{Endpoint, Endpoints, Family};
@@ -27,6 +27,10 @@ const RETRY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many endpoints a connection is offered before it is given up.
 const TRIES: usize = 3;
+/// After so many seconds without a word the kernel asks whether the other end is still there, so many
+/// seconds apart.
+const SILENCE: u32 = 60;
+const PROBES: u32 = 10;
 /// Connections of one port that are open at once.
 const MOST_CONNECTIONS: usize = 1024;
 
@@ -97,7 +101,7 @@ pub fn start(
         .spawn(move || runtime.block_on(serve(tables, places, metrics)))
 }
 
-/// A port that is served. Dropping it ends its connections.
+/// A port that is served. Dropping it ends no connection: what is established stays, as in the kernel.
 struct Port {
     target: Arc<Mutex<Current>>,
     task: JoinHandle<()>,
@@ -118,15 +122,21 @@ struct Current {
 
 async fn serve(mut tables: watch::Receiver<Table>, places: Places, metrics: LoopbackMetrics) {
     let mut ports: BTreeMap<(Family, u16), Port> = BTreeMap::new();
-    // Those that cannot be had, as was told.
-    let mut without: BTreeMap<(Family, u16), ()> = BTreeMap::new();
+    // Those that cannot be had, as was told, and when they are tried again.
+    let mut without: BTreeSet<(Family, u16)> = BTreeSet::new();
+    let mut retry = Instant::now();
     loop {
+        let now = Instant::now();
+        let again = now >= retry;
         let table = tables.borrow_and_update().clone();
         ports.retain(|port, _| table.contains_key(port));
-        without.retain(|port, ()| table.contains_key(port));
+        without.retain(|port| table.contains_key(port));
         for (port, target) in table {
             if let Some(known) = ports.get(&port) {
                 change(&known.target, target);
+                continue;
+            }
+            if without.contains(&port) && !again {
                 continue;
             }
             let label = target.label.clone();
@@ -136,11 +146,13 @@ async fn serve(mut tables: watch::Receiver<Table>, places: Places, metrics: Loop
                     ports.insert(port, served);
                 }
                 // A family that this machine does not speak has nobody who would ask.
-                Err(error) if is_foreign(&error) => {}
+                Err(error) if is_foreign(&error) => {
+                    without.insert(port);
+                }
                 Err(error) => {
                     let family = port.0.name();
                     metrics.failures.with_label_values(&[family]).inc();
-                    if without.insert(port, ()).is_none() {
+                    if without.insert(port) {
                         tracing::warn!(
                             service = label, address = %address(port), %error,
                             "cannot serve a NodePort on loopback; trying again every {} s", RETRY.as_secs(),
@@ -154,10 +166,14 @@ async fn serve(mut tables: watch::Receiver<Table>, places: Places, metrics: Loop
             let gauge = metrics.listeners.with_label_values(&[family.name()]);
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+        if again {
+            retry = now + RETRY;
+        }
         let changed = if without.is_empty() {
             tables.changed().await
         } else {
-            timeout(RETRY, tables.changed()).await.unwrap_or(Ok(()))
+            let left = retry.saturating_duration_since(Instant::now());
+            timeout(left, tables.changed()).await.unwrap_or(Ok(()))
         };
         if changed.is_err() {
             return;
@@ -209,27 +225,34 @@ async fn accept(
     target: Arc<Mutex<Current>>,
     places: Places,
 ) {
-    // With this set its connections end.
-    let mut connections = JoinSet::new();
+    let open = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let Ok((client, _)) = listener.accept().await else {
             // No descriptors are left: others need a moment to give some back.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        while connections.try_join_next().is_some() {}
         // One for each end.
         let both = places.for_connection().zip(places.for_connection());
-        let Some(both) = both.filter(|_| connections.len() < MOST_CONNECTIONS) else {
+        let Some(both) = both.zip(Arc::clone(&open).try_acquire_owned().ok()) else {
             tracing::debug!("too many connections to NodePorts on loopback: one is closed");
             continue;
         };
         let target = Arc::clone(&target);
-        connections.spawn(async move {
+        tokio::spawn(async move {
             pass(client, &target).await;
             drop(both);
         });
     }
+}
+
+/// Has the kernel notice that nobody is at the other end any more.
+fn keep_alive(stream: &TcpStream) {
+    use nix::sys::socket::{setsockopt, sockopt};
+    // What the kernel does not take is not worth a connection.
+    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
+    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &SILENCE);
+    let _ = setsockopt(stream, sockopt::TcpKeepInterval, &PROBES);
 }
 
 /// Passes a connection on to an endpoint, until either end has had enough.
@@ -242,6 +265,8 @@ async fn pass(mut client: TcpStream, target: &Mutex<Current>) {
         let to = SocketAddr::new(endpoint.address, endpoint.port);
         match timeout(PATIENCE, TcpStream::connect(to)).await {
             Ok(Ok(mut server)) => {
+                keep_alive(&client);
+                keep_alive(&server);
                 remember(target, endpoint);
                 // Whoever breaks off early does so to the other end, not to us.
                 let _ = copy_bidirectional(&mut client, &mut server).await;

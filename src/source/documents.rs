@@ -79,40 +79,39 @@ fn read_json(text: &str, each: Each<'_>) -> Result<bool, Broken> {
     }
 }
 
-/// The documents of a YAML text, and how many lines are before each. A line of `---` begins one wherever
-/// it stands (YAML 1.2, 9.1.2 and 6.9, `c-forbidden`).
+/// The documents of a YAML text, and how many lines are before each. A line of `---` begins one, and one of
+/// `...` ends it, wherever they stand (YAML 1.2, 9.1.2 and 6.9, `c-forbidden`); directives belong to what
+/// follows them.
 fn documents(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut rest = Some((0, text));
     std::iter::from_fn(move || {
-        let (line, text) = rest?;
-        let mut at = 0;
-        let end = text
-            .split_inclusive('\n')
-            .enumerate()
-            .find_map(|(index, line)| {
-                let begins = index > 0 && is_marker(line);
-                let begin = at;
-                at += line.len();
-                begins.then_some((index, begin))
-            });
-        let (document, next) = match end {
-            Some((lines, at)) => (text.get(..at)?, Some((line + lines, text.get(at..)?))),
-            None => (text, None),
-        };
-        rest = next;
-        Some((line, document))
+        let (before, text) = rest?;
+        let (mut at, mut lines, mut begun) = (0, 0, false);
+        let mut ended = false;
+        for line in text.split_inclusive('\n') {
+            if ended || (begun && is_marker(line, "---")) {
+                rest = Some((before + lines, text.get(at..)?));
+                return Some((before, text.get(..at)?));
+            }
+            ended = begun && is_marker(line, "...");
+            begun |= is_marker(line, "---") || !(is_empty(line) || line.starts_with('%'));
+            at += line.len();
+            lines += 1;
+        }
+        rest = None;
+        Some((before, text))
     })
 }
 
-fn is_marker(line: &str) -> bool {
-    let rest = line.strip_prefix("---");
+fn is_marker(line: &str, marker: &str) -> bool {
+    let rest = line.strip_prefix(marker);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
 /// Whether a line says nothing.
 fn is_empty(line: &str) -> bool {
     let text = line.trim();
-    text.is_empty() || text.starts_with('#') || text == "---" || text == "..."
+    text.is_empty() || text.starts_with(['#', '%']) || text == "---" || text == "..."
 }
 
 /// Reads a value, and hands out the objects in it.
@@ -268,7 +267,7 @@ mod tests {
 
     #[test]
     fn every_object_is_heard_of_once_with_its_kind() {
-        let cases: [(&str, &str, &[&str]); 8] = [
+        let cases: [(&str, &str, &[&str]); 10] = [
             ("nothing", "", &[]),
             ("a comment", "# nothing\n---\n", &[]),
             ("a scalar", "just words", &[]),
@@ -276,6 +275,16 @@ mod tests {
                 "documents, with a marker inside a block that ends it",
                 "kind: A\nmetadata: {name: a}\n--- # and\nkind: B\nmetadata:\n  name: b\n...\n---\n",
                 &["A a", "B b"],
+            ),
+            (
+                "directives, which belong to what follows",
+                "%YAML 1.2\n---\nkind: A\n...\n%YAML 1.2\n---\nkind: B\n",
+                &["A ?", "B ?"],
+            ),
+            (
+                "documents that end without another that begins",
+                "kind: A\n...\nkind: B\n...\n",
+                &["A ?", "B ?"],
             ),
             (
                 "what looks like a marker and is none",

@@ -44,7 +44,7 @@ impl Tree {
         let mut tree = Self::default();
         let metadata = fs::metadata(path)?;
         if metadata.is_dir() {
-            tree.walk(path, &metadata, &mut Vec::new())?;
+            tree.walk(path, &metadata, &mut BTreeSet::new())?;
         } else {
             tree.files.insert(path.to_owned(), Stamp::of(&metadata));
         }
@@ -55,14 +55,12 @@ impl Tree {
         &mut self,
         directory: &Path,
         metadata: &Metadata,
-        above: &mut Vec<(u64, u64)>,
+        seen: &mut BTreeSet<(u64, u64)>,
     ) -> io::Result<()> {
-        let here = (metadata.dev(), metadata.ino());
-        // A link that leads back up.
-        if above.contains(&here) {
+        // A link may lead back up, or to where another one leads.
+        if !seen.insert((metadata.dev(), metadata.ino())) {
             return Ok(());
         }
-        above.push(here);
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             // A ConfigMap volume keeps its older versions in directories that start with "..".
@@ -77,7 +75,7 @@ impl Tree {
                 continue;
             };
             if metadata.is_dir() {
-                self.walk(&path, &metadata, above)?;
+                self.walk(&path, &metadata, seen)?;
                 continue;
             }
             let manifest = path
@@ -92,7 +90,6 @@ impl Tree {
                 self.irregular.insert(path);
             }
         }
-        above.pop();
         Ok(())
     }
 }

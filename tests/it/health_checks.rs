@@ -299,7 +299,7 @@ fn i7_an_unhealthy_proxy_takes_no_traffic_though_it_has_endpoints() {
             .unwrap()
             .block_on(serve(
                 updates,
-                pointsman::serve::http::Places::shared(1024),
+                pointsman::serve::http::Places::Own,
                 is_healthy,
                 Box::new(|_, _| ()),
             ));

@@ -1,6 +1,6 @@
 //! What belongs to no Service: the `ServiceCIDR`s and the addresses of `NodePort`s.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
@@ -44,14 +44,18 @@ impl NodePortAddresses {
         }
     }
 
-    /// Whether loopback addresses of a family are asked for by themselves. Who asks for all addresses
-    /// does not mean them (KEP-6032).
+    /// Whether the loopback address of a family, 127.0.0.1 or `::1`, is asked for by a range of such
+    /// addresses. Who asks for all addresses does not mean it (KEP-6032).
     #[must_use]
     pub fn loopback(&self, family: Family) -> bool {
         match self {
             Self::Primary | Self::All => false,
             Self::Networks(list) | Self::PrimaryAnd(list) => list.iter().any(|network| {
-                networks::family(*network) == family && network.network().is_loopback()
+                let localhost = match family {
+                    Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+                };
+                network.contains(localhost) && network.network().is_loopback()
             }),
         }
     }

@@ -54,11 +54,15 @@ impl Engine {
         entries
     }
 
-    /// What is applied at `NodePort`s.
-    pub fn applied_node_ports(&self) -> impl Iterator<Item = (&Destination, &Forwarding)> {
-        let is_node_port = |to: &&Destination| matches!(to.host, Host::Node(_));
-        let node_ports = self.applied.keys().filter(is_node_port);
-        node_ports.filter_map(|to| Some((to, self.applied.get(to)?)))
+    /// What is wanted at `NodePort`s, whether the backend takes it or not.
+    pub fn wanted_node_ports(&self) -> impl Iterator<Item = (Destination, &Forwarding)> {
+        let winners = self.claims.winners();
+        let node_ports = winners.filter(|(to, _)| matches!(to.host, Host::Node(_)));
+        node_ports.filter_map(|(destination, claim)| {
+            let compiled = self.wanted.get(&claim.owner)?;
+            let (_, forwarding) = compiled.destinations.get(claim.index as usize)?;
+            Some((destination, forwarding))
+        })
     }
 
     /// What is applied at a destination.

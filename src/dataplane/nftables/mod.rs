@@ -40,6 +40,9 @@ pub use transaction::Encoder;
 /// changes the packet filter on the node (a CNI plugin, a firewall) waits no longer for us.
 const OPERATIONS_AT_ONCE: usize = 1 << 15;
 
+/// How often it is worth a line that a table is another program: somebody may make it one all the time.
+const TELLING: Duration = Duration::from_secs(1);
+
 /// The program in the kernel, and the way to change its data.
 pub struct Nftables {
     /// Its options name the families that are programmed now.
@@ -54,6 +57,8 @@ pub struct Nftables {
     generation: u32,
     /// A transaction failed since the kernel was last read: it may hold what we do not know of.
     refused: bool,
+    /// When it was last told that a table is another program.
+    told: Option<Instant>,
     socket: Socket,
 }
 
@@ -84,6 +89,7 @@ impl Nftables {
             existed: PerFamily::from_fn(|_| true),
             generation: 0,
             refused: false,
+            told: None,
             socket: Socket::open()?,
         };
         let mut lacking = backend.find_families();
@@ -194,7 +200,11 @@ impl Reading {
             Found::Nothing => return Ok(()),
             Found::Another(why) => {
                 *self.existed.get_mut(family) = true;
-                tracing::info!(%family, why, "the table is not this program: it will be replaced");
+                let now = Instant::now();
+                if backend.told.is_none_or(|told| now - told >= TELLING) {
+                    tracing::info!(%family, why, "the table is not this program: it will be replaced");
+                    backend.told = Some(now);
+                }
                 return Ok(());
             }
         };
@@ -289,19 +299,21 @@ impl Backend for Nftables {
     }
 
     fn clean_up(&mut self) -> Result<(), ApplyError> {
-        let mut batch = Batch::new(false);
-        for family in self.programmed.config.families.clone() {
+        let mut result = Ok(());
+        for family in Family::BOTH {
+            let mut batch = Batch::new(false);
             if presence::table_exists(&mut self.socket, family)? {
                 tables::put_delete_table(&mut batch, family);
             }
-        }
-        if !batch.is_empty() {
-            self.send(&batch.finish())?;
-        }
-        for family in self.programmed.config.families.clone() {
+            if !batch.is_empty()
+                && let Err(error) = self.send(&batch.finish())
+            {
+                result = Err(error);
+                continue;
+            }
             self.programmed.start_over(family);
         }
-        Ok(())
+        result
     }
 
     fn watch(&mut self, changed: Changed) -> Result<bool, Unavailable> {

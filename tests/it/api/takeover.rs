@@ -102,7 +102,7 @@ fn takeover_removes_kube_proxys_tables_and_chains_and_nobody_elses() {
     let now = without_counts(&host);
     assert_eq!(now, before, "not before ours can take over");
     server.behave();
-    process.wait_for("kube-proxy's iptables chains are removed");
+    process.wait_for("kube-proxy's chains are removed");
     let ruleset = host.ruleset();
     for text in GOES {
         assert!(!ruleset.contains(text), "{text} is still there: {ruleset}");
