@@ -1,4 +1,4 @@
-.PHONY: setup demo test bench fresh
+.PHONY: setup demo test bench fresh kernels
 
 # Tools of the administrator are not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -26,3 +26,8 @@ bench: setup
 # Needs root.
 fresh:
 	scripts/fresh.sh bookworm
+
+# The tests of `--test it` on Debian's kernels, each in a virtual machine: KERNELS=bookworm/cloud-amd64
+# picks, scripts/kernels.sh lists them. Needs qemu-system-x86 and, unless there is KVM, hours.
+kernels: setup
+	scripts/kernels.sh $(KERNELS)
