@@ -83,10 +83,8 @@ fn follow(socket: &NetlinkSocket, ours: u32, changed: &impl Fn(Option<Culprit>))
         match socket.0.recv_raw(&mut buffer) {
             Ok(length) => {
                 let notices = buffer.get(..length).unwrap_or(&[]);
-                for message in messages(notices) {
-                    if let Some(culprit) = watched.take(message) {
-                        changed(culprit);
-                    }
+                for culprit in watched.hear(notices) {
+                    changed(culprit);
                 }
             }
             Err(error) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
@@ -107,18 +105,26 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// What the notices of one transaction have said so far.
 #[derive(Debug)]
-struct Watched {
+pub struct Watched {
     ours: u32,
     /// Another socket is changing our tables.
     is_interference: bool,
 }
 
 impl Watched {
-    const fn by(ours: u32) -> Self {
+    /// Watched by the netlink socket with this port number.
+    #[must_use]
+    pub const fn by(ours: u32) -> Self {
         Self {
             ours,
             is_interference: false,
         }
+    }
+
+    /// Takes in the notices that were received at once. Says whose each transaction was that was
+    /// interference and has ended, as far as the kernel tells.
+    pub fn hear(&mut self, notices: &[u8]) -> impl Iterator<Item = Option<Culprit>> {
+        messages(notices).filter_map(|message| self.take(message))
     }
 
     /// Takes in a notice. If it ends a transaction that was interference, says whose it was, as far as
