@@ -32,7 +32,7 @@ for target in "$@"; do
     cp -r "fuzz/corpus/$target" "$work/corpus/$target"
     log="$work/$target.log"
     if ! cargo fuzz run --sanitizer "$sanitizer" "$target" "$work/corpus/$target" -- \
-        -max_total_time="$seconds" -max_len=32768 -timeout=10 -rss_limit_mb=1024 -use_value_profile=1 \
+        -max_total_time="$seconds" -max_len=65536 -timeout=10 -rss_limit_mb=1024 -use_value_profile=1 \
         -print_final_stats=1 -artifact_prefix="$work/artifacts/$target/" >"$log" 2>&1; then
         echo "$target: ended with an error; the input is in $work/artifacts/$target" >&2
         tail -n 40 "$log" >&2
