@@ -39,7 +39,7 @@ for target in "$@"; do
         status=1
         kept=yes
     fi
-    figure() { awk -v name="$1" '$1 == name { print $2 }' "$log" | tail -n 1; }
+    figure() { awk -v name="$1" '$1 == name ":" { print $2 }' "$log" | tail -n 1; }
     last() { sed -n "s|.* $1: *\([0-9]*\).*|\1|p" "$log" | tail -n 1; }
     printf '%-14s %12s %8s %9s %9s %8s\n' "$target" "$(figure stat::number_of_executed_units)" \
         "$(figure stat::average_exec_per_sec)" "$(last cov)" "$(last ft)" \
