@@ -1,4 +1,4 @@
-.PHONY: setup demo test bench fresh kernels
+.PHONY: setup demo test bench fuzz fresh kernels
 
 # Tools of the administrator are not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -21,6 +21,10 @@ test: setup
 # What it costs at scale, beside the alternatives: a table, and target/bench.json. Needs root.
 bench: setup
 	cargo bench --bench report -- --json "$${CARGO_TARGET_DIR:-target}"/bench.json
+
+# What a fuzzer makes of input from outside, a minute for each parser of it.
+fuzz: setup
+	@scripts/fuzz.sh
 
 # The README's commands on a clean clone in a bare Debian root, with the Rust toolchain and nothing else.
 # Needs root.

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::core::ir::{Destination, Host};
 use crate::core::model::{Endpoint, Family, Protocol};
 use crate::host::netlink::attributes::{begin_nest, end_nest, find, put_bytes};
+#[cfg(feature = "internals")]
+use crate::host::netlink::socket::messages;
 use crate::host::netlink::{
     NLM_F_ACK, NLM_F_REQUEST, close_message, dump_request, family_number, message_type, put_headers,
 };
@@ -74,11 +76,11 @@ pub(super) fn request(family: Family, only: Option<Destination>) -> Vec<u8> {
 
 /// A flow as listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Flow {
+pub struct Flow {
     /// Where its first packet went.
-    pub(super) destination: Endpoint,
+    pub destination: Endpoint,
     /// Who answers: the endpoint that it was translated to, or the destination itself.
-    pub(super) answers: Endpoint,
+    pub answers: Endpoint,
 }
 
 impl Flow {
@@ -112,6 +114,15 @@ fn end(tuple: &[u8], address: u16, port: u16) -> Option<Endpoint> {
         address,
         u16::from_be_bytes(port.try_into().ok()?),
     ))
+}
+
+/// The flows of a listing that can be read, each with the request to end it.
+#[cfg(feature = "internals")]
+pub fn listed(listing: &[u8], family: Family) -> impl Iterator<Item = (Flow, Vec<u8>)> {
+    messages(listing).filter_map(move |message| {
+        let flow = Flow::read(message.attributes(), family)?;
+        Some((flow, delete(message.attributes(), family)))
+    })
 }
 
 /// A request to end a listed flow: this very one, by its tuple and its number.

@@ -8,3 +8,5 @@ mod cleaner;
 mod flow;
 
 pub use cleaner::{Cleaner, Work, clean};
+#[cfg(feature = "internals")]
+pub use flow::{Flow, listed};

@@ -19,6 +19,7 @@ use super::wire::uapi::{
 use crate::dataplane::Culprit;
 use crate::host::netlink::attributes::{be_u32, find, string};
 use crate::host::netlink::ffi::NetlinkSocket;
+use crate::host::netlink::socket::messages;
 use crate::host::netlink::{NFGEN_HEADER, NLMSG_HEADER, message_type};
 
 /// `NFNLGRP_NFTABLES` as a bit of the groups to bind to (`nfnetlink.h`).
@@ -83,10 +84,8 @@ fn follow(socket: &NetlinkSocket, ours: u32, changed: &impl Fn(Option<Culprit>))
         match socket.0.recv_raw(&mut buffer) {
             Ok(length) => {
                 let notices = buffer.get(..length).unwrap_or(&[]);
-                for message in messages(notices) {
-                    if let Some(culprit) = watched.take(message) {
-                        changed(culprit);
-                    }
+                for culprit in watched.hear(notices) {
+                    changed(culprit);
                 }
             }
             Err(error) if error.raw_os_error() == Some(Errno::EINTR as i32) => {}
@@ -96,29 +95,28 @@ fn follow(socket: &NetlinkSocket, ours: u32, changed: &impl Fn(Option<Culprit>))
     }
 }
 
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-        let message = bytes.get(..length.max(NLMSG_HEADER))?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some(message)
-    })
-}
-
 /// What the notices of one transaction have said so far.
 #[derive(Debug)]
-struct Watched {
+pub struct Watched {
     ours: u32,
     /// Another socket is changing our tables.
     is_interference: bool,
 }
 
 impl Watched {
-    const fn by(ours: u32) -> Self {
+    /// Watched by the netlink socket with this port number.
+    #[must_use]
+    pub const fn by(ours: u32) -> Self {
         Self {
             ours,
             is_interference: false,
         }
+    }
+
+    /// Takes in the notices that were received at once. Says whose each transaction was that was
+    /// interference and has ended, as far as the kernel tells.
+    pub fn hear(&mut self, notices: &[u8]) -> impl Iterator<Item = Option<Culprit>> {
+        messages(notices).filter_map(|message| self.take(message.whole))
     }
 
     /// Takes in a notice. If it ends a transaction that was interference, says whose it was, as far as
@@ -231,5 +229,14 @@ mod tests {
         let both = [notice(7, "pointsman"), notice(7, "pointsman")].concat();
         assert_eq!(messages(&both).count(), 2);
         assert_eq!(messages(&both[..5]).count(), 0);
+    }
+
+    #[test]
+    fn a_notice_shorter_than_its_header_ends_what_is_heard() {
+        for length in [0u32, 1, 15] {
+            let mut notices = vec![0; 64];
+            notices[..4].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(Watched::by(7).hear(&notices).count(), 0, "{length}");
+        }
     }
 }

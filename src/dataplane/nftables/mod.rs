@@ -32,9 +32,13 @@ use wire::batch::{Batch, FinishedBatch, Subject};
 use wire::dump::{self, Found, Lister};
 use wire::{counters, foreign, presence, tables};
 
+#[cfg(feature = "internals")]
+pub use interference::Watched;
 pub use text::render;
 #[cfg(feature = "internals")]
 pub use transaction::Encoder;
+#[cfg(feature = "internals")]
+pub use wire::dump::entries_of;
 
 /// Operations in one transaction, a tenth of a second of the kernel's time or so: what else
 /// changes the packet filter on the node (a CNI plugin, a firewall) waits no longer for us.

@@ -7,6 +7,8 @@ pub(crate) mod ffi;
 pub(crate) mod socket;
 
 pub use socket::SocketError;
+#[cfg(feature = "internals")]
+pub use socket::{Refusal, answers};
 
 use crate::core::model::Family;
 

@@ -78,15 +78,15 @@ pub enum SocketError {
 
 /// An error that the kernel reports about one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub struct Refusal {
     /// The message's sequence number.
-    pub(crate) sequence: u32,
+    pub sequence: u32,
     /// Why.
-    pub(crate) errno: Errno,
+    pub errno: Errno,
     /// The kernel's own words, if it has any.
-    pub(crate) message: Option<String>,
+    pub message: Option<String>,
     /// Where in the message the offending attribute begins, in bytes, if it says so.
-    pub(crate) offset: Option<u32>,
+    pub offset: Option<u32>,
 }
 
 /// How long a dump may stall before it counts as failed. A dump is answered at once; this only
@@ -165,15 +165,9 @@ impl Socket {
         let mut acknowledged = false;
         // The kernel has answered before it returns from sending.
         while let Some(length) = self.receive()? {
-            for message in messages(bytes(&self.buffer, length)) {
-                if message.kind != NLMSG_ERROR {
-                    continue;
-                }
-                match message.refusal() {
-                    Some(refusal) => refusals.push(refusal),
-                    None => acknowledged |= message.sequence() == Some(last),
-                }
-            }
+            let (refused, acknowledges) = answers(bytes(&self.buffer, length), last);
+            refusals.extend(refused);
+            acknowledged |= acknowledges;
         }
         if refusals.is_empty() && !acknowledged {
             return Err(SocketError::Unanswered);
@@ -357,9 +351,26 @@ fn bytes_mut(buffer: &mut [u32]) -> &mut [u8] {
     ffi::words_as_bytes_mut(buffer)
 }
 
+/// What the kernel refuses in its answers to a transaction, and whether it acknowledges the message with
+/// the sequence number `last`.
+pub fn answers(bytes: &[u8], last: u32) -> (Vec<Refusal>, bool) {
+    let mut refusals = Vec::new();
+    let mut acknowledged = false;
+    for message in messages(bytes) {
+        if message.kind != NLMSG_ERROR {
+            continue;
+        }
+        match message.refusal() {
+            Some(refusal) => refusals.push(refusal),
+            None => acknowledged |= message.sequence() == Some(last),
+        }
+    }
+    (refusals, acknowledged)
+}
+
 /// One netlink message.
 pub(crate) struct Message<'a> {
-    kind: u16,
+    pub(crate) kind: u16,
     flags: u16,
     payload: &'a [u8],
     /// All of it, header included.
@@ -388,7 +399,7 @@ impl Message<'_> {
         let sequence = u32::from_ne_bytes(refused.get(8..12)?.try_into().ok()?);
         let mut refusal = Refusal {
             sequence,
-            errno: Errno::from_raw(-code),
+            errno: Errno::from_raw(code.wrapping_neg()),
             message: None,
             offset: None,
         };
@@ -413,7 +424,8 @@ impl Message<'_> {
     }
 }
 
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+/// The messages that were received at once.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
         let whole = bytes.get(..length)?;
@@ -431,4 +443,29 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 /// Whether a number read from a listing is there and what it is.
 pub(crate) fn number(attributes: &[u8], kind: u16) -> Option<u32> {
     find(attributes, kind).and_then(be_u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_any_number_is_a_refusal() {
+        for (code, errno) in [
+            (-1, Errno::EPERM),
+            (i32::MIN, Errno::UnknownErrno),
+            (i32::MAX, Errno::UnknownErrno),
+        ] {
+            let mut message = Vec::new();
+            put_headers(&mut message, NLMSG_ERROR, 0, 0, 0, 0);
+            message.truncate(NLMSG_HEADER);
+            message.extend_from_slice(&code.to_ne_bytes());
+            message.resize(2 * NLMSG_HEADER + 4, 0);
+            close_message(&mut message, 0);
+            let (refusals, acknowledged) = answers(&message, 0);
+            assert_eq!(refusals.len(), 1, "{code}");
+            assert_eq!(refusals[0].errno, errno, "{code}");
+            assert!(!acknowledged);
+        }
+    }
 }

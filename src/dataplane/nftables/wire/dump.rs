@@ -1,6 +1,7 @@
 //! Reading back what the kernel holds: is it our program, and which entries are in it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::counters;
@@ -11,7 +12,11 @@ use super::presence::{self, ListedTable};
 use super::registers;
 use super::tables::{self, SetShape};
 use super::uapi::*;
+#[cfg(feature = "internals")]
+use crate::core::ir::Entry;
 use crate::core::model::Family;
+#[cfg(feature = "internals")]
+use crate::dataplane::Options;
 use crate::dataplane::nftables::contents::Assembly;
 use crate::dataplane::nftables::program::choice::{self, REMEMBER, Verdict};
 use crate::dataplane::nftables::program::element::Element;
@@ -22,6 +27,8 @@ use crate::dataplane::nftables::program::sources::{self, CHECK_SOURCE};
 use crate::dataplane::nftables::program::statement::{Base, Chain, Hook};
 use crate::dataplane::nftables::program::{Program, TABLE};
 use crate::host::netlink::attributes::{Attributes, find, put_string, string};
+#[cfg(feature = "internals")]
+use crate::host::netlink::socket::messages;
 use crate::host::netlink::socket::{Message, RESTLESS, Socket, SocketError, number};
 use crate::host::netlink::{dump_request, message_type};
 
@@ -178,7 +185,7 @@ fn compare(
     family: Family,
     program: &Program<'_>,
     chains: &BTreeMap<String, ListedChain>,
-    sets: &BTreeMap<String, (SetShape, Option<u32>)>,
+    sets: &ListedSets,
 ) -> Result<Installed, String> {
     let mut installed = Installed::default();
     for (name, (shape, count)) in sets {
@@ -258,59 +265,77 @@ fn is_our_table(attributes: &[u8], kind: u16) -> bool {
 }
 
 fn list_chains(lister: &mut Lister<'_>) -> Result<BTreeMap<String, ListedChain>, SocketError> {
-    let chains = BTreeMap::new();
-    lister.list(NFT_MSG_GETCHAIN, &[], chains, |chains, message| {
-        let attributes = message.attributes();
-        if !is_our_table(attributes, NFTA_CHAIN_TABLE) {
-            return;
-        }
-        let Some(name) = find(attributes, NFTA_CHAIN_NAME).and_then(string) else {
-            return;
-        };
-        let base = find(attributes, NFTA_CHAIN_HOOK).map(|hook| {
-            (
-                find(attributes, NFTA_CHAIN_TYPE).unwrap_or(&[]).to_vec(),
-                number(hook, NFTA_HOOK_HOOKNUM).unwrap_or(u32::MAX),
-                number(hook, NFTA_HOOK_PRIORITY).map_or(0, u32::cast_signed),
-                number(attributes, NFTA_CHAIN_POLICY).unwrap_or(u32::MAX),
-            )
-        });
-        chains.insert(
-            name.to_owned(),
-            ListedChain {
-                base,
-                rules: Vec::new(),
-                timeouts: Vec::new(),
-                lengths: Vec::new(),
-            },
-        );
-    })
+    lister.list(NFT_MSG_GETCHAIN, &[], BTreeMap::new(), take_chain)
+}
+
+fn take_chain(chains: &mut BTreeMap<String, ListedChain>, message: &Message<'_>) {
+    let attributes = message.attributes();
+    if !is_our_table(attributes, NFTA_CHAIN_TABLE) {
+        return;
+    }
+    let Some(name) = find(attributes, NFTA_CHAIN_NAME).and_then(string) else {
+        return;
+    };
+    let base = find(attributes, NFTA_CHAIN_HOOK).map(|hook| {
+        (
+            find(attributes, NFTA_CHAIN_TYPE).unwrap_or(&[]).to_vec(),
+            number(hook, NFTA_HOOK_HOOKNUM).unwrap_or(u32::MAX),
+            number(hook, NFTA_HOOK_PRIORITY).map_or(0, u32::cast_signed),
+            number(attributes, NFTA_CHAIN_POLICY).unwrap_or(u32::MAX),
+        )
+    });
+    chains.insert(
+        name.to_owned(),
+        ListedChain {
+            base,
+            rules: Vec::new(),
+            timeouts: Vec::new(),
+            lengths: Vec::new(),
+        },
+    );
+}
+
+/// A rule as listed.
+struct ListedRule {
+    chain: String,
+    description: String,
+    timeout: Option<(Class, u32)>,
+    length: Option<u8>,
 }
 
 fn list_rules(
     lister: &mut Lister<'_>,
     chains: &mut BTreeMap<String, ListedChain>,
 ) -> Result<(), SocketError> {
-    let (narrow, rules) = (in_our_table(), Vec::new());
-    let rules = lister.list(NFT_MSG_GETRULE, &narrow, rules, |rules, message| {
-        let attributes = message.attributes();
-        if let Some(chain) = find(attributes, NFTA_RULE_CHAIN).and_then(string)
-            && is_our_table(attributes, NFTA_RULE_TABLE)
-        {
-            let rule = tables::describe_rule(message.whole).unwrap_or_default();
-            let rule = counters::without_counts(&registers::packed(&rule));
-            let parts = (timeout(attributes), length(attributes));
-            rules.push((chain.to_owned(), rule, parts));
-        }
-    })?;
-    for (chain, rule, (timeout, length)) in rules {
-        if let Some(chain) = chains.get_mut(&chain) {
-            chain.rules.push(rule);
-            chain.timeouts.push(timeout);
-            chain.lengths.push(length);
+    let narrow = in_our_table();
+    let rules = lister.list(NFT_MSG_GETRULE, &narrow, Vec::new(), take_rule)?;
+    put_rules(chains, rules);
+    Ok(())
+}
+
+fn take_rule(rules: &mut Vec<ListedRule>, message: &Message<'_>) {
+    let attributes = message.attributes();
+    if let Some(chain) = find(attributes, NFTA_RULE_CHAIN).and_then(string)
+        && is_our_table(attributes, NFTA_RULE_TABLE)
+    {
+        let rule = tables::describe_rule(message.whole).unwrap_or_default();
+        rules.push(ListedRule {
+            chain: chain.to_owned(),
+            description: counters::without_counts(&registers::packed(&rule)),
+            timeout: timeout(attributes),
+            length: length(attributes),
+        });
+    }
+}
+
+fn put_rules(chains: &mut BTreeMap<String, ListedChain>, rules: Vec<ListedRule>) {
+    for rule in rules {
+        if let Some(chain) = chains.get_mut(&rule.chain) {
+            chain.rules.push(rule.description);
+            chain.timeouts.push(rule.timeout);
+            chain.lengths.push(rule.length);
         }
     }
-    Ok(())
 }
 
 /// The first expression of a rule with this name.
@@ -340,33 +365,35 @@ fn timeout(rule: &[u8]) -> Option<(Class, u32)> {
     Some((Class::try_from(class).ok()?, seconds))
 }
 
-fn list_sets(
-    lister: &mut Lister<'_>,
-) -> Result<BTreeMap<String, (SetShape, Option<u32>)>, SocketError> {
-    let (narrow, sets) = (in_our_table(), BTreeMap::new());
-    let sets = lister.list(NFT_MSG_GETSET, &narrow, sets, |sets, message| {
-        let attributes = message.attributes();
-        if !is_our_table(attributes, NFTA_SET_TABLE) {
-            return;
-        }
-        let Some(name) = find(attributes, NFTA_SET_NAME).and_then(string) else {
-            return;
-        };
-        let data = number(attributes, NFTA_SET_DATA_TYPE)
-            .map(|kind| (kind, number(attributes, NFTA_SET_DATA_LEN).unwrap_or(0)));
-        let shape = SetShape {
-            flags: number(attributes, NFTA_SET_FLAGS).unwrap_or(0),
-            key_type: number(attributes, NFTA_SET_KEY_TYPE).unwrap_or(0),
-            key_length: number(attributes, NFTA_SET_KEY_LEN).unwrap_or(0),
-            data,
-        };
-        sets.insert(name.to_owned(), (shape, number(attributes, NFTA_SET_COUNT)));
-    });
-    match sets {
+/// The sets of a table by name: their shapes, and how many elements the kernel counts in them.
+type ListedSets = BTreeMap<String, (SetShape, Option<u32>)>;
+
+fn list_sets(lister: &mut Lister<'_>) -> Result<ListedSets, SocketError> {
+    let narrow = in_our_table();
+    match lister.list(NFT_MSG_GETSET, &narrow, BTreeMap::new(), take_set) {
         // The table is not there.
         Err(SocketError::Dump(nix::errno::Errno::ENOENT)) => Ok(BTreeMap::new()),
         sets => sets,
     }
+}
+
+fn take_set(sets: &mut ListedSets, message: &Message<'_>) {
+    let attributes = message.attributes();
+    if !is_our_table(attributes, NFTA_SET_TABLE) {
+        return;
+    }
+    let Some(name) = find(attributes, NFTA_SET_NAME).and_then(string) else {
+        return;
+    };
+    let data = number(attributes, NFTA_SET_DATA_TYPE)
+        .map(|kind| (kind, number(attributes, NFTA_SET_DATA_LEN).unwrap_or(0)));
+    let shape = SetShape {
+        flags: number(attributes, NFTA_SET_FLAGS).unwrap_or(0),
+        key_type: number(attributes, NFTA_SET_KEY_TYPE).unwrap_or(0),
+        key_length: number(attributes, NFTA_SET_KEY_LEN).unwrap_or(0),
+        data,
+    };
+    sets.insert(name.to_owned(), (shape, number(attributes, NFTA_SET_COUNT)));
 }
 
 /// The elements of all sets of one family but the program's own; `None` if one of them is nothing
@@ -403,28 +430,21 @@ pub(crate) fn contents(
                 }
             }
         }
-        let is_ours = if set == SetId::ServiceCidrs {
-            let bounds = list_elements(lister, set, |listed| listed.interval_bound(family))?;
-            let ranges = bounds.and_then(intervals::service_cidrs);
-            let ranges: Option<Vec<Element<'_>>> =
-                ranges.map(|ranges| ranges.into_iter().map(Element::Shared).collect());
-            ranges.is_some_and(|ranges| {
-                ranges.iter().all(|element| {
-                    each(element);
-                    assembly.take(element)
-                })
-            })
+        let found = if set == SetId::ServiceCidrs {
+            ranges(list_elements(lister, set, |listed| {
+                listed.interval_bound(family)
+            })?)
         } else {
-            let found = list_elements(lister, set, |listed| {
+            list_elements(lister, set, |listed| {
                 listed.element(set, family).map(Element::into_owned)
-            })?;
-            found.is_some_and(|found| {
-                found.iter().all(|element| {
-                    each(element);
-                    assembly.take(element)
-                })
-            })
+            })?
         };
+        let is_ours = found.is_some_and(|found| {
+            found.iter().all(|element| {
+                each(element);
+                assembly.take(element)
+            })
+        });
         if !is_ours {
             return Ok(None);
         }
@@ -442,12 +462,86 @@ fn list_elements<T>(
     put_string(&mut narrow, NFTA_SET_ELEM_LIST_SET, set.name());
     let found = Some(Vec::new());
     lister.list(NFT_MSG_GETSETELEM, &narrow, found, |found, message| {
-        for attributes in elements::listed(message.attributes()) {
-            let Some(list) = found else { return };
-            match Listed::read(attributes).and_then(|listed| read(&listed)) {
-                Some(entry) => list.push(entry),
-                None => *found = None,
+        take_elements(found, message, &read);
+    })
+}
+
+fn take_elements<T>(
+    found: &mut Option<Vec<T>>,
+    message: &Message<'_>,
+    read: impl Fn(&Listed<'_>) -> Option<T>,
+) {
+    for attributes in elements::listed(message.attributes()) {
+        let Some(list) = found else { return };
+        match Listed::read(attributes).and_then(|listed| read(&listed)) {
+            Some(entry) => list.push(entry),
+            None => *found = None,
+        }
+    }
+}
+
+/// The elements that bounds of ranges are.
+fn ranges(bounds: Option<Vec<(IpAddr, bool)>>) -> Option<Vec<Element<'static>>> {
+    let ranges = intervals::service_cidrs(bounds?)?;
+    Some(ranges.into_iter().map(Element::Shared).collect())
+}
+
+/// What a family's table holds if these messages are all that the kernel says of it, or why it is not our
+/// program: the same as [`program`] and [`contents`], without a kernel to ask.
+///
+/// # Errors
+///
+/// If it is not our program.
+#[cfg(feature = "internals")]
+pub fn entries_of(options: &Options, family: Family, listing: &[u8]) -> Result<Vec<Entry>, String> {
+    let (mut chains, mut sets, mut rules) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    for message in messages(listing) {
+        match message
+            .kind
+            .checked_sub(message_type(NFNL_SUBSYS_NFTABLES, 0))
+        {
+            Some(NFT_MSG_NEWCHAIN) => take_chain(&mut chains, &message),
+            Some(NFT_MSG_NEWRULE) => take_rule(&mut rules, &message),
+            Some(NFT_MSG_NEWSET) => take_set(&mut sets, &message),
+            _ => {}
+        }
+    }
+    put_rules(&mut chains, rules);
+    let of = |set: SetId| {
+        messages(listing).filter(move |message| {
+            let name = find(message.attributes(), NFTA_SET_ELEM_LIST_SET).and_then(string);
+            message.kind == message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWSETELEM)
+                && name == Some(set.name())
+        })
+    };
+    let strange = |set: SetId| format!("set {} has other elements", set.name());
+    let (mut verdicts, mut assembly) = (BTreeMap::new(), Assembly::default());
+    for set in SETS.into_iter().filter(|set| !set.is_dynamic()) {
+        let (mut found, mut numbers, mut bounds) =
+            (Some(Vec::new()), Some(Vec::new()), Some(Vec::new()));
+        for message in of(set) {
+            if set.is_of_the_program() {
+                take_elements(&mut numbers, &message, |listed| listed.number_verdict());
+            } else if set == SetId::ServiceCidrs {
+                take_elements(&mut bounds, &message, |listed| {
+                    listed.interval_bound(family)
+                });
+            } else {
+                take_elements(&mut found, &message, |listed| {
+                    listed.element(set, family).map(Element::into_owned)
+                });
             }
         }
-    })
+        let numbers = numbers.ok_or_else(|| strange(set))?;
+        let numbers = numbers.into_iter();
+        verdicts.extend(numbers.map(|(number, verdict)| ((set, number), verdict)));
+        let found = found.zip(ranges(bounds)).ok_or_else(|| strange(set))?;
+        let mut found = found.0.iter().chain(&found.1);
+        if !found.all(|element| assembly.take(element)) {
+            return Err(strange(set));
+        }
+    }
+    let installed = compare(family, &Program::new(options, family), &chains, &sets)?;
+    sizes(verdicts, &installed.parts.draws).ok_or("the maps of chains have other elements")?;
+    Ok(assembly.finish(&installed.parts.timeouts).entries)
 }
