@@ -1,4 +1,4 @@
-.PHONY: setup demo test bench fuzz fresh kernels
+.PHONY: setup demo test soak bench fuzz fresh kernels
 
 # Tools of the administrator are not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -17,6 +17,14 @@ test: setup
 	cargo test
 	POINTSMAN_TEST_WITHOUT=IPv6 cargo test --test it -- policies flows
 	POINTSMAN_TEST_WITHOUT=IPv4 cargo test --test it -- policies flows --skip flows::h2_ --skip flows::n_h4_h5_
+
+# Hours of everything at once: objects that change by chance, an API server that goes and comes, kills and
+# tampering, while traffic goes on; a table, and what was wrong. SECONDS says for how long. Needs root.
+soak: SECONDS = 3600
+soak: setup
+	cargo build --release --bin pointsman
+	POINTSMAN_UNDER_TEST="$${CARGO_TARGET_DIR:-target}"/release/pointsman SOAK_SECONDS=$(SECONDS) \
+		cargo test --test soak
 
 # What it costs at scale, beside the alternatives: a table, and target/bench.json. Needs root.
 bench: setup

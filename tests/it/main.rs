@@ -22,5 +22,6 @@ mod layers;
 mod objects;
 mod packets;
 mod policies;
+mod programmed;
 mod restless;
 mod services;

@@ -12,11 +12,7 @@ use super::presence::{self, ListedTable};
 use super::registers;
 use super::tables::{self, SetShape};
 use super::uapi::*;
-#[cfg(feature = "internals")]
-use crate::core::ir::Entry;
 use crate::core::model::Family;
-#[cfg(feature = "internals")]
-use crate::dataplane::Options;
 use crate::dataplane::nftables::contents::Assembly;
 use crate::dataplane::nftables::program::choice::{self, REMEMBER, Verdict};
 use crate::dataplane::nftables::program::element::Element;
@@ -27,8 +23,6 @@ use crate::dataplane::nftables::program::sources::{self, CHECK_SOURCE};
 use crate::dataplane::nftables::program::statement::{Base, Chain, Hook};
 use crate::dataplane::nftables::program::{Program, TABLE};
 use crate::host::netlink::attributes::{Attributes, find, put_string, string};
-#[cfg(feature = "internals")]
-use crate::host::netlink::socket::messages;
 use crate::host::netlink::socket::{Message, RESTLESS, Socket, SocketError, number};
 use crate::host::netlink::{dump_request, message_type};
 
@@ -96,7 +90,7 @@ pub(crate) struct Installed {
 
 /// A chain as listed.
 #[derive(Debug, PartialEq, Eq)]
-struct ListedChain {
+pub(super) struct ListedChain {
     base: Option<(Vec<u8>, u32, i32, u32)>,
     rules: Vec<String>,
     /// For which class and how long each rule remembers, if it does.
@@ -163,7 +157,7 @@ pub(crate) fn program(
 }
 
 /// The sizes that lead to a chain, if the verdict maps hold what they should.
-fn sizes(
+pub(super) fn sizes(
     verdicts: BTreeMap<(SetId, u32), Verdict>,
     draws: &BTreeSet<Size>,
 ) -> Option<BTreeSet<Size>> {
@@ -181,7 +175,7 @@ fn sizes(
     (wanted == verdicts).then_some(sizes)
 }
 
-fn compare(
+pub(super) fn compare(
     family: Family,
     program: &Program<'_>,
     chains: &BTreeMap<String, ListedChain>,
@@ -268,7 +262,7 @@ fn list_chains(lister: &mut Lister<'_>) -> Result<BTreeMap<String, ListedChain>,
     lister.list(NFT_MSG_GETCHAIN, &[], BTreeMap::new(), take_chain)
 }
 
-fn take_chain(chains: &mut BTreeMap<String, ListedChain>, message: &Message<'_>) {
+pub(super) fn take_chain(chains: &mut BTreeMap<String, ListedChain>, message: &Message<'_>) {
     let attributes = message.attributes();
     if !is_our_table(attributes, NFTA_CHAIN_TABLE) {
         return;
@@ -296,7 +290,7 @@ fn take_chain(chains: &mut BTreeMap<String, ListedChain>, message: &Message<'_>)
 }
 
 /// A rule as listed.
-struct ListedRule {
+pub(super) struct ListedRule {
     chain: String,
     description: String,
     timeout: Option<(Class, u32)>,
@@ -313,7 +307,7 @@ fn list_rules(
     Ok(())
 }
 
-fn take_rule(rules: &mut Vec<ListedRule>, message: &Message<'_>) {
+pub(super) fn take_rule(rules: &mut Vec<ListedRule>, message: &Message<'_>) {
     let attributes = message.attributes();
     if let Some(chain) = find(attributes, NFTA_RULE_CHAIN).and_then(string)
         && is_our_table(attributes, NFTA_RULE_TABLE)
@@ -328,7 +322,7 @@ fn take_rule(rules: &mut Vec<ListedRule>, message: &Message<'_>) {
     }
 }
 
-fn put_rules(chains: &mut BTreeMap<String, ListedChain>, rules: Vec<ListedRule>) {
+pub(super) fn put_rules(chains: &mut BTreeMap<String, ListedChain>, rules: Vec<ListedRule>) {
     for rule in rules {
         if let Some(chain) = chains.get_mut(&rule.chain) {
             chain.rules.push(rule.description);
@@ -377,7 +371,7 @@ fn list_sets(lister: &mut Lister<'_>) -> Result<ListedSets, SocketError> {
     }
 }
 
-fn take_set(sets: &mut ListedSets, message: &Message<'_>) {
+pub(super) fn take_set(sets: &mut ListedSets, message: &Message<'_>) {
     let attributes = message.attributes();
     if !is_our_table(attributes, NFTA_SET_TABLE) {
         return;
@@ -466,7 +460,7 @@ fn list_elements<T>(
     })
 }
 
-fn take_elements<T>(
+pub(super) fn take_elements<T>(
     found: &mut Option<Vec<T>>,
     message: &Message<'_>,
     read: impl Fn(&Listed<'_>) -> Option<T>,
@@ -481,67 +475,7 @@ fn take_elements<T>(
 }
 
 /// The elements that bounds of ranges are.
-fn ranges(bounds: Option<Vec<(IpAddr, bool)>>) -> Option<Vec<Element<'static>>> {
+pub(super) fn ranges(bounds: Option<Vec<(IpAddr, bool)>>) -> Option<Vec<Element<'static>>> {
     let ranges = intervals::service_cidrs(bounds?)?;
     Some(ranges.into_iter().map(Element::Shared).collect())
-}
-
-/// What a family's table holds if these messages are all that the kernel says of it, or why it is not our
-/// program: the same as [`program`] and [`contents`], without a kernel to ask.
-///
-/// # Errors
-///
-/// If it is not our program.
-#[cfg(feature = "internals")]
-pub fn entries_of(options: &Options, family: Family, listing: &[u8]) -> Result<Vec<Entry>, String> {
-    let (mut chains, mut sets, mut rules) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-    for message in messages(listing) {
-        match message
-            .kind
-            .checked_sub(message_type(NFNL_SUBSYS_NFTABLES, 0))
-        {
-            Some(NFT_MSG_NEWCHAIN) => take_chain(&mut chains, &message),
-            Some(NFT_MSG_NEWRULE) => take_rule(&mut rules, &message),
-            Some(NFT_MSG_NEWSET) => take_set(&mut sets, &message),
-            _ => {}
-        }
-    }
-    put_rules(&mut chains, rules);
-    let of = |set: SetId| {
-        messages(listing).filter(move |message| {
-            let name = find(message.attributes(), NFTA_SET_ELEM_LIST_SET).and_then(string);
-            message.kind == message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWSETELEM)
-                && name == Some(set.name())
-        })
-    };
-    let strange = |set: SetId| format!("set {} has other elements", set.name());
-    let (mut verdicts, mut assembly) = (BTreeMap::new(), Assembly::default());
-    for set in SETS.into_iter().filter(|set| !set.is_dynamic()) {
-        let (mut found, mut numbers, mut bounds) =
-            (Some(Vec::new()), Some(Vec::new()), Some(Vec::new()));
-        for message in of(set) {
-            if set.is_of_the_program() {
-                take_elements(&mut numbers, &message, |listed| listed.number_verdict());
-            } else if set == SetId::ServiceCidrs {
-                take_elements(&mut bounds, &message, |listed| {
-                    listed.interval_bound(family)
-                });
-            } else {
-                take_elements(&mut found, &message, |listed| {
-                    listed.element(set, family).map(Element::into_owned)
-                });
-            }
-        }
-        let numbers = numbers.ok_or_else(|| strange(set))?;
-        let numbers = numbers.into_iter();
-        verdicts.extend(numbers.map(|(number, verdict)| ((set, number), verdict)));
-        let found = found.zip(ranges(bounds)).ok_or_else(|| strange(set))?;
-        let mut found = found.0.iter().chain(&found.1);
-        if !found.all(|element| assembly.take(element)) {
-            return Err(strange(set));
-        }
-    }
-    let installed = compare(family, &Program::new(options, family), &chains, &sets)?;
-    sizes(verdicts, &installed.parts.draws).ok_or("the maps of chains have other elements")?;
-    Ok(assembly.finish(&installed.parts.timeouts).entries)
 }

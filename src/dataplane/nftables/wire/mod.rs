@@ -10,6 +10,8 @@ mod expressions;
 pub(crate) mod foreign;
 mod intervals;
 mod libnftnl;
+#[cfg(feature = "internals")]
+pub(crate) mod listing_read;
 mod lookup;
 mod operands;
 pub(crate) mod presence;
