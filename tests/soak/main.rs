@@ -29,6 +29,7 @@ mod harness;
 mod objects;
 mod program;
 #[path = "../it/programmed.rs"]
+#[allow(dead_code, reason = "flags are always given here")]
 mod programmed;
 mod traffic;
 
