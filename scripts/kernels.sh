@@ -73,10 +73,10 @@ apt_in() { # apt_in SUITE COMMAND...: apt as if the suite were all there is.
         -o APT::Architecture=amd64 -o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
 }
 
-updated=" "
+declare -A updated
 update() { # update SUITE
-    case $updated in *" $1 "*) return ;; esac
-    updated+="$1 "
+    [ -z "${updated[$1]:-}" ] || return 0
+    updated[$1]=yes
     local lists=$cache/suites/$1
     mkdir -p "$lists/lists/partial" "$lists/cache/archives/partial"
     echo "deb $debian $1 main" >"$lists/sources.list"
@@ -90,17 +90,16 @@ update() { # update SUITE
 
 unpack() { # unpack KERNEL: downloads what is not there yet; prints the directory that has it.
     local suite=${1%%/*} name=linux-image-${1#*/} packages key
-    update "$suite"
     # shellcheck disable=SC2254 # the pattern is one
     name=$(apt_in "$suite" apt-cache pkgnames linux-image- | while read -r found; do
         case $found in $name) echo "$found" ;; esac
     done | sort -V | tail -n 1)
     [ -n "$name" ] || return 1
-    # Newer kernels have their modules in a package apart.
+    # Newer kernels are in several packages.
     packages=$(apt_in "$suite" apt-cache depends --recurse --no-recommends --no-suggests --no-breaks \
-        --no-conflicts --no-replaces --no-enhances "$name" | grep -E '^linux-(image|modules)-[0-9]' | sort -u)
+        --no-conflicts --no-replaces --no-enhances "$name" | grep -E '^linux-(image|binary|modules|base)-[0-9]' | sort -u)
     [ -n "$packages" ] || return 1
-    key=$cache/unpacked/$(echo "$packages" | tail -n 1)
+    key=$cache/unpacked/$(echo "$packages" | grep '^linux-image' | tail -n 1)
     if [ ! -e "$key/complete" ]; then
         rm -rf "$key" "$work/debs"
         mkdir -p "$key" "$work/debs"
@@ -150,7 +149,7 @@ put_program() { # put_program PATH...: and its libraries.
     local program
     for program in "$@"; do
         put "$program"
-        ldd "$program" 2>/dev/null | grep -oE '/[^ ]+\.so[^ ]*' | while read -r library; do
+        ldd "$program" 2>/dev/null | { grep -oE '/[^ ]+\.so[^ ]*' || true; } | while read -r library; do
             put "$library"
         done
     done
@@ -276,11 +275,12 @@ say() { # say KERNEL TEXT
 }
 for kernel in "${kernels[@]}"; do
     echo "== $kernel"
+    update "${kernel%%/*}"
     if ! from=$(unpack "$kernel"); then
         say "$kernel" "not to be had"
         continue
     fi
-    vmlinuz=$(echo "$from"/boot/vmlinuz-*)
+    vmlinuz=$(find "$from" -name 'vmlinuz*' -type f | head -n 1)
     pack_modules "$from" "$work/modules.cpio.gz"
     cat "$work/root.cpio.gz" "$work/modules.cpio.gz" >"$work/initrd"
     [ ${#accelerator[@]} -gt 0 ] || choose_accelerator "$vmlinuz" "$work/initrd"

@@ -81,6 +81,10 @@ fn node_ports_on_loopback_keep_affinity_and_the_external_policy() {
         &LOCALHOST,
     );
     for net in tested() {
+        // The ports are opened when all is programmed.
+        eventually("the NodePort is served on loopback", || {
+            answers(&site, &net, 1)[0].is_ok()
+        });
         let seen = answers(&site, &net, 20);
         let first = seen[0].expect("an answer").endpoint;
         for attempt in &seen {
