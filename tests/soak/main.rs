@@ -33,6 +33,7 @@ mod program;
 mod programmed;
 mod traffic;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,6 +45,7 @@ use dice::Dice;
 use harness::{Host, Servers, World, get};
 use program::{FLAGS, Figures, Program};
 use programmed::{Elements, difference, elements, wanted_with, without_slots};
+use serde_json::{Value, json};
 use traffic::{Traffic, WINDOW};
 
 /// How long a plain `cargo test` takes it.
@@ -188,10 +190,44 @@ fn calm(when: &str, node: &Host, server: &ApiServer, faults: &mut Vec<String>) {
     }
 }
 
-/// Without what clients did, which no object says.
-fn objective(mut elements: Elements) -> Elements {
-    elements.retain(|name, _| !name.ends_with(" affinity"));
-    elements
+/// Without what clients did, and the numbers that depend on what was there before.
+fn objective(elements: Elements) -> Elements {
+    let no_clients = elements
+        .into_iter()
+        .filter(|(name, _)| !name.ends_with(" affinity"));
+    no_clients
+        .map(|(name, of_set)| (name.clone(), numberless(&name, of_set)))
+        .collect()
+}
+
+fn numberless(name: &str, of_set: BTreeSet<String>) -> BTreeSet<String> {
+    let parse = |text: &String| serde_json::from_str::<Value>(text).expect("JSON");
+    if name.contains(" affinity-") {
+        // How many places and ids each destination has, of either list.
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for mut element in of_set.iter().map(parse) {
+            let key = element[0]["concat"].as_array_mut().expect("a key");
+            let number = key.pop().expect("a number").to_string();
+            let of = format!("{key:?} {}", &number[..2]);
+            *counts.entry(of).or_default() += 1;
+        }
+        return counts
+            .into_iter()
+            .map(|(of, count)| format!("{of} {count}"))
+            .collect();
+    }
+    if name.contains(" service-i") || name.contains(" service-n") || name.contains("-local-") {
+        // A shape says which class of affinity: the first that came is the first.
+        let classless = |mut element: Value| {
+            let shape = element[1].as_str().expect("a shape").to_owned();
+            if &shape[2..4] != "00" {
+                element[1] = json!(format!("{}..{}", &shape[..2], &shape[4..]));
+            }
+            element.to_string()
+        };
+        return of_set.iter().map(parse).map(classless).collect();
+    }
+    of_set
 }
 
 fn compare(start: &Figures, end: &Figures, faults: &mut Vec<String>) {
