@@ -95,9 +95,9 @@ unpack() { # unpack KERNEL: downloads what is not there yet; prints the director
         case $found in $name) echo "$found" ;; esac
     done | sort -V | tail -n 1)
     [ -n "$name" ] || return 1
-    # Newer kernels are in several packages.
+    # Newer kernels are in several packages; one without a whole version has nothing in it.
     packages=$(apt_in "$suite" apt-cache depends --recurse --no-recommends --no-suggests --no-breaks \
-        --no-conflicts --no-replaces --no-enhances "$name" | grep -E '^linux-(image|binary|modules|base)-[0-9]' | sort -u)
+        --no-conflicts --no-replaces --no-enhances "$name" | grep -E '^linux-(image|binary|modules|base)-[0-9]+\.[0-9]+\.[0-9]' | sort -u)
     [ -n "$packages" ] || return 1
     key=$cache/unpacked/$(echo "$packages" | grep '^linux-image' | tail -n 1)
     if [ ! -e "$key/complete" ]; then
@@ -284,7 +284,7 @@ for kernel in "${kernels[@]}"; do
     pack_modules "$from" "$work/modules.cpio.gz"
     cat "$work/root.cpio.gz" "$work/modules.cpio.gz" >"$work/initrd"
     [ ${#accelerator[@]} -gt 0 ] || choose_accelerator "$vmlinuz" "$work/initrd"
-    logs=$cache/logs/${kernel//\//-}
+    logs=$cache/logs/${kernel//[\/*]/-}
     mkdir -p "$logs"
     started=$SECONDS
     boot $((minutes * 60)) "$logs" "$vmlinuz" "$work/initrd"
