@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::api_server::{Answer, ApiServer, Kind, Phase};
 use crate::cluster;
 use crate::dice::Dice;
-use crate::harness::Host;
+use crate::harness::{Host, NODE};
 use crate::objects::{node, service_cidr};
 use crate::program::Program;
 use crate::traffic::Tally;
@@ -153,13 +153,7 @@ impl Changes {
     }
 
     fn change_node(&mut self) -> &'static str {
-        if self.dice.percent(20)
-            && self
-                .server
-                .objects()
-                .iter()
-                .any(|object| object["kind"] == "Node")
-        {
+        if self.dice.percent(20) && !self.of(NODE, "Node").is_empty() {
             self.server.delete(&node());
         } else {
             let node = cluster::any_node(&mut self.dice);
@@ -273,6 +267,10 @@ impl Changes {
             self.come_or_go(host);
         }
         self.server.behave();
+        // One that is gone leaves its addresses behind with those who knew it, and a dry run does not.
+        if self.of(NODE, "Node").is_empty() {
+            self.server.put(node());
+        }
         while self.tally.is_excused(Instant::now()) {
             std::thread::sleep(Duration::from_millis(100));
         }
