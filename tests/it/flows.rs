@@ -524,3 +524,45 @@ fn n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table() {
     let cleaned = host.run(move || clean(&many).expect("conntrack"));
     assert_eq!((cleaned.v4.seen, cleaned.v4.ended), (40, 0));
 }
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn n_h1_flows_that_began_while_somebody_had_taken_the_rules_away_are_served_once_they_are_back() {
+    for command in [
+        "nft flush ruleset",
+        "nft add table ip pointsman '{ flags dormant; }'; nft add table ip6 pointsman '{ flags dormant; }'",
+    ] {
+        let world = World::new();
+        let servers: Vec<SocketAddr> = tested()
+            .map(|(_, net)| at(net.one, 8080).parse().unwrap())
+            .collect();
+        let _servers = Servers::udp(&world.pods, &servers);
+        let manifests = Manifests::new(with(&[|net| net.one]));
+        let process = start(&world, &manifests);
+        let signal = |name: &str| {
+            world.node.sh(&format!("kill -{name} {}", process.id()));
+        };
+        signal("STOP");
+        world.node.sh(command);
+        // Somebody else's rules, without which the kernel would follow no connections meanwhile.
+        world.node.sh("nft add table inet theirs
+             nft add chain inet theirs forward '{ type filter hook forward priority 0; }'
+             nft add rule inet theirs forward ct state established accept");
+        let senders: Vec<(&Net, Sender)> = tested()
+            .map(|(_, net)| (net, Sender::start(&world.pod, &at(net.cluster_ip, 80))))
+            .collect();
+        eventually("the senders have flows", || {
+            tested().all(|(_, net)| {
+                let filter = format!("-p udp --orig-dst {}", net.cluster_ip);
+                udp_flows(&world.node, net.family, &filter) > 0
+            })
+        });
+        let since = Instant::now();
+        signal("CONT");
+        for (net, sender) in &senders {
+            eventually(&format!("{} after {command}", net.family), || {
+                sender.is_answered_by(&at(net.one, 8080), since)
+            });
+        }
+    }
+}

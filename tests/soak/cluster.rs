@@ -24,7 +24,6 @@ fn at(address: &str) -> SocketAddr {
 pub fn steady() -> Vec<Value> {
     let ports = json!([
         {"name": "http", "protocol": "TCP", "port": 80, "nodePort": 30080},
-        {"name": "echo", "protocol": "TCP", "port": 81, "nodePort": 30081},
         {"name": "dns", "protocol": "UDP", "port": 53, "nodePort": 30053},
     ]);
     let all = |name: &str, number: u8| {
@@ -77,7 +76,6 @@ pub fn steady() -> Vec<Value> {
             let mut slice = slice_of(name, "TCP", PODS.iter().map(local).collect());
             slice["ports"] = json!([
                 {"name": "http", "protocol": "TCP", "port": 8080},
-                {"name": "echo", "protocol": "TCP", "port": 8081},
                 {"name": "dns", "protocol": "UDP", "port": 8053},
             ]);
             objects.push(slice);
@@ -122,7 +120,7 @@ pub fn plan() -> Plan {
     };
     Plan {
         short: [of(&own, 80), of(&more, 80), of(&node, 30080)].concat(),
-        long: [of(&own, 81), of(&node, 30081)].concat(),
+        long: [of(&own, 80), of(&node, 30080)].concat(),
         udp: [of(&own, 53), of(&node, 30053)].concat(),
         endpoints: PODS.into_iter().flat_map(endpoint).collect(),
     }

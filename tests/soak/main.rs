@@ -81,9 +81,8 @@ fn main() -> ExitCode {
 fn soak(seed: u64, duration: Duration) -> ExitCode {
     let world = World::new();
     let plan = Arc::new(cluster::plan());
-    let _tcp = Servers::tcp(&world.pods, &[8080]);
     let _udp = Servers::udp(&world.pods, &cluster::udp_endpoints());
-    traffic::serve_echoes(&world.pods, 8081);
+    traffic::serve(&world.pods, 8080);
     let server = ApiServer::start(&world.node, cluster::steady());
     let mut faults = Vec::new();
     let program = Program::start(&world.node, &server);
@@ -112,6 +111,7 @@ fn soak(seed: u64, duration: Duration) -> ExitCode {
     );
     rows.extend([
         ("short connections".to_owned(), count(&tally.connections)),
+        ("of them slow".to_owned(), count(&tally.slow)),
         ("echoes of long ones".to_owned(), count(&tally.echoes)),
         ("datagrams".to_owned(), count(&tally.datagrams)),
         (

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Host, PATIENCE, World, connect};
+use crate::harness::{Host, PATIENCE, World};
 
 /// How long after the end of a tampering connections may fail: repairs begin at most a second after
 /// another one, and a connection that is opened meanwhile asks again after one more.
@@ -18,10 +18,16 @@ const PACE: Duration = Duration::from_millis(20);
 /// The pause between two messages of a connection or flow that stays.
 const BEAT: Duration = Duration::from_millis(100);
 
+/// How many datagrams a flow has before another one takes its place.
+const FLOW: usize = 50;
+/// A connection that takes longer has had to ask again.
+const SLOW: Duration = Duration::from_millis(900);
+
 /// What traffic has come to.
 #[derive(Default)]
 pub struct Tally {
     pub connections: AtomicUsize,
+    pub slow: AtomicUsize,
     pub echoes: AtomicUsize,
     pub datagrams: AtomicUsize,
     pub excused: AtomicUsize,
@@ -58,9 +64,15 @@ impl Tally {
     fn failed(&self, since: Instant, what: impl FnOnce() -> String) {
         if self.is_excused(since) {
             self.excused.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.lost.lock().expect("the losses").push(what());
+            return;
         }
+        let end = self.windows(|windows| windows.last().and_then(|(_, end)| *end));
+        let after = end.map_or_else(
+            || "without a tampering".to_owned(),
+            |end| format!("begun {} ms after a window", (since - end).as_millis()),
+        );
+        let lost = format!("{}, {after}", what());
+        self.lost.lock().expect("the losses").push(lost);
     }
 }
 
@@ -104,8 +116,8 @@ impl Traffic {
             }
             for target in plan.udp.iter().copied() {
                 let mut open = None;
-                traffic.repeat(host, BEAT, move |tally, _| {
-                    datagrams(tally, name, target, &mut open);
+                traffic.repeat(host, BEAT, move |tally, turn| {
+                    datagrams(tally, name, target, turn, &mut open);
                 });
             }
         }
@@ -141,16 +153,31 @@ impl Traffic {
 fn short(tally: &Tally, name: &str, plan: &Plan, turn: usize) {
     let target = plan.short[turn % plan.short.len()];
     let opened = Instant::now();
-    let outcome = connect(None, target);
+    let outcome = open(target);
     tally.connections.fetch_add(1, Ordering::Relaxed);
-    match outcome {
-        Ok(seen) if plan.endpoints.contains(&seen.endpoint) => {}
-        Ok(seen) => {
-            let who = seen.endpoint;
-            tally.failed(opened, || format!("{name} to {target}: {who} answered"));
-        }
-        Err(error) => tally.failed(opened, || format!("{name} to {target}: {error:?}")),
+    if opened.elapsed() > SLOW {
+        tally.slow.fetch_add(1, Ordering::Relaxed);
     }
+    match outcome {
+        Ok((_, endpoint)) if plan.endpoints.contains(&endpoint) => {}
+        Ok((_, who)) => tally.failed(opened, || format!("{name} to {target}: {who} answered")),
+        Err(error) => tally.failed(opened, || format!("{name} to {target}: {error}")),
+    }
+}
+
+/// Opens a connection, and hears who has answered. Who opens it closes it: a server that did would
+/// keep the port of a client for a minute, and refuse another connection that draws it.
+fn open(target: SocketAddr) -> std::io::Result<(TcpStream, SocketAddr)> {
+    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = [0; NAME];
+    stream.read_exact(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    let endpoint = text.trim().parse();
+    Ok((
+        stream,
+        endpoint.map_err(|_| std::io::ErrorKind::InvalidData)?,
+    ))
 }
 
 fn long(tally: &Tally, name: &str, target: SocketAddr, open: &mut Option<TcpStream>) {
@@ -172,19 +199,26 @@ fn long(tally: &Tally, name: &str, target: SocketAddr, open: &mut Option<TcpStre
     }
 }
 
-fn echo(target: SocketAddr, open: &mut Option<TcpStream>) -> std::io::Result<()> {
-    if open.is_none() {
-        let stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        *open = Some(stream);
+fn echo(target: SocketAddr, connection: &mut Option<TcpStream>) -> std::io::Result<()> {
+    if connection.is_none() {
+        *connection = Some(open(target)?.0);
     }
-    let stream = open.as_mut().expect("an open connection");
+    let stream = connection.as_mut().expect("an open connection");
     stream.write_all(b"hello")?;
     stream.read_exact(&mut [0; 5])
 }
 
-fn datagrams(tally: &Tally, name: &str, target: SocketAddr, open: &mut Option<UdpSocket>) {
+fn datagrams(
+    tally: &Tally,
+    name: &str,
+    target: SocketAddr,
+    turn: usize,
+    open: &mut Option<UdpSocket>,
+) {
     let sent = Instant::now();
+    if turn.is_multiple_of(FLOW) {
+        *open = None;
+    }
     let socket = open.get_or_insert_with(|| {
         let any: IpAddr = if target.is_ipv4() {
             [0; 4].into()
@@ -203,19 +237,28 @@ fn datagrams(tally: &Tally, name: &str, target: SocketAddr, open: &mut Option<Ud
     }
 }
 
-/// A port of a host that sends back what it gets, for as long as a client likes.
-pub fn serve_echoes(host: &Host, port: u16) {
+/// How long the name is that a server gives itself.
+const NAME: usize = 48;
+
+/// A port of a host that says which address was reached, and then sends back what it gets for as long
+/// as a client likes.
+pub fn serve(host: &Host, port: u16) {
     let listener = host.run(move || TcpListener::bind(("::", port)).expect("a port"));
     host.spawn(move || {
-        for mut connection in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut buffer = [0; 64];
-                while let Ok(length @ 1..) = connection.read(&mut buffer) {
-                    if connection.write_all(&buffer[..length]).is_err() {
-                        return;
-                    }
-                }
-            });
+        for connection in listener.incoming().flatten() {
+            // A client that went away needs no answer.
+            std::thread::spawn(move || answer(connection));
         }
     });
+}
+
+fn answer(mut connection: TcpStream) -> std::io::Result<()> {
+    let local = connection.local_addr()?;
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    connection.write_all(format!("{local:NAME$}").as_bytes())?;
+    let mut buffer = [0; 64];
+    while let length @ 1.. = connection.read(&mut buffer)? {
+        connection.write_all(&buffer[..length])?;
+    }
+    Ok(())
 }

@@ -99,6 +99,10 @@ impl Engine {
                     .put(Owner::Cluster, Suspect::Destination(*destination));
             }
         }
+        // What began while rules were not there leads nowhere: all flows are looked through again.
+        for flows in self.flows.values_mut() {
+            *flows = Endpoints::default();
+        }
         let applied = self.applied_shared.iter().copied();
         for shared in applied.chain(self.stated.keys().copied()) {
             let is_wanted = self.stated.contains_key(&shared);
