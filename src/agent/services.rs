@@ -226,7 +226,11 @@ impl Running {
         .context("cannot start the conntrack thread")?;
         let (tables, health_checks) = watch::channel(Table::default());
         let (loopback, on_loopback) = watch::channel(loopback::Table::default());
-        let serving = loopback::start(on_loopback, for_loopback.clone(), shared.loopback.clone())
+        let serving = config
+            .node_port_addresses
+            .any_loopback()
+            .then(|| loopback::start(on_loopback, for_loopback.clone(), shared.loopback.clone()))
+            .transpose()
             .context("cannot start the thread that serves NodePorts on loopback")?;
         let outlets = Outlets {
             cleaner,
@@ -270,7 +274,7 @@ impl Running {
             events,
             stop,
             // With the sync loop goes the cleaner's handle: its thread ends when its work is done.
-            threads: vec![sync, cleaning, serving],
+            threads: [sync, cleaning].into_iter().chain(serving).collect(),
             health_checks,
         })
     }

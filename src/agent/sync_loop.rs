@@ -327,13 +327,13 @@ impl<B: Backend> SyncLoop<B> {
                 self.repairs.done();
                 self.measure(&synced, now - began);
                 self.rest(synced.resting);
-                self.publish(changed || self.full);
+                self.publish(synced.compiled > 0 || self.full);
                 self.full = false;
                 self.tasks
                     .sync
                     .not_before(now + self.config.min_sync_period);
                 if std::mem::take(&mut self.first) {
-                    if self.serves_on_loopback() {
+                    if self.config.node_port_addresses.any_loopback() {
                         self.tasks.count.want(now);
                     }
                     self.tasks.watch.want(now);
@@ -469,19 +469,13 @@ impl<B: Backend> SyncLoop<B> {
             .set(i64::try_from(synced.left_out).unwrap_or(i64::MAX));
     }
 
-    fn serves_on_loopback(&self) -> bool {
-        let addresses = &self.config.node_port_addresses;
-        let mut families = Family::BOTH.into_iter();
-        families.any(|family| addresses.loopback(family))
-    }
-
     /// Tells those who depend on what is programmed.
     fn publish(&mut self, changed: bool) {
         let desired = self.proxy.desired();
         // Without a change too: a listener that could not be had is tried again.
         let checks = published::health_checks(desired);
         self.outlets.tables.send_replace(checks);
-        if changed && self.serves_on_loopback() {
+        if changed && desired.node_ports().any_loopback() {
             let ports = published::on_loopback(desired);
             self.outlets.loopback.send_replace(ports);
         }

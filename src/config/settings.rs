@@ -373,7 +373,6 @@ fn without_meaning(args: &Args, raw: &KubeProxyConfiguration) -> Vec<String> {
     for gate in raw.feature_gates.keys() {
         if ![
             "AllowServiceExternalIPs",
-            "KubeProxyNFTablesLocalhostNodePorts",
             "MultiCIDRServiceAllocator",
             "PreferSameTrafficDistribution",
         ]

@@ -203,17 +203,13 @@ impl Connections {
         if self.order.len() >= self.places.most() {
             self.close_the_oldest().await;
         }
-        let place = match self.places.for_connection() {
-            Some(place) => place,
-            None => {
-                self.close_the_oldest().await;
-                match self.places.for_connection() {
-                    Some(place) => place,
-                    // Other servers have them all.
-                    None => return,
-                }
-            }
-        };
+        let mut place = self.places.for_connection();
+        if place.is_none() {
+            self.close_the_oldest().await;
+            place = self.places.for_connection();
+        }
+        // Other servers may have them all.
+        let Some(place) = place else { return };
         let service = service_fn(move |request: Request<Incoming>| {
             let response = answer(&request);
             async move { Ok::<_, Infallible>(response) }

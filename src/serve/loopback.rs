@@ -297,7 +297,7 @@ fn choose(target: &Mutex<Current>, tried: &[Endpoint]) -> Option<Endpoint> {
         .filter(|endpoint| !tried.contains(endpoint))
         .copied()
         .collect();
-    left.get(random() % left.len().max(1)).copied()
+    fastrand::choice(left)
 }
 
 fn remember(target: &Mutex<Current>, endpoint: Endpoint) {
@@ -305,11 +305,4 @@ fn remember(target: &Mutex<Current>, endpoint: Endpoint) {
     if current.target.affinity.is_some() {
         current.remembered = Some((endpoint, Instant::now()));
     }
-}
-
-/// A number that nobody has to be unable to guess.
-fn random() -> usize {
-    use std::hash::{BuildHasher, RandomState};
-    let hash = RandomState::new().hash_one(Instant::now());
-    usize::try_from(hash >> 1).unwrap_or_default()
 }

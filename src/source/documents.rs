@@ -128,9 +128,15 @@ impl<'de> DeserializeSeed<'de> for Objects<'_> {
 }
 
 /// Ignores what is no object.
-macro_rules! ignore {
-    ($($visit:ident($kind:ty),)*) => {
-        $(fn $visit<E>(self, _: $kind) -> Result<(), E> { Ok(()) })*
+macro_rules! ignore_scalars {
+    () => {
+        ignore_scalars! {
+            visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str),
+            visit_unit(), visit_none(),
+        }
+    };
+    ($($visit:ident($($kind:ty)?),)*) => {
+        $(fn $visit<E>(self $(, _: $kind)?) -> Result<(), E> { Ok(()) })*
     };
 }
 
@@ -179,17 +185,7 @@ impl<'de> Visitor<'de> for Objects<'_> {
         Ok(())
     }
 
-    ignore! {
-        visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str),
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_none<E>(self) -> Result<(), E> {
-        Ok(())
-    }
+    ignore_scalars! {}
 }
 
 /// The kind of a list's items, as far as the list says it.
@@ -238,17 +234,7 @@ impl<'de> Visitor<'de> for Items<'_> {
         Ok(())
     }
 
-    ignore! {
-        visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str),
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_none<E>(self) -> Result<(), E> {
-        Ok(())
-    }
+    ignore_scalars! {}
 }
 
 #[cfg(test)]

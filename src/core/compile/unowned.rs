@@ -44,6 +44,13 @@ impl NodePortAddresses {
         }
     }
 
+    /// Whether the loopback address of any family is asked for so.
+    #[must_use]
+    pub fn any_loopback(&self) -> bool {
+        let mut families = Family::BOTH.into_iter();
+        families.any(|family| self.loopback(family))
+    }
+
     /// Whether the loopback address of a family, 127.0.0.1 or `::1`, is asked for by a range of such
     /// addresses. Who asks for all addresses does not mean it (KEP-6032).
     #[must_use]

@@ -38,7 +38,7 @@ pub use text::render;
 #[cfg(feature = "internals")]
 pub use transaction::Encoder;
 #[cfg(feature = "internals")]
-pub use wire::listing_read::entries_of;
+pub use wire::offline::entries_of;
 
 /// Operations in one transaction, a tenth of a second of the kernel's time or so: what else
 /// changes the packet filter on the node (a CNI plugin, a firewall) waits no longer for us.

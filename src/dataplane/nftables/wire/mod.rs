@@ -10,9 +10,9 @@ mod expressions;
 pub(crate) mod foreign;
 mod intervals;
 mod libnftnl;
-#[cfg(feature = "internals")]
-pub(crate) mod listing_read;
 mod lookup;
+#[cfg(feature = "internals")]
+pub(crate) mod offline;
 mod operands;
 pub(crate) mod presence;
 mod registers;
