@@ -2,7 +2,6 @@
 //! Numbers at the front of test names are those of `docs/semantics.md`.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -357,40 +356,6 @@ fn n_g6_who_changes_our_tables_all_the_time_is_named_and_each_change_is_repaired
         (1..=times).contains(&lines),
         "{lines} lines for {times} changes"
     );
-}
-
-#[test]
-#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn a_firewall_that_flushes_everything_while_it_starts_leaves_no_node_without_rules() {
-    let manifests = Manifests::new(every_shape());
-    let from_nothing = Host::new();
-    once(&from_nothing, &manifests);
-    let wanted = blocks(&from_nothing.ruleset());
-    std::thread::scope(|scope| {
-        for start in 0..8 {
-            let (manifests, wanted) = (&manifests, &wanted);
-            scope.spawn(move || {
-                let host = Host::new();
-                // The last flush comes at another moment of each start.
-                let flushes = 10 + 5 * start;
-                let flushing = host.spawn(move || {
-                    for _ in 0..flushes {
-                        let _ = Command::new("nft").args(["flush", "ruleset"]).status();
-                    }
-                });
-                let arguments = [
-                    "--cluster-cidr",
-                    CLUSTER_CIDR,
-                    "--manifests",
-                    manifests.path(),
-                ];
-                let process = Pointsman::launch(&host, &arguments);
-                flushing.join().expect("flushes");
-                eventually("the rules are there", || blocks(&host.ruleset()) == *wanted);
-                assert_eq!(process.terminate(), Some(0));
-            });
-        }
-    });
 }
 
 #[test]
