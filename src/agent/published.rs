@@ -66,7 +66,7 @@ pub(crate) fn log_sync<B: Backend>(proxy: &Proxy<B>, synced: &Synced) {
     );
 }
 
-/// The UDP flows that the last sync may have left stale.
+/// The flows that the last sync may have left stale.
 pub(crate) fn stale_flows<B: Backend>(proxy: &mut Proxy<B>) -> Work {
     Work {
         destinations: proxy.take_stale_flows(),

@@ -310,7 +310,7 @@ impl<B: Backend> Proxy<B> {
         Ok(Without::Family)
     }
 
-    /// The UDP destinations whose flows may be stale, since the last call.
+    /// The destinations whose flows may be stale, since the last call.
     pub fn take_stale_flows(&mut self) -> Vec<StaleFlows> {
         std::mem::take(&mut self.stale_flows)
     }

@@ -1,5 +1,5 @@
-//! UDP flows through conntrack: a client that never stops sending follows its Service's
-//! endpoints, and nobody else's flows are touched. Numbers at the front of test names are those of
+//! Flows through conntrack: a UDP client that never stops sending follows its Service's endpoints, whoever
+//! began when there were no rules is served, and nobody else's flows are touched. Numbers at the front of test names are those of
 //! `docs/semantics.md`.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Host, Pointsman, Servers, World, eventually, metric, without};
+use crate::harness::{
+    Failure, Host, Pointsman, Seen, Servers, World, connect_within, eventually, metric, without,
+};
 use crate::objects::{Manifests, endpoint, service, slice, slice_of};
 
 /// A proxy that has looked through the flows once: what it is told at the start makes it do so.
@@ -87,6 +89,7 @@ impl Drop for Sender {
 
 struct Net {
     family: &'static str,
+    web: &'static str,
     cluster_ip: &'static str,
     node: &'static str,
     vip: &'static str,
@@ -97,6 +100,7 @@ struct Net {
 const NETS: [Net; 2] = [
     Net {
         family: "ipv4",
+        web: "10.96.0.80",
         cluster_ip: "10.96.0.53",
         node: "192.0.2.1",
         vip: "203.0.113.53",
@@ -105,6 +109,7 @@ const NETS: [Net; 2] = [
     },
     Net {
         family: "ipv6",
+        web: "fd00:96::80",
         cluster_ip: "fd00:96::53",
         node: "2001:db8:2::1",
         vip: "2001:db8:113::53",
@@ -482,31 +487,19 @@ fn n_h4_flows_of_services_that_lose_their_endpoints_or_go_are_ended_and_no_stran
 fn n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table() {
     use pointsman::core::diff::StaleFlows;
     use pointsman::core::ir::{Destination, Host as At};
-    use pointsman::core::model::Protocol;
-    use pointsman::dataplane::conntrack::{Work, clean};
+    use pointsman::core::model::{Family, PerFamily, Protocol};
+    use pointsman::dataplane::conntrack::{Cleaned, Work, clean};
 
     // conntrack is at work in a namespace that has a rule which asks for it.
     let host = Host::new();
     host.sh("nft 'add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct state new'");
-    for port in 1..=40 {
-        insert(&host, port, ("10.96.9.9", 80), ("10.244.1.9", 8080));
-    }
-    for port in 101..=103 {
-        insert(&host, port, ("10.96.0.53", 80), ("10.244.1.1", 8080));
-    }
-    for port in 1..=40 {
-        host.sh(&format!(
-            "conntrack -I -p tcp -s 10.244.1.200 -d 10.96.0.53 --sport {port} --dport 80 -r 10.244.1.1 \
-             -q 10.244.1.200 --reply-port-src 8080 --reply-port-dst {port} --state ESTABLISHED -t 600"
-        ));
-    }
-    let work = |addresses: &[[u8; 4]]| Work {
+    let work = |addresses: &[String], protocol| Work {
         destinations: addresses
             .iter()
             .map(|address| StaleFlows {
                 destination: Destination {
-                    host: At::Address((*address).into()),
-                    protocol: Protocol::Udp,
+                    host: At::Address(address.parse().unwrap()),
+                    protocol,
                     port: 80,
                 },
                 keep: Default::default(),
@@ -514,15 +507,37 @@ fn n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table() {
             .collect(),
         node_addresses: Vec::new(),
     };
-    // For a few destinations it picks out theirs.
-    let few = work(&[[10, 96, 0, 53]]);
-    let cleaned = host.run(move || clean(&few).expect("conntrack"));
-    assert_eq!((cleaned.v4.seen, cleaned.v4.ended), (3, 3));
-    // For many, all of the protocol, once.
-    let many: Vec<[u8; 4]> = (1..=20).map(|last| [10, 96, 0, last]).collect();
-    let many = work(&many);
-    let cleaned = host.run(move || clean(&many).expect("conntrack"));
-    assert_eq!((cleaned.v4.seen, cleaned.v4.ended), (40, 0));
+    let clean = |work: Work| host.run(move || clean(&work).expect("conntrack"));
+    // A kernel compares no IPv6 address as it should, but ports.
+    for (net, other, port) in [(&NETS[0], "10.96.9.9", 80), (&NETS[1], "fd00:96::99", 81)] {
+        for client in 1..=40 {
+            insert(&host, client, (other, port), (net.two, 8080));
+        }
+        for client in 101..=103 {
+            insert(&host, client, (net.cluster_ip, 80), (net.one, 8080));
+        }
+        for client in 1..=40 {
+            host.sh(&format!(
+                "conntrack -I -p tcp -s {0} -d {1} --sport {client} --dport 80 --state ESTABLISHED -t 600 \
+                 -u SEEN_REPLY",
+                net.two, net.web
+            ));
+        }
+        let of_family = |cleaned: PerFamily<Cleaned>| {
+            let cleaned = cleaned.get(Family::of(net.one.parse().unwrap()));
+            (cleaned.seen, cleaned.ended)
+        };
+        // For a few destinations it picks out theirs.
+        let few = work(&[net.cluster_ip.to_owned()], Protocol::Udp);
+        assert_eq!(of_family(clean(few)), (3, 3));
+        // Of TCP none that was answered is handed out, by a kernel that can tell (5.18 and newer).
+        let of_tcp = work(&[net.web.to_owned()], Protocol::Tcp);
+        assert_eq!(of_family(clean(of_tcp)).1, 0);
+        // For many, all of the protocol, once.
+        let prefix = net.cluster_ip.strip_suffix("53").unwrap();
+        let many: Vec<String> = (1..=20).map(|last| format!("{prefix}{last}")).collect();
+        assert_eq!(of_family(clean(work(&many, Protocol::Udp))), (40, 0));
+    }
 }
 
 #[test]
@@ -536,18 +551,19 @@ fn n_h1_flows_that_began_while_somebody_had_taken_the_rules_away_are_served_once
         let servers: Vec<SocketAddr> = tested()
             .map(|(_, net)| at(net.one, 8080).parse().unwrap())
             .collect();
-        let _servers = Servers::udp(&world.pods, &servers);
-        let manifests = Manifests::new(with(&[|net| net.one]));
+        let _udp = Servers::udp(&world.pods, &servers);
+        let _tcp = Servers::tcp(&world.pods, &[8080]);
+        let mut objects = with(&[|net| net.one]);
+        objects.extend(web());
+        let manifests = Manifests::new(objects);
         let process = start(&world, &manifests);
         let signal = |name: &str| {
             world.node.sh(&format!("kill -{name} {}", process.id()));
         };
         signal("STOP");
         world.node.sh(command);
-        // Somebody else's rules, without which the kernel would follow no connections meanwhile.
-        world.node.sh("nft add table inet theirs
-             nft add chain inet theirs forward '{ type filter hook forward priority 0; }'
-             nft add rule inet theirs forward ct state established accept");
+        follow_connections(&world);
+        let connections = begin_connections(&world);
         let senders: Vec<(&Net, Sender)> = tested()
             .map(|(_, net)| (net, Sender::start(&world.pod, &at(net.cluster_ip, 80))))
             .collect();
@@ -564,5 +580,67 @@ fn n_h1_flows_that_began_while_somebody_had_taken_the_rules_away_are_served_once
                 sender.is_answered_by(&at(net.one, 8080), since)
             });
         }
+        for (net, connection) in connections {
+            let seen = connection.join().unwrap();
+            let endpoint = seen.map(|seen| seen.endpoint.to_string());
+            assert_eq!(endpoint, Ok(at(net.one, 8080)), "after {command}");
+        }
     }
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn h2_connections_that_began_before_the_first_sync_are_served_after_it() {
+    let world = World::new();
+    let _servers = Servers::tcp(&world.pods, &[8080]);
+    follow_connections(&world);
+    let connections = begin_connections(&world);
+    let manifests = Manifests::new(web());
+    let _process = start(&world, &manifests);
+    for (net, connection) in connections {
+        let seen = connection.join().unwrap();
+        let endpoint = seen.map(|seen| seen.endpoint.to_string());
+        assert_eq!(endpoint, Ok(at(net.one, 8080)));
+    }
+}
+
+/// A Service of TCP and its endpoints.
+fn web() -> Vec<Value> {
+    let mut objects = vec![service("web", &NETS.each_ref().map(|net| net.web)).0];
+    let slices = tested().map(|(_, net)| slice("web", "TCP", &[net.one]));
+    objects.extend(slices);
+    objects
+}
+
+/// Somebody else's rules, without which the kernel would follow no connections while ours are not there;
+/// and nobody who answers what leaves the node untranslated.
+fn follow_connections(world: &World) {
+    world.node.sh("nft add table inet theirs
+         nft add chain inet theirs forward '{ type filter hook forward priority 0; }'
+         nft add rule inet theirs forward ct state established accept");
+    world.client.sh("nft add table inet silence
+         nft add chain inet silence prerouting '{ type filter hook prerouting priority 0; }'
+         nft add rule inet silence prerouting tcp flags syn drop");
+}
+
+type Connection = JoinHandle<Result<Seen, Failure>>;
+
+/// Connections to a Service that nobody translates, which go on trying.
+fn begin_connections(world: &World) -> Vec<(&'static Net, Connection)> {
+    let begun = tested().map(|(_, net)| {
+        let target = at(net.web, 80).parse().unwrap();
+        let connect = move || connect_within(None, target, Duration::from_secs(30));
+        (net, world.pod.spawn(connect))
+    });
+    let begun: Vec<(&Net, Connection)> = begun.collect();
+    eventually("the connections have entries without an answer", || {
+        begun.iter().all(|(net, _)| {
+            let listed = world.node.sh(&format!(
+                "conntrack -L -f {} -p tcp --orig-dst {} --state SYN_SENT 2>/dev/null || true",
+                net.family, net.web
+            ));
+            listed.contains("[UNREPLIED]")
+        })
+    });
+    begun
 }

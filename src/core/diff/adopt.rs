@@ -29,7 +29,7 @@ impl Engine {
     /// Entries that make no whole (a slot beyond a gap, say)
     /// are removed by the next delta, which also adds what is missing.
     pub fn adopt(&mut self, entries: impl IntoIterator<Item = Entry>) {
-        self.applied.clear();
+        let mut before = std::mem::take(&mut self.applied);
         self.applied_shared.clear();
         self.strays.clear();
         let mut found: FxHashMap<Destination, Found> = FxHashMap::default();
@@ -75,6 +75,9 @@ impl Engine {
         for (destination, found) in found {
             match found.whole() {
                 Some(forwarding) if found.is_all_of(destination, &forwarding) => {
+                    if before.get(&destination) == Some(&forwarding) {
+                        before.remove(&destination);
+                    }
                     self.applied.insert(destination, forwarding);
                 }
                 _ => {
@@ -99,9 +102,12 @@ impl Engine {
                     .put(Owner::Cluster, Suspect::Destination(*destination));
             }
         }
-        // What began while rules were not there leads nowhere: all flows are looked through again.
-        for flows in self.flows.values_mut() {
-            *flows = Endpoints::default();
+        // What began while rules were not there leads nowhere: these flows are looked through again.
+        for destination in before.into_keys() {
+            if let Some(flows) = self.flows.get_mut(&destination) {
+                *flows = Endpoints::default();
+            }
+            self.lost.insert(destination);
         }
         let applied = self.applied_shared.iter().copied();
         for shared in applied.chain(self.stated.keys().copied()) {

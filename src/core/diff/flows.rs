@@ -1,20 +1,22 @@
-//! Which UDP flows may be stale after a delta.
+//! Which flows may be stale after a delta.
 //!
 //! A UDP client keeps sending to an endpoint that is gone for as long as its conntrack entry
-//! lives, and to nobody at all if it began when there was no endpoint. TCP and SCTP notice.
+//! lives, and to nobody at all if it began when there was no endpoint. TCP and SCTP notice, but for who
+//! has begun while there were no rules: what is sent again then follows the first packet to nobody.
 
 use rustc_hash::FxHashSet;
 
 use crate::core::compile::Compiled;
-use crate::core::ir::Destination;
-use crate::core::model::Endpoints;
+use crate::core::ir::{Action, Destination, DestinationChange};
+use crate::core::model::{Endpoints, Protocol};
 
-/// A UDP destination whose flows have to be looked through.
+/// A destination whose flows have to be looked through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleFlows {
     /// What the clients connected to.
     pub destination: Destination,
-    /// Flows that go here are well; all others to this destination are stale.
+    /// Flows that go here are well; all others to this destination are stale. With TCP and SCTP the list is
+    /// empty, and stale is only what goes to the destination itself and was never answered.
     pub keep: Endpoints,
 }
 
@@ -46,11 +48,22 @@ pub(super) fn stale(
     (!same).then_some(StaleFlows { destination, keep })
 }
 
+/// Connections that may have begun before a destination was served.
+pub(super) fn unserved(change: &DestinationChange) -> Option<StaleFlows> {
+    let serves = |action: &Action| matches!(action, Action::Balance { .. });
+    let after = change.after.as_ref()?;
+    let is_new = change.before.is_none() && serves(&after.action);
+    (is_new && change.destination.protocol != Protocol::Udp).then(|| StaleFlows {
+        destination: change.destination,
+        keep: Endpoints::default(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::ir::Host;
-    use crate::core::model::{Endpoint, Protocol};
+    use crate::core::model::Endpoint;
 
     #[test]
     fn n_h1_n_h4_flows_are_looked_through_when_the_endpoints_are_others_and_when_the_service_goes()

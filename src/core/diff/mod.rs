@@ -64,6 +64,10 @@ pub struct Engine {
     applied_shared: FxHashSet<Shared>,
     /// Where flows to each UDP destination may go, as of the last commit.
     flows: FxHashMap<Destination, Endpoints>,
+    /// Destinations that were found to be without what had been applied.
+    lost: FxHashSet<Destination>,
+    /// Everything wanted has been applied once.
+    begun: bool,
     /// Entries the backend holds that fit nowhere: they go when their destination is looked at.
     strays: BTreeMap<Destination, Vec<Entry>>,
     /// What may differ in its applied and wanted state.
@@ -330,8 +334,8 @@ impl Engine {
         !self.queue.holds(owner)
     }
 
-    /// Notes that the backend has applied a delta. Returns the UDP destinations whose flows may
-    /// be stale from now on.
+    /// Notes that the backend has applied a delta. Returns the destinations whose flows may be stale from
+    /// now on.
     pub fn commit(&mut self, pending: Pending) -> Vec<StaleFlows> {
         let mut stale = Vec::new();
         for (destination, now) in pending.flows {
@@ -348,6 +352,15 @@ impl Engine {
             self.strays.remove(destination);
         }
         self.queue.set_turn(pending.turn);
+        for change in &pending.delta.destinations {
+            if !self.begun || self.lost.contains(&change.destination) {
+                stale.extend(flows::unserved(change));
+            }
+        }
+        if self.queue.is_empty() {
+            self.begun = true;
+            self.lost.clear();
+        }
         let changed = pending.delta.destinations.into_iter();
         let changed = changed.map(|change| (change.destination, change.after));
         for (destination, forwarding) in changed.chain(pending.unchanged) {

@@ -758,3 +758,43 @@ fn n_h4_flows_to_a_destination_that_was_deleted_when_its_rules_were_gone_already
     let destinations: Vec<Destination> = stale.iter().map(|flows| flows.destination).collect();
     assert_eq!(destinations, [destination]);
 }
+
+#[test]
+fn h2_n_h1_flows_are_looked_through_where_rules_were_gone_and_nowhere_else() {
+    let (kept, lost) = (1, 2);
+    let everywhere = [kept, lost].map(|last| [at(last, Protocol::Tcp), at(last, Protocol::Udp)]);
+    let wanted = |more: Option<Destination>| {
+        let all = everywhere.iter().flatten().copied().chain(more);
+        compiled(all.map(|at| (at, to(0, 2))).collect())
+    };
+    let sync = |engine: &mut Engine| -> Vec<Destination> {
+        let pending = engine.pending();
+        let stale = engine.commit(pending).into_iter();
+        let mut stale: Vec<Destination> = stale.map(|flows| flows.destination).collect();
+        stale.sort_unstable();
+        stale
+    };
+    let mut engine = Engine::default();
+    engine.update(owner(0), Some(wanted(None)));
+    let mut all: Vec<Destination> = everywhere.iter().flatten().copied().collect();
+    all.sort_unstable();
+    assert_eq!(sync(&mut engine), all, "the first sync");
+
+    engine.adopt(engine.applied_entries());
+    assert_eq!(sync(&mut engine), [], "everything is as it was");
+
+    let mut left = Vec::new();
+    for at in everywhere[0] {
+        let applied = engine.applied(&at).expect("its forwarding");
+        applied.for_each_entry(at, |entry| left.push(entry));
+    }
+    engine.adopt(left);
+    assert_eq!(sync(&mut engine), everywhere[1], "some of it is gone");
+
+    engine.update(owner(0), Some(wanted(Some(at(3, Protocol::Tcp)))));
+    assert_eq!(
+        sync(&mut engine),
+        [],
+        "a new destination was refused before"
+    );
+}

@@ -9,12 +9,12 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use nix::errno::Errno;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 
-use super::flow::{self, Flow};
+use super::flow::{self, Filter, Flow};
 use crate::core::diff::StaleFlows;
 use crate::core::ir::{Destination, Host};
 use crate::core::model::{Endpoint, Endpoints, Family, PerFamily, Protocol};
 use crate::host::netlink::SocketError;
-use crate::host::netlink::socket::Socket;
+use crate::host::netlink::socket::{Refusal, Socket};
 
 /// What to look through.
 #[derive(Debug, Clone, Default)]
@@ -49,70 +49,31 @@ const MANY: usize = 4;
 pub fn clean(work: &Work) -> Result<PerFamily<Cleaned>, SocketError> {
     let mut all = PerFamily::<Cleaned>::default();
     for family in Family::BOTH {
-        let cleaned = all.get_mut(family);
         let started = Instant::now();
-        let wanted = Wanted::new(work, family);
-        if wanted.keep.is_empty() {
-            continue;
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            Wanted::new(work, family, protocol).end(all.get_mut(family))?;
         }
-        let mut listing = Socket::open()?;
-        let mut ending = Socket::open()?;
-        let requests = if wanted.keep.len() < MANY {
-            wanted.keep.keys().copied().map(Some).collect()
-        } else {
-            vec![None]
-        };
-        for only in requests {
-            let mut failed = None;
-            listing.dump(
-                &flow::request(family, only),
-                || (),
-                |(), message| {
-                    let attributes = message.attributes();
-                    let Some(flow) = Flow::read(attributes, family) else {
-                        return;
-                    };
-                    cleaned.seen += 1;
-                    if failed.is_some() || !wanted.is_stale(&flow) {
-                        return;
-                    }
-                    match ending.transact(&flow::delete(attributes, family), 0) {
-                        Ok(refusals) => {
-                            // It may have ended by itself meanwhile.
-                            let refused = |refusal: &crate::host::netlink::socket::Refusal| {
-                                refusal.errno != Errno::ENOENT
-                            };
-                            match refusals.into_iter().find(refused) {
-                                Some(refusal) => failed = Some(SocketError::Dump(refusal.errno)),
-                                None => cleaned.ended += 1,
-                            }
-                        }
-                        Err(error) => failed = Some(error),
-                    }
-                },
-            )?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
-        }
-        cleaned.took = started.elapsed();
+        all.get_mut(family).took = started.elapsed();
     }
     Ok(all)
 }
 
-/// What is looked for in one family.
+/// What is looked for in one family and protocol.
 struct Wanted<'a> {
+    family: Family,
+    protocol: Protocol,
     keep: HashMap<Destination, FxHashSet<&'a Endpoint>, FxBuildHasher>,
     node_addresses: FxHashSet<IpAddr>,
 }
 
 impl<'a> Wanted<'a> {
-    fn new(work: &'a Work, family: Family) -> Self {
-        let of_family = work
-            .destinations
-            .iter()
-            .filter(|stale| stale.destination.family() == family);
+    fn new(work: &'a Work, family: Family, protocol: Protocol) -> Self {
+        let of_family = work.destinations.iter().filter(|stale| {
+            stale.destination.family() == family && stale.destination.protocol == protocol
+        });
         Self {
+            family,
+            protocol,
             // Of two entries for one destination the later one is right.
             keep: of_family
                 .map(|stale| (stale.destination, stale.keep.iter().collect()))
@@ -121,10 +82,55 @@ impl<'a> Wanted<'a> {
         }
     }
 
+    /// Ends what is stale.
+    fn end(&self, cleaned: &mut Cleaned) -> Result<(), SocketError> {
+        if self.keep.is_empty() {
+            return Ok(());
+        }
+        let mut listing = Socket::open()?;
+        let mut ending = Socket::open()?;
+        let requests = if self.keep.len() < MANY {
+            self.keep.keys().copied().map(Some).collect()
+        } else {
+            vec![None]
+        };
+        for only in requests {
+            let mut failed = None;
+            let filter = Filter {
+                family: self.family,
+                protocol: self.protocol,
+                only,
+                unanswered: self.protocol != Protocol::Udp,
+            };
+            listing.dump(
+                &flow::request(filter),
+                || (),
+                |(), message| {
+                    let attributes = message.attributes();
+                    let Some(flow) = Flow::read(attributes, self.family) else {
+                        return;
+                    };
+                    cleaned.seen += 1;
+                    if failed.is_some() || !self.is_stale(&flow) {
+                        return;
+                    }
+                    match delete(&mut ending, &flow::delete(attributes, self.family)) {
+                        Ok(()) => cleaned.ended += 1,
+                        Err(error) => failed = Some(error),
+                    }
+                },
+            )?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     fn is_stale(&self, flow: &Flow) -> bool {
         let to = |host| Destination {
             host,
-            protocol: Protocol::Udp,
+            protocol: flow.protocol,
             port: flow.destination.port,
         };
         let address = flow.destination.address;
@@ -137,8 +143,21 @@ impl<'a> Wanted<'a> {
         self.keep
             .get(&to(Host::Address(address)))
             .or_else(node_port)
-            .is_some_and(|keep| !keep.contains(&flow.answers))
+            .is_some_and(|keep| match flow.protocol {
+                Protocol::Udp => !keep.contains(&flow.answers),
+                Protocol::Tcp | Protocol::Sctp => {
+                    flow.answers == flow.destination && !flow.answered
+                }
+            })
     }
+}
+
+/// Ends one flow; it may have ended by itself meanwhile.
+fn delete(socket: &mut Socket, request: &[u8]) -> Result<(), SocketError> {
+    let refusals = socket.transact(request, 0)?;
+    let refused = |refusal: &Refusal| refusal.errno != Errno::ENOENT;
+    let refusal = refusals.into_iter().find(refused);
+    refusal.map_or(Ok(()), |refusal| Err(SocketError::Dump(refusal.errno)))
 }
 
 /// Looks through flows in a thread of its own, one batch after the other. What fails is tried
@@ -251,7 +270,7 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
                             ended = cleaned.ended,
                             seen = cleaned.seen,
                             took = ?cleaned.took,
-                            "stale {family} UDP flows ended",
+                            "stale {family} flows ended",
                         );
                     }
                 }
@@ -261,7 +280,7 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
             }
             Err(error) => {
                 let retry = retries.next().unwrap_or(LAST_RETRY);
-                tracing::warn!(%error, ?retry, "cannot look for stale UDP flows; trying again");
+                tracing::warn!(%error, ?retry, "cannot look for stale flows; trying again");
                 until = Some(Instant::now() + retry);
             }
         }
@@ -302,7 +321,7 @@ mod tests {
             ],
             node_addresses: vec![[192, 0, 2, 1].into()],
         };
-        let wanted = Wanted::new(&work, Family::V4);
+        let wanted = Wanted::new(&work, Family::V4, Protocol::Udp);
         let cases = [
             (
                 "to an endpoint that serves",
@@ -346,10 +365,47 @@ mod tests {
         ];
         for (what, destination, answers, expected) in cases {
             let flow = Flow {
+                protocol: Protocol::Udp,
                 destination: endpoint(destination),
                 answers: endpoint(answers),
+                answered: true,
             };
             assert_eq!(wanted.is_stale(&flow), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn h2_of_tcp_and_sctp_only_what_nobody_translated_or_answered_is_stale() {
+        let (served, other, answers) = ("10.96.0.10:80", "10.96.0.11:80", "10.244.1.1:8080");
+        let cases = [
+            ("translated, not answered", served, answers, false, false),
+            ("translated", served, answers, true, false),
+            ("to itself, answered", served, served, true, false),
+            ("to itself, not answered", served, served, false, true),
+            ("to another destination", other, other, false, false),
+        ];
+        for protocol in [Protocol::Tcp, Protocol::Sctp] {
+            let work = Work {
+                destinations: vec![StaleFlows {
+                    destination: Destination {
+                        host: Host::Address([10, 96, 0, 10].into()),
+                        protocol,
+                        port: 80,
+                    },
+                    keep: Endpoints::default(),
+                }],
+                node_addresses: Vec::new(),
+            };
+            let wanted = Wanted::new(&work, Family::V4, protocol);
+            for (what, destination, answers, answered, expected) in cases {
+                let flow = Flow {
+                    protocol,
+                    destination: endpoint(destination),
+                    answers: endpoint(answers),
+                    answered,
+                };
+                assert_eq!(wanted.is_stale(&flow), expected, "{protocol} {what}");
+            }
         }
     }
 }

@@ -1,13 +1,14 @@
 //! conntrack's messages: asking for flows, reading one, ending one.
 //!
 //! Source: `include/uapi/linux/netfilter/nfnetlink_conntrack.h`, and `ctnetlink_alloc_filter`
-//! in `net/netfilter/nf_conntrack_netlink.c` (kernel 5.8 and newer) for what can be filtered.
+//! in `net/netfilter/nf_conntrack_netlink.c` (kernel 5.8 and newer; by status 5.18, before which it is
+//! ignored) for what can be filtered.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::core::ir::{Destination, Host};
 use crate::core::model::{Endpoint, Family, Protocol};
-use crate::host::netlink::attributes::{begin_nest, end_nest, find, put_bytes};
+use crate::host::netlink::attributes::{begin_nest, end_nest, find, put_bytes, put_u32};
 #[cfg(feature = "internals")]
 use crate::host::netlink::socket::messages;
 use crate::host::netlink::{
@@ -20,9 +21,11 @@ const IPCTNL_MSG_CT_DELETE: u16 = 2;
 
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
+const CTA_STATUS_MASK: u16 = 26;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
@@ -40,26 +43,44 @@ const FILTER_IP_DST: u32 = 1 << 1;
 const FILTER_PROTO_NUM: u32 = 1 << 3;
 const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 
-/// A request for UDP flows of a family: all of them, or those to one destination.
-pub(super) fn request(family: Family, only: Option<Destination>) -> Vec<u8> {
+/// `IPS_SEEN_REPLY` of `include/uapi/linux/netfilter/nf_conntrack_common.h`.
+const SEEN_REPLY: u32 = 1 << 1;
+
+/// Which flows are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Filter {
+    pub(super) family: Family,
+    pub(super) protocol: Protocol,
+    /// Those to one destination; of IPv6, to its port.
+    pub(super) only: Option<Destination>,
+    /// Those that were never answered; an older kernel hands out the others too.
+    pub(super) unanswered: bool,
+}
+
+/// A request for flows.
+pub(super) fn request(filter: Filter) -> Vec<u8> {
+    let Filter {
+        family,
+        protocol,
+        only,
+        unanswered,
+    } = filter;
     let mut flags = FILTER_PROTO_NUM;
     let mut attributes = Vec::new();
     let tuple = begin_nest(&mut attributes, CTA_TUPLE_ORIG);
+    // Not by an IPv6 address: the kernel takes what is equal for what differs there (5.8 to 6.18 at least).
     if let Some(Destination {
-        host: Host::Address(address),
+        host: Host::Address(IpAddr::V4(address)),
         ..
     }) = only
     {
         flags |= FILTER_IP_DST;
         let ip = begin_nest(&mut attributes, CTA_TUPLE_IP);
-        match address {
-            IpAddr::V4(v4) => put_bytes(&mut attributes, CTA_IP_V4_DST, &v4.octets()),
-            IpAddr::V6(v6) => put_bytes(&mut attributes, CTA_IP_V6_DST, &v6.octets()),
-        }
+        put_bytes(&mut attributes, CTA_IP_V4_DST, &address.octets());
         end_nest(&mut attributes, ip);
     }
     let proto = begin_nest(&mut attributes, CTA_TUPLE_PROTO);
-    put_bytes(&mut attributes, CTA_PROTO_NUM, &[Protocol::Udp.number()]);
+    put_bytes(&mut attributes, CTA_PROTO_NUM, &[protocol.number()]);
     if let Some(destination) = only {
         flags |= FILTER_PROTO_DST_PORT;
         let port = destination.port.to_be_bytes();
@@ -70,6 +91,10 @@ pub(super) fn request(family: Family, only: Option<Destination>) -> Vec<u8> {
     let filter = begin_nest(&mut attributes, CTA_FILTER);
     put_bytes(&mut attributes, CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
     end_nest(&mut attributes, filter);
+    if unanswered {
+        put_u32(&mut attributes, CTA_STATUS, 0);
+        put_u32(&mut attributes, CTA_STATUS_MASK, SEEN_REPLY);
+    }
     let kind = message_type(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
     dump_request(kind, family, &attributes)
 }
@@ -77,26 +102,31 @@ pub(super) fn request(family: Family, only: Option<Destination>) -> Vec<u8> {
 /// A flow as listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
     /// Where its first packet went.
     pub destination: Endpoint,
     /// Who answers: the endpoint that it was translated to, or the destination itself.
     pub answers: Endpoint,
+    /// Whether it ever did.
+    pub answered: bool,
 }
 
 impl Flow {
-    /// Reads a listed flow; `None` unless it is UDP and whole.
+    /// Reads a listed flow; `None` unless it is one of a protocol that Services have, and whole.
     pub(super) fn read(attributes: &[u8], family: Family) -> Option<Self> {
         let original = find(attributes, CTA_TUPLE_ORIG)?;
         let reply = find(attributes, CTA_TUPLE_REPLY)?;
         let protocol = find(find(original, CTA_TUPLE_PROTO)?, CTA_PROTO_NUM)?;
-        if protocol != [Protocol::Udp.number()] {
-            return None;
-        }
+        let status = find(attributes, CTA_STATUS)?;
+        let status = u32::from_be_bytes(status.try_into().ok()?);
         let (source, destination) = match family {
             Family::V4 => (CTA_IP_V4_SRC, CTA_IP_V4_DST),
             Family::V6 => (CTA_IP_V6_SRC, CTA_IP_V6_DST),
         };
         Some(Self {
+            protocol: Protocol::from_number(*protocol.first()?)?,
+            answered: status & SEEN_REPLY != 0,
             destination: end(original, destination, CTA_PROTO_DST_PORT)?,
             answers: end(reply, source, CTA_PROTO_SRC_PORT)?,
         })
