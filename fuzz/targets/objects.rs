@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use pointsman::agent::reconciler::{Desired, Proxy};
 use pointsman::core::compile::{Compiled, MOST_ELEMENTS, NodePortAddresses, compile_known};
 use pointsman::core::ir::{Action, Delta, Entry, Operation};
-use pointsman::core::model::{Change, Family, Node, ObjectKey};
+use pointsman::core::model::{Change, Family, Node, ObjectKey, Protocol};
 use pointsman::dataplane::nftables::{Encoder, render};
 use pointsman::dataplane::{Applied, ApplyError, Backend, Changed, Options, Unavailable};
 use pointsman::source::convert::Converter;
@@ -71,6 +71,10 @@ impl Backend for Taker {
 
     fn counts(&self) -> Vec<(Family, &'static str, usize)> {
         Vec::new()
+    }
+
+    fn refused_on_loopback(&mut self) -> Result<Vec<(Family, Protocol, u64)>, Unavailable> {
+        Ok(Vec::new())
     }
 
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
