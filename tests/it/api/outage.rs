@@ -106,9 +106,13 @@ fn a_connection_that_dies_without_a_word_is_noticed_and_made_anew() {
     let process = start(&host, &server);
     in_step("the first sync", &host, &server);
     // Whatever the server has said until now is the last that comes of these connections.
-    let ports =
-        host.sh("ss -Htn state established dport = :6443 | awk '{print $3}' | sed 's/.*://'");
-    let ports = ports.split_whitespace().collect::<Vec<_>>().join(", ");
+    let established = host.sh("ss -Htn state established dport = :6443");
+    let local = |line: &str| {
+        let address = line.split_whitespace().nth(2)?;
+        Some(address.rsplit(':').next()?.to_owned())
+    };
+    let ports: Vec<String> = established.lines().filter_map(local).collect();
+    let ports = ports.join(", ");
     assert!(!ports.is_empty());
     host.sh(&format!(
         "nft 'add table inet cut
