@@ -173,7 +173,7 @@ for directory in bin sbin lib lib64; do
     ln -s "usr/$directory" "$root/$directory"
 done
 for name in sh cat cut env grep head id kill mkdir mount ping rm sed seq setpriv sleep sort ss sysctl tee timeout \
-    touch true uname unshare conntrack dmesg ip modprobe nft; do
+    touch true flock uname unshare conntrack dmesg ip modprobe nft; do
     path=$(type -P "$name") || {
         echo "missing: $name (make setup)" >&2
         exit 1
@@ -181,6 +181,13 @@ for name in sh cat cut env grep head id kill mkdir mount ping rm sed seq setpriv
     put_program "$path"
     # Wherever it is here, a test finds it by its name.
     [ -e "$root/usr/bin/$name" ] || [ -e "$root/usr/sbin/$name" ] || ln -s "$path" "$root/usr/bin/$name"
+done
+# Each of these is another name of one program, and what it matches with are libraries that it looks for.
+for name in ip{,6}tables-{nft,legacy}{,-restore,-save} ip{,6}tables{,-restore,-save}; do
+    path=$(type -P "$name") && put_program "$path"
+done
+for library in "$(dirname "$(ldconfig -p | sed -n 's/.*libxtables.* => //p' | head -n 1)")"/xtables/*.so; do
+    put_program "$library"
 done
 put_program "$tests" "$program" "$cargo"
 strip --strip-debug "$root$tests" "$root$program" "$root$cargo"
@@ -246,7 +253,7 @@ boot() { # boot SECONDS LOGS VMLINUZ INITRD ARGUMENT...: ends when the machine i
     rm -f "$logs/console" "$logs/tests"
     # What the kernel says is apart from what the tests say. The kernel keeps as many closed connections
     # as its memory lets it expect, and resets the next ones: tests make more than 2 GiB are good for.
-    timeout "$seconds" qemu-system-x86_64 "${accelerator[@]}" -m 2048 -smp 2 -nodefaults -display none \
+    timeout "$seconds" qemu-system-x86_64 "${accelerator[@]}" -m 2048 -smp "${KERNELS_PROCESSORS:-2}" -nodefaults -display none \
         -no-reboot -kernel "$kernel" -initrd "$initrd" -serial "file:$logs/console" \
         -serial "file:$logs/tests" -append "console=ttyS0 panic=-1 mitigations=off thash_entries=262144 $*" </dev/null &
     vm=$!

@@ -15,6 +15,8 @@ PATH="$PATH:/usr/sbin:/sbin"
 need nftables nft
 need iproute2 ip
 need conntrack conntrack
+need iptables iptables-nft-restore
+need iptables iptables-legacy-restore
 need procps sysctl
 need iputils-ping ping
 need valgrind valgrind

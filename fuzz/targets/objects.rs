@@ -13,7 +13,7 @@ use pointsman::core::compile::{Compiled, MOST_ELEMENTS, NodePortAddresses, compi
 use pointsman::core::ir::{Action, Delta, Entry, Operation};
 use pointsman::core::model::{Change, Family, Node, ObjectKey, Protocol};
 use pointsman::dataplane::nftables::{Encoder, render};
-use pointsman::dataplane::{Applied, ApplyError, Backend, Changed, Options, Unavailable};
+use pointsman::dataplane::{Applied, ApplyError, Backend, Changed, Mode, Options, Unavailable};
 use pointsman::source::convert::Converter;
 use pointsman::source::objects::Metadata;
 use serde_json::Value;
@@ -30,6 +30,8 @@ struct Taker {
 const AT_ONCE: usize = 64;
 
 impl Backend for Taker {
+    const MODE: Mode = Mode::Either;
+
     fn open(options: Options) -> Result<Self, Unavailable> {
         Ok(Self {
             encoder: Some(Encoder::new(options)),

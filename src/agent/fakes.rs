@@ -10,7 +10,9 @@ use crate::core::ir::{Delta, Destination, Entry, Forwarding, Shared};
 use crate::core::model::{
     Change, Family, ObjectKey, Owner, PerFamily, Protocol, Service, ServicePort,
 };
-use crate::dataplane::{Applied, ApplyError, Backend, Changed, Options, Refused, Unavailable};
+use crate::dataplane::{
+    Applied, ApplyError, Backend, Changed, Mode, Options, Refused, Unavailable,
+};
 
 /// How a backend holds what it is told.
 pub(crate) trait Holds: Clone + Default + Send + 'static {
@@ -201,6 +203,8 @@ impl<H: Holds> Handle<H> {
 }
 
 impl<H: Holds> Backend for Handle<H> {
+    const MODE: Mode = Mode::Either;
+
     fn open(_: Options) -> Result<Self, Unavailable> {
         Ok(Self::new(Fake::default()))
     }

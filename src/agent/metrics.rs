@@ -6,6 +6,7 @@ use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::core::model::{Family, Protocol};
+use crate::dataplane::Mode;
 use crate::serve::registry::{Made, Metrics};
 
 /// 1 ms, doubled fourteen times: what kube-proxy measures syncs with.
@@ -70,6 +71,7 @@ pub struct AgentMetrics {
     sync_failures: IntCounterVec,
     cleanup_failures: IntCounterVec,
     elements: IntGaugeVec,
+    written: Option<IntGaugeVec>,
     operations: IntCounter,
     bytes: IntCounter,
     transaction_operations: HistogramVec,
@@ -89,8 +91,9 @@ impl AgentMetrics {
     /// # Errors
     ///
     /// If there is a metric of one of the names already.
-    pub fn new(r: &Metrics, families: &[Family]) -> Made<Self> {
+    pub fn new(r: &Metrics, families: &[Family], mode: Mode) -> Made<Self> {
         let f = &["ip_family"];
+        let iptables = mode == Mode::Iptables;
         let metrics = Self {
             sync_duration: r.histogram(
                 "kubeproxy_sync_proxy_rules_duration_seconds",
@@ -163,21 +166,54 @@ impl AgentMetrics {
                 "Number of packets rejected on localhost NodePorts. UDP and SCTP are always rejected",
                 &["ip_family", "protocol"],
             )?,
-            sync_failures: r.counters(
-                "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
-                "Cumulative proxy nftables sync failures",
-                f,
-            )?,
-            cleanup_failures: r.counters(
-                "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
-                "Cumulative proxy nftables cleanup failures",
-                f,
-            )?,
-            elements: r.gauges(
-                "pointsman_elements",
-                "Elements of our nftables sets and maps",
-                &["ip_family", "set"],
-            )?,
+            sync_failures: if iptables {
+                r.counters(
+                    "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+                    "Cumulative proxy iptables restore failures",
+                    f,
+                )?
+            } else {
+                r.counters(
+                    "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
+                    "Cumulative proxy nftables sync failures",
+                    f,
+                )?
+            },
+            cleanup_failures: if iptables {
+                r.counters(
+                    "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
+                    "Cumulative proxy iptables partial restore failures",
+                    f,
+                )?
+            } else {
+                r.counters(
+                    "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
+                    "Cumulative proxy nftables cleanup failures",
+                    f,
+                )?
+            },
+            elements: if iptables {
+                r.gauges(
+                    "kubeproxy_sync_proxy_rules_iptables_total",
+                    "Total number of iptables rules owned by kube-proxy",
+                    &["ip_family", "table"],
+                )?
+            } else {
+                r.gauges(
+                    "pointsman_elements",
+                    "Elements of our nftables sets and maps",
+                    &["ip_family", "set"],
+                )?
+            },
+            written: if iptables {
+                Some(r.gauges(
+                    "kubeproxy_sync_proxy_rules_iptables_last",
+                    "Number of iptables rules written by kube-proxy in last sync",
+                    &["ip_family", "table"],
+                )?)
+            } else {
+                None
+            },
             operations: r.counter("pointsman_operations_total", "Element operations committed")?,
             bytes: r.counter(
                 "pointsman_netlink_sent_bytes_total",
@@ -363,11 +399,20 @@ impl AgentMetrics {
             .set(count.into());
     }
 
-    /// How many elements a set holds.
+    /// How many elements a set holds, or rules a table.
     pub fn set_elements(&self, family: Family, set: &str, count: usize) {
         self.elements
             .with_label_values(&[family.name(), set])
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// How many rules of a table were written last.
+    pub fn set_written(&self, family: Family, table: &str, count: usize) {
+        if let Some(written) = &self.written {
+            written
+                .with_label_values(&[family.name(), table])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 }
 

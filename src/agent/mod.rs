@@ -131,6 +131,8 @@ pub(crate) fn options(config: &Config, node: &Node) -> Result<Options, NoPodCidr
         local_detector: config.local_detector(node)?,
         node_ports_everywhere: PerFamily::from_fn(|family| config.node_port_addresses.all(family)),
         on_loopback: PerFamily::from_fn(|family| config.node_port_addresses.loopback(family)),
+        look_every: config.sync_period,
+        drop_invalid: !config.conntrack.tcp_be_liberal,
         ..Options::default()
     })
 }

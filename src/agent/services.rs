@@ -18,7 +18,7 @@ use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
 use crate::core::model::Change;
 use crate::dataplane::conntrack::Cleaner;
-use crate::dataplane::{Backend, Options};
+use crate::dataplane::{Backend, Mode, Options};
 use crate::host::descriptors;
 use crate::host::interfaces::AddressWatch;
 use crate::host::ipv6_is_off;
@@ -48,7 +48,7 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
     }
     let health = Arc::new(Health::new(config.sync_period * 2, families.clone()));
     let registry = Metrics::new()?;
-    let metrics = AgentMetrics::new(&registry, &families)?;
+    let metrics = AgentMetrics::new(&registry, &families, B::MODE)?;
     let shared = Shared {
         loopback: LoopbackMetrics::new(&registry, &families)?,
         places: Places::shared(descriptors::raise_limit()),
@@ -57,7 +57,8 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
     };
     let (news, announced) = mpsc::unbounded_channel();
     let (stop, stopped) = watch::channel(());
-    let mut servers = pin!(serve(config, &health, &registry, news.clone(), stopped)?);
+    let telling = answers(config, &health, &registry, B::MODE)?;
+    let mut servers = pin!(serve(config, telling, news.clone(), stopped));
     let mut running = None;
     let result = tokio::select! {
         result = work(config, backend, &shared, (news, announced), &mut running) => result,
@@ -86,19 +87,34 @@ struct Shared<'a> {
     loopback: LoopbackMetrics,
 }
 
-/// Starts the servers; the future ends only if one of them must not fail and does.
-fn serve(
+/// What the servers answer from.
+fn answers(
     config: &Config,
     health: &Arc<Health>,
     metrics: &Metrics,
-    news: mpsc::UnboundedSender<News>,
-    stopped: watch::Receiver<()>,
-) -> Result<impl Future<Output = Result<()>> + use<>> {
+    mode: Mode,
+) -> Result<Answers> {
     let configuration = serde_json::to_string(&serde_json::json!({
         "kubeproxy.config.k8s.io": config.effective,
     }))
     .context("cannot print the configuration")?;
-    let sources = Answers::new(Arc::clone(health), metrics.clone(), configuration.into())?;
+    let configuration = configuration.into();
+    let health = Arc::clone(health);
+    Ok(Answers::new(
+        health,
+        metrics.clone(),
+        configuration,
+        mode.name(),
+    )?)
+}
+
+/// Starts the servers; the future ends only if one of them must not fail and does.
+fn serve(
+    config: &Config,
+    sources: Answers,
+    news: mpsc::UnboundedSender<News>,
+    stopped: watch::Receiver<()>,
+) -> impl Future<Output = Result<()>> + use<> {
     let hard_fail = config.bind_hard_fail;
     let metrics_address = config.metrics_address;
     let health_address = config.health_address;
@@ -109,7 +125,7 @@ fn serve(
             let _ = stopped.changed().await;
         }
     };
-    Ok(async move {
+    async move {
         let metrics = admin::serve_metrics(sources.clone(), metrics_address, hard_fail, stop());
         let health = async {
             match health_address {
@@ -128,7 +144,7 @@ fn serve(
             let _ = tokio::time::timeout(LAST_WORDS, written).await;
         }
         Ok(failed?)
-    })
+    }
 }
 
 /// Gets the cluster's objects, and keeps the kernel in step with them.

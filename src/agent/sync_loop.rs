@@ -329,9 +329,10 @@ impl<B: Backend> SyncLoop<B> {
                 self.rest(synced.resting);
                 self.publish(synced.compiled > 0 || self.full);
                 self.full = false;
+                let rest = self.proxy.backend().rest();
                 self.tasks
                     .sync
-                    .not_before(now + self.config.min_sync_period);
+                    .not_before(now + self.config.min_sync_period.max(rest));
                 if std::mem::take(&mut self.first) {
                     if self.config.node_port_addresses.any_loopback() {
                         self.tasks.count.want(now);
@@ -459,6 +460,9 @@ impl<B: Backend> SyncLoop<B> {
         }
         for (family, set, count) in self.proxy.backend().counts() {
             metrics.set_elements(family, set, count);
+        }
+        for (family, table, count) in self.proxy.backend().written() {
+            metrics.set_written(family, table, count);
         }
         let contested = desired.engine().contested_claims();
         metrics

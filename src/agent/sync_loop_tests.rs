@@ -14,6 +14,7 @@ use crate::agent::reconciler::Desired;
 use crate::config::Args;
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Family, Node};
+use crate::dataplane::Mode;
 use crate::serve::registry::Metrics;
 
 with_both_backends! {
@@ -54,7 +55,8 @@ fn run<H: Holds>(fake: Fake<H>) -> Running<H> {
         tables: sender,
         loopback: watch::channel(loopback::Table::default()).0,
         health: Arc::clone(&health),
-        metrics: AgentMetrics::new(&Metrics::new().unwrap(), &[Family::V4]).unwrap(),
+        metrics: AgentMetrics::new(&Metrics::new().unwrap(), &[Family::V4], Mode::Nftables)
+            .unwrap(),
     };
     let proxy = Proxy::new(desired, backend.clone());
     let sync_loop = SyncLoop::new(proxy, outlets, config, Timestamp::now());

@@ -7,13 +7,12 @@ use serde::Serialize;
 use crate::agent::reconciler::Desired;
 use crate::core::ir::{Action, Destination, Forwarding, Host, Shared, SourcePolicy, Sources};
 use crate::core::model::{Endpoints, Family};
-use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Backend, Options};
 
-/// The ruleset in nft syntax.
+/// The ruleset, as the tool of the backend takes it.
 #[must_use]
-pub fn nft(config: &Options, desired: &Desired) -> String {
-    Nftables::render(config, &desired.engine().wanted_entries())
+pub fn rules<B: Backend>(config: &Options, desired: &Desired) -> String {
+    B::render(config, &desired.engine().wanted_entries())
 }
 
 /// The intermediate representation as JSON. Its format is documented in `ARCHITECTURE.md`.

@@ -9,8 +9,9 @@ use crate::agent::{self, TakenOver, cluster, files};
 use crate::config::{self, Action, Config, Origin, Output};
 use crate::core::model::PerFamily;
 use crate::dataplane::conntrack;
+use crate::dataplane::iptables::Iptables;
 use crate::dataplane::nftables::Nftables;
-use crate::dataplane::{Backend, Options};
+use crate::dataplane::{Backend, Mode, Options};
 use crate::host;
 use crate::source::tally::{Tally, Unserved};
 
@@ -24,31 +25,60 @@ pub fn perform(config: &Config) -> Result<()> {
         tracing::warn!("{warning}");
     }
     match &config.action {
-        Action::WriteConfig(path) => Ok(config::write(path, &config.effective)?),
-        Action::Cleanup => cleanup(),
+        Action::WriteConfig(path) => return Ok(config::write(path, &config.effective)?),
+        Action::Cleanup => return cleanup(),
+        _ => {}
+    }
+    match config.mode {
+        Mode::Nftables => perform_by::<Nftables>(config),
+        Mode::Iptables => match Iptables::open(Options::default()) {
+            Ok(_) => perform_by::<Iptables>(config),
+            Err(_) if matches!(config.action, Action::DryRun(_)) => perform_by::<Iptables>(config),
+            Err(error) => {
+                tracing::warn!(%error, "iptables mode is not to be had here: nftables is programmed");
+                perform_by::<Nftables>(config)
+            }
+        },
+        Mode::Either => match Nftables::open(Options::default()) {
+            Ok(_) => perform_by::<Nftables>(config),
+            Err(error) if matches!(config.action, Action::DryRun(_)) => {
+                tracing::debug!(%error, "this kernel has no nf_tables");
+                perform_by::<Nftables>(config)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nftables cannot be programmed here: iptables mode");
+                perform_by::<Iptables>(config)
+            }
+        },
+    }
+}
+
+fn perform_by<B: Backend + Send + 'static>(config: &Config) -> Result<()> {
+    match &config.action {
+        Action::WriteConfig(_) | Action::Cleanup => Ok(()),
         Action::Init => {
             // The kernel loads conntrack for our rules, and with it what is set here.
-            Nftables::open(Options::default())?;
+            B::open(Options::default())?;
             agent::apply_sysctls(config)
         }
         Action::DryRun(output) => {
             let desired = load(config)?;
             let program = agent::options(config, desired.state().node())?;
             print_whole(&match output {
-                Output::Nft => dry_run::nft(&program, &desired),
+                Output::Nft => dry_run::rules::<B>(&program, &desired),
                 Output::Json => dry_run::json(&desired)?,
             })
         }
         Action::Once => {
             let desired = load(config)?;
-            let backend = Nftables::open(Options::default())?;
+            let backend = B::open(Options::default())?;
             agent::apply_sysctls(config)?;
             once(config, desired, backend)
         }
         Action::Run => {
             host::oom::adjust(config.oom_score_adj);
             let runtime = runtime()?;
-            let result = runtime.block_on(agent::run::<Nftables>(config));
+            let result = runtime.block_on(agent::run::<B>(config));
             // A file that is still being read does not matter any more.
             runtime.shutdown_background();
             result
@@ -64,7 +94,17 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 fn cleanup() -> Result<()> {
-    Ok(Nftables::open(Options::default())?.clean_up()?)
+    // Whatever has been programmed here, by either.
+    let nftables = remove_all::<Nftables>();
+    let iptables = remove_all::<Iptables>();
+    match (nftables, iptables) {
+        (Err(error), Err(_)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn remove_all<B: Backend>() -> Result<()> {
+    Ok(B::open(Options::default())?.clean_up()?)
 }
 
 /// The cluster as it is now.
@@ -119,8 +159,8 @@ fn say_what_was_read(tally: &Tally) {
     }
 }
 
-fn once(config: &Config, desired: Desired, backend: Nftables) -> Result<()> {
-    let mut proxy: Proxy<Nftables> = agent::start(config, desired, backend)?;
+fn once<B: Backend>(config: &Config, desired: Desired, backend: B) -> Result<()> {
+    let mut proxy: Proxy<B> = agent::start(config, desired, backend)?;
     // Another program that changes nftables at the same time may be in the way.
     (|| proxy.read_again())
         .retry(ExponentialBuilder::new())

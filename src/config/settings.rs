@@ -17,6 +17,7 @@ use crate::core::compile::NodePortAddresses;
 use crate::core::model::LocalDetector;
 use crate::core::model::{Node, PerFamily};
 use crate::core::networks;
+use crate::dataplane::Mode;
 use crate::host::sysctl::Conntrack;
 
 /// How logs are printed.
@@ -73,6 +74,8 @@ pub struct ConfigFile {
 pub struct Config {
     /// What to do.
     pub action: Action,
+    /// What the rules are programmed by.
+    pub mode: Mode,
     /// Where the objects are.
     pub origin: Origin,
     /// This node's name, lowercased.
@@ -171,6 +174,11 @@ impl Config {
         let node_port_addresses = node_port_addresses(&raw).map_err(named)?;
         let detect_local = detect_local(&raw).map_err(named)?;
         let nftables = raw.mode == "nftables";
+        let mode = match raw.mode.as_str() {
+            "nftables" | "ipvs" => Mode::Nftables,
+            "iptables" => Mode::Iptables,
+            _ => Mode::Either,
+        };
         let masquerade_bit = if nftables {
             raw.nftables.masquerade_bit
         } else {
@@ -184,6 +192,7 @@ impl Config {
         };
         Ok(Self {
             action,
+            mode,
             origin: origin(args, &raw),
             node_name,
             bind_address: raw
@@ -345,9 +354,9 @@ fn node_name(raw: &KubeProxyConfiguration, hostname: &str) -> Result<String, Usa
 fn without_meaning(args: &Args, raw: &KubeProxyConfiguration) -> Vec<String> {
     let mut warnings = Vec::new();
     match raw.mode.as_str() {
-        "nftables" => {}
+        "nftables" | "iptables" => {}
         "" => warnings.push(
-            "mode is not set, which means iptables to kube-proxy: pointsman programs nftables, and accepts NodePorts on every address unless nodePortAddresses says otherwise"
+            "mode is not set, which means iptables to kube-proxy: pointsman programs nftables where the kernel has it, and accepts NodePorts on every address unless nodePortAddresses says otherwise"
                 .to_owned(),
         ),
         mode => warnings.push(format!(

@@ -111,8 +111,9 @@ pub(super) const FLAGS: &[Flag] = &[
         "Accepted for kube-proxy's sake: objects are read as JSON")),
 
     flag(TRAFFIC, "proxy-mode", OneOf("MODE", MODES), &["mode"],
-        "What kube-proxy would program. pointsman programs nftables; with iptables or ipvs NodePorts are \
-         accepted on every address, as they were [default: nftables]"),
+        "What is programmed: nftables, or iptables by the variant that the node uses; for ipvs it is nftables. \
+         With all but nftables NodePorts are accepted on every address, as with kube-proxy [default: nftables, \
+         or iptables where the kernel has no nf_tables]"),
     flag(TRAFFIC, "masquerade-all", Bool, &["iptables.masqueradeAll", "nftables.masqueradeAll"],
         "Masquerade all traffic to ClusterIPs"),
     flag(TRAFFIC, "nodeport-addresses", List("primary|localhost|all|CIDR,..."), &["nodePortAddresses"],

@@ -4,8 +4,10 @@
 //! about Services: everything that it is told to do is in the delta.
 
 pub mod conntrack;
+pub mod iptables;
 pub mod nftables;
 pub mod options;
+mod owners;
 
 use std::error::Error;
 use std::fmt;
@@ -17,7 +19,7 @@ use thiserror::Error;
 use crate::core::ir::{Delta, Entry};
 use crate::core::model::{Family, Owner, Protocol};
 
-pub use options::Options;
+pub use options::{Mode, Options};
 
 /// The kernel could not be asked at all. Nothing has changed; try again after a while.
 #[derive(Debug, Error)]
@@ -148,6 +150,9 @@ impl fmt::Display for Culprit {
 
 /// The node's packet filter, as far as it is ours.
 pub trait Backend {
+    /// What it programs.
+    const MODE: Mode;
+
     /// Connects to it, and sees which of the families it can program: of those that it cannot it warns.
     /// Changes nothing; but what the kernel needs for it is loaded afterwards, conntrack included.
     ///
@@ -208,9 +213,14 @@ pub trait Backend {
     /// If the kernel refuses.
     fn watch(&mut self, changed: Changed) -> Result<bool, Unavailable>;
 
-    /// How much it holds, by family and by what it is. Remembered clients do not count: the kernel adds
+    /// How much it holds, by family and by what it is: elements of sets, or rules of tables. Remembered clients do not count: the kernel adds
     /// and removes them.
     fn counts(&self) -> Vec<(Family, &'static str, usize)>;
+
+    /// How much of it the last transaction that changed anything wrote, where that is not what it changed.
+    fn written(&self) -> Vec<(Family, &'static str, usize)> {
+        Vec::new()
+    }
 
     /// How many packets to `NodePort`s on loopback have been refused, by family and protocol, since it was
     /// programmed; none where nobody serves them there.
@@ -239,6 +249,11 @@ pub trait Backend {
     /// After how many operations a transaction had better end, and another begin: the kernel lets
     /// nobody else change the packet filter meanwhile. No limit if all has to be replaced at once.
     fn most_operations(&self) -> usize;
+
+    /// How long it had better be left alone after a transaction, so that it does not do nothing else.
+    fn rest(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Whether transactions keep Services apart, so that a refusal names exactly one of them.
     fn isolate_services(&mut self, isolate: bool);

@@ -1,6 +1,29 @@
 //! What every backend needs to know besides the cluster's objects.
 
+use std::time::Duration;
+
 use crate::core::model::{Family, LocalDetector, PerFamily};
+
+/// What the rules are programmed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// nftables, or iptables where the kernel has no nf_tables.
+    Either,
+    /// nftables.
+    Nftables,
+    /// iptables.
+    Iptables,
+}
+
+impl Mode {
+    /// As kube-proxy calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Nftables | Self::Either => "nftables",
+            Self::Iptables => "iptables",
+        }
+    }
+}
 
 /// What the program depends on besides the cluster's objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +42,10 @@ pub struct Options {
     pub on_loopback: PerFamily<bool>,
     /// Which families are programmed.
     pub families: Vec<Family>,
+    /// How often somebody else's changes are looked for, where nobody tells of them.
+    pub look_every: Duration,
+    /// Whether packets that belong to no connection are dropped where they are forwarded.
+    pub drop_invalid: bool,
 }
 
 impl Default for Options {
@@ -30,6 +57,8 @@ impl Default for Options {
             node_ports_everywhere: PerFamily::default(),
             on_loopback: PerFamily::default(),
             families: Family::BOTH.to_vec(),
+            look_every: Duration::from_secs(30),
+            drop_invalid: true,
         }
     }
 }

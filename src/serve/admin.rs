@@ -26,18 +26,25 @@ pub struct Answers {
     health: Arc<Health>,
     metrics: Metrics,
     configuration: Arc<str>,
+    /// What is programmed, as kube-proxy calls it.
+    mode: &'static str,
     /// Answers of `/healthz` and `/livez`, by their codes.
     healthz: IntCounterVec,
     livez: IntCounterVec,
 }
 
 impl Answers {
-    /// Health, metrics, and the effective configuration as JSON, for `/configz`.
+    /// Health, metrics, the effective configuration as JSON, for `/configz`, and what is programmed.
     ///
     /// # Errors
     ///
     /// If the answers are counted already.
-    pub fn new(health: Arc<Health>, metrics: Metrics, configuration: Arc<str>) -> Made<Self> {
+    pub fn new(
+        health: Arc<Health>,
+        metrics: Metrics,
+        configuration: Arc<str>,
+        mode: &'static str,
+    ) -> Made<Self> {
         let answers = |name, help| {
             let counters = metrics.counters(name, help, &["code"])?;
             // What has not happened yet is 0, not absent.
@@ -58,6 +65,7 @@ impl Answers {
             health,
             metrics,
             configuration,
+            mode,
         })
     }
 
@@ -94,7 +102,7 @@ impl Answers {
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
             "/healthz" | "/healthz/ping" => text(StatusCode::OK, "ok"),
-            "/proxyMode" => text(StatusCode::OK, "nftables"),
+            "/proxyMode" => text(StatusCode::OK, self.mode),
             "/configz" => answer(
                 StatusCode::OK,
                 "application/json",

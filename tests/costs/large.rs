@@ -11,7 +11,7 @@ use pointsman::core::model::{
     ServicePort, SliceEndpoint, SlicePort, SourceRanges,
 };
 use pointsman::dataplane::nftables::Encoder;
-use pointsman::dataplane::{Applied, ApplyError, Backend, Changed, Options, Unavailable};
+use pointsman::dataplane::{Applied, ApplyError, Backend, Changed, Mode, Options, Unavailable};
 
 /// Endpoints of Services, the smallest first. A hundred thousand would take callgrind minutes to
 /// load, and makes trees that are one step higher than the last of these.
@@ -23,6 +23,8 @@ const SLICE: u32 = 100;
 pub struct Encoding(pub Encoder);
 
 impl Backend for Encoding {
+    const MODE: Mode = Mode::Either;
+
     fn open(options: Options) -> Result<Self, Unavailable> {
         Ok(Self(Encoder::new(options)))
     }

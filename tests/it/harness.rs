@@ -163,9 +163,14 @@ impl Host {
         other.sh(&format!("ip link set {there} up"));
     }
 
-    /// The ruleset, as nft lists it.
+    /// The ruleset, as nft lists it; and as the other tool does where that is used.
     pub fn ruleset(&self) -> String {
-        self.sh("nft list ruleset")
+        let mut ruleset = self.sh("nft list ruleset");
+        if let Some(by) = by() {
+            let by6 = by.replace("iptables", "ip6tables");
+            ruleset += &self.sh(&format!("{by}-save 2>/dev/null; {by6}-save 2>/dev/null"));
+        }
+        ruleset
     }
 }
 
@@ -385,6 +390,13 @@ pub fn without() -> Option<&'static str> {
     static WITHOUT: LazyLock<Option<String>> =
         LazyLock::new(|| std::env::var("POINTSMAN_TEST_WITHOUT").ok());
     WITHOUT.as_deref()
+}
+
+/// What every test's rules are to be programmed by, if it is not nftables: `iptables-nft` or
+/// `iptables-legacy`.
+pub fn by() -> Option<&'static str> {
+    static BY: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("POINTSMAN_TEST_BY").ok());
+    BY.as_deref()
 }
 
 impl Default for World {
@@ -751,12 +763,35 @@ impl Pointsman {
             Some("IPv4") => Some(Usurper::seize(host, &["ip"])),
             _ => None,
         };
+        let mode: &[&str] = match by() {
+            None => &[],
+            Some(_)
+                if arguments
+                    .iter()
+                    .any(|given| given.starts_with("--nodeport-addresses")) =>
+            {
+                &["--proxy-mode", "iptables"]
+            }
+            // As in nftables mode.
+            Some(_) => &[
+                "--proxy-mode",
+                "iptables",
+                "--nodeport-addresses",
+                "primary",
+            ],
+        };
+        if by() == Some("iptables-legacy") {
+            // As the kubelet says it.
+            host.sh("iptables-legacy -w -t mangle -N KUBE-IPTABLES-HINT 2>/dev/null || true");
+            host.sh("ip6tables-legacy -w -t mangle -N KUBE-IPTABLES-HINT 2>/dev/null || true");
+        }
         let mut child = host.run(move || {
             Command::new(&other[0])
                 .args(&other[1..])
                 .arg(BINARY.as_path())
                 .args(["--hostname-override", NODE])
                 .args(LEAVE_CONNTRACK)
+                .args(mode)
                 .args(&arguments)
                 .envs(environment)
                 .stdin(Stdio::null())

@@ -17,6 +17,7 @@ mod golden;
 mod harness;
 mod health_checks;
 mod hostile;
+mod iptables;
 mod kernel;
 mod layers;
 mod objects;

@@ -160,6 +160,20 @@ impl Entry {
         }
     }
 
+    /// The destination that it is about, unless several may state it.
+    #[must_use]
+    pub const fn destination(&self) -> Option<Destination> {
+        match self {
+            Self::Route { destination, .. }
+            | Self::ExternalRoute { destination, .. }
+            | Self::Slot { destination, .. }
+            | Self::NoEndpoints { destination, .. }
+            | Self::Guarded { destination }
+            | Self::AllowedSource { destination, .. } => Some(*destination),
+            Self::Shared(_) => None,
+        }
+    }
+
     /// The family whose tables the entry belongs to.
     #[must_use]
     pub const fn family(&self) -> Family {

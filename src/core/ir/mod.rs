@@ -5,11 +5,13 @@
 //! unit in which a backend is changed: each is one fact with one key, and two facts never share
 //! a key. Nothing here knows nftables, and nothing here decides what a Service means.
 
+mod assembly;
 mod delta;
 mod destination;
 mod entry;
 mod forwarding;
 
+pub use assembly::Assembly;
 pub use delta::{Delta, DestinationChange, Operation};
 pub use destination::{Destination, Host, LABEL_MAX, Label};
 pub use entry::{Entry, List, REMEMBERED_WEIGHT, Route, Shared, SourcePolicy};

@@ -8,42 +8,11 @@ use std::collections::BTreeSet;
 use super::wire::batch::{Batch, FinishedBatch};
 use super::wire::{foreign, tables};
 use crate::core::model::Family;
+use crate::dataplane::owners::{is_kube_proxys, is_ours};
 use crate::host::netlink::socket::{Socket, SocketError};
 
 /// The tables of iptables that kube-proxy writes to.
 const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
-
-/// Chains of kube-proxy with one name, and the beginnings of those it has many of
-/// (`pkg/proxy/iptables/proxier.go`).
-const CHAINS: [&str; 14] = [
-    "KUBE-SERVICES",
-    "KUBE-EXTERNAL-SERVICES",
-    "KUBE-NODEPORTS",
-    "KUBE-POSTROUTING",
-    "KUBE-MARK-MASQ",
-    "KUBE-MARK-DROP",
-    "KUBE-FORWARD",
-    "KUBE-PROXY-FIREWALL",
-    "KUBE-PROXY-CANARY",
-    // Of ipvs mode (`pkg/proxy/ipvs/proxier.go`).
-    "KUBE-NODE-PORT",
-    "KUBE-LOAD-BALANCER",
-    "KUBE-IPVS-FILTER",
-    "KUBE-IPVS-OUT-FILTER",
-    "KUBE-SOURCE-RANGES-FIREWALL",
-];
-const PREFIXES: [&str; 6] = [
-    "KUBE-SVC-",
-    "KUBE-SVL-",
-    "KUBE-EXT-",
-    "KUBE-FW-",
-    "KUBE-XLB-",
-    "KUBE-SEP-",
-];
-
-fn is_kube_proxys(chain: &str) -> bool {
-    CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
-}
 
 /// The transaction that removes them, and how many there are.
 pub(super) fn removal(
@@ -56,7 +25,7 @@ pub(super) fn removal(
         for table in TABLES {
             let chains: BTreeSet<String> = foreign::chain_names(socket, *family, table)?
                 .into_iter()
-                .filter(|chain| is_kube_proxys(chain))
+                .filter(|chain| is_kube_proxys(chain) || is_ours(chain))
                 .collect();
             if chains.is_empty() {
                 continue;
@@ -77,24 +46,4 @@ pub(super) fn removal(
         }
     }
     Ok((batch.finish(), count))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kubelets_chains_are_not_kube_proxys() {
-        for chain in ["KUBE-SERVICES", "KUBE-SVC-ABC", "KUBE-SEP-X", "KUBE-FW-1"] {
-            assert!(is_kube_proxys(chain), "{chain}");
-        }
-        for chain in [
-            "KUBE-FIREWALL",
-            "KUBE-KUBELET-CANARY",
-            "PREROUTING",
-            "KUBE-ROUTER",
-        ] {
-            assert!(!is_kube_proxys(chain), "{chain}");
-        }
-    }
 }

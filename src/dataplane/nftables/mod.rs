@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use crate::core::ir::{Delta, Destination, Entry};
 use crate::core::model::{Family, PerFamily, Protocol};
-use crate::dataplane::{Applied, ApplyError, Backend, Changed, Options, Refused, Unavailable};
+use crate::dataplane::{
+    Applied, ApplyError, Backend, Changed, Mode, Options, Refused, Unavailable,
+};
 use crate::host::netlink::socket::{Refusal, Socket, SocketError};
 
 use affinity::Rounded;
@@ -243,6 +245,8 @@ impl Reading {
 }
 
 impl Backend for Nftables {
+    const MODE: Mode = Mode::Nftables;
+
     fn open(options: Options) -> Result<Self, Unavailable> {
         Ok(Self::connect(options)?)
     }

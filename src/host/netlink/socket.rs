@@ -22,7 +22,7 @@ use super::*;
 pub enum SocketError {
     /// The socket cannot be had.
     #[error(
-        "cannot open a netfilter netlink socket: {0}; the kernel needs nf_tables (5.13 or newer)"
+        "cannot open a netfilter netlink socket: {0}; the kernel needs nf_tables (5.10 or newer)"
     )]
     Open(io::Error),
     /// We may not.
@@ -32,7 +32,7 @@ pub enum SocketError {
     NotPermitted,
     /// The kernel has no nf_tables.
     #[error(
-        "the kernel does not support nf_tables for {family}: {what}: {error}; load the nf_tables modules, or use a kernel of 5.13 or newer that has them"
+        "the kernel does not support nf_tables for {family}: {what}: {error}; load the nf_tables modules, or use a kernel of 5.10 or newer that has them"
     )]
     Unsupported {
         /// The table family asked for.

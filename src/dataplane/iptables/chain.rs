@@ -1,0 +1,61 @@
+//! A chain: its name, its rules, and a mark by which it is known again after a restart.
+
+use super::chain_names;
+
+/// A chain as it is to be. Rules are without `-A` and the name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Chain {
+    pub(super) name: String,
+    pub(super) rules: Vec<String>,
+}
+
+/// What a chain's mark begins with.
+const MARK: &str = "pointsman:";
+
+impl Chain {
+    /// What its rules come to, and how many they are with the mark itself.
+    pub(super) fn mark(&self) -> Mark {
+        let text = self.rules.join("\n");
+        Mark {
+            digest: chain_names::digest(&text, 16),
+            rules: self.rules.len() + 1,
+        }
+    }
+
+    /// Appends it to what is restored: it is emptied first. The mark is the last rule, where hardly a packet
+    /// comes by.
+    pub(super) fn write(&self, mark: &Mark, out: &mut String) {
+        for rule in &self.rules {
+            line(out, &["-A ", &self.name, " ", rule]);
+        }
+        let comment = format!("-m comment --comment {MARK}{}", mark.digest);
+        line(out, &["-A ", &self.name, " ", &comment]);
+    }
+}
+
+/// How a chain is known again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) digest: String,
+    pub(super) rules: usize,
+}
+
+/// The digest in a rule, if it is a mark.
+pub(super) fn digest_in(rule: &str) -> Option<&str> {
+    let (_, comment) = rule.split_once("--comment ")?;
+    let comment = comment.trim_start_matches('"');
+    let digest = comment.strip_prefix(MARK)?;
+    digest.split(['"', ' ']).next()
+}
+
+/// A comment, as an argument. Labels have no quotes and no spaces.
+pub(super) fn comment(text: &str) -> String {
+    format!("-m comment --comment \"{text}\"")
+}
+
+pub(super) fn line(out: &mut String, parts: &[&str]) {
+    for part in parts {
+        out.push_str(part);
+    }
+    out.push('\n');
+}

@@ -1,0 +1,245 @@
+//! The iptables backend: a chain for each destination, and trees of chains that lead to them.
+//!
+//! Everything goes through `iptables-restore`, as with kube-proxy: the tool is the interface that stays.
+//! Only chains that change are written. Each carries a mark of its content, so that a start finds out what is
+//! there already. What is to be refused keeps its destination in the nat table, and is known by it in the
+//! filter table.
+
+mod chain;
+mod chain_names;
+mod dispatch;
+mod draw;
+mod drift;
+mod family_tables;
+mod fixed;
+mod key;
+mod origin;
+mod plan;
+mod record;
+mod removal;
+mod rendering;
+mod restore;
+mod saved;
+mod served;
+mod tool;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::ir::{Delta, Entry};
+use crate::core::model::{Family, Protocol};
+use crate::dataplane::nftables::Nftables;
+use crate::dataplane::{Applied, ApplyError, Backend, Changed, Mode, Options, Unavailable};
+
+use family_tables::FamilyTables;
+use plan::Program;
+use record::TABLES;
+use removal::What;
+use tool::{ToolError, Variant};
+
+pub use rendering::render;
+
+impl From<ToolError> for Unavailable {
+    fn from(error: ToolError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+/// The programs in the kernel's tables.
+pub struct Iptables {
+    options: Options,
+    missing: Vec<Family>,
+    withheld: Vec<Family>,
+    families: Vec<FamilyTables>,
+    /// Services are restored one by one.
+    isolate: bool,
+    /// What nftables mode has left is gone.
+    alone: bool,
+}
+
+impl Iptables {
+    fn find_families(&mut self) -> Vec<(Family, ToolError)> {
+        let mut lacking = Vec::new();
+        for family in std::mem::take(&mut self.missing) {
+            match FamilyTables::open(&self.options, family) {
+                Ok(tables) => self.families.push(tables),
+                Err(error) => {
+                    self.missing.push(family);
+                    lacking.push((family, error));
+                }
+            }
+        }
+        self.families.sort_by_key(|held| held.tool.family);
+        lacking
+    }
+
+    fn programmed(&mut self) -> impl Iterator<Item = &mut FamilyTables> {
+        let withheld = self.withheld.clone();
+        let held = self.families.iter_mut();
+        held.filter(move |held| !withheld.contains(&held.tool.family))
+    }
+}
+
+impl Backend for Iptables {
+    const MODE: Mode = Mode::Iptables;
+
+    fn open(options: Options) -> Result<Self, Unavailable> {
+        let mut backend = Self {
+            missing: options.families.clone(),
+            withheld: Vec::new(),
+            families: Vec::new(),
+            isolate: false,
+            alone: false,
+            options,
+        };
+        let mut lacking = backend.find_families();
+        if backend.families.is_empty()
+            && let Some((_, error)) = lacking.pop()
+        {
+            return Err(error.into());
+        }
+        for (family, error) in lacking {
+            tracing::warn!(
+                %error,
+                "rules of {family} cannot be programmed: only the other family is served until they can",
+            );
+        }
+        Ok(backend)
+    }
+
+    fn render(options: &Options, entries: &[Entry]) -> String {
+        render(options, entries)
+    }
+
+    fn reconfigure(&mut self, options: Options) {
+        self.options = options;
+        for held in &mut self.families {
+            held.program = Program::new(&self.options, held.tool.family);
+        }
+    }
+
+    fn families(&self) -> Vec<Family> {
+        let families = self.families.iter().map(|held| held.tool.family);
+        families
+            .filter(|family| !self.withheld.contains(family))
+            .collect()
+    }
+
+    fn withhold(&mut self, family: Family, withhold: bool) {
+        self.withheld.retain(|other| *other != family);
+        if withhold {
+            self.withheld.push(family);
+        }
+    }
+
+    fn look_for_families(&mut self) -> bool {
+        let before = self.families.len();
+        for (family, error) in self.find_families() {
+            tracing::debug!(%family, %error, "still cannot be programmed");
+        }
+        self.families.len() > before
+    }
+
+    fn take_over(&mut self) -> Result<(), Unavailable> {
+        // Nothing of another proxy is in a transaction of ours.
+        Ok(())
+    }
+
+    fn remove_leftovers(&mut self) -> Result<usize, ApplyError> {
+        let mut chains = 0;
+        for held in self.programmed() {
+            chains += held.remove(What::KubeProxys).map_err(Unavailable::from)?;
+        }
+        Ok(chains)
+    }
+
+    fn clean_up(&mut self) -> Result<(), ApplyError> {
+        let options = self.options.clone();
+        for held in &mut self.families {
+            held.remove(What::Ours).map_err(Unavailable::from)?;
+            held.program = Program::new(&options, held.tool.family);
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, changed: Changed) -> Result<bool, Unavailable> {
+        let families = self.families.iter();
+        let all = families.map(|held| (held.tool.clone(), Arc::clone(&held.known)));
+        drift::watch(all.collect(), self.options.look_every, changed)
+            .map_err(|error| Unavailable(Box::new(error)))?;
+        Ok(true)
+    }
+
+    fn counts(&self) -> Vec<(Family, &'static str, usize)> {
+        let families = self.families.iter();
+        let counts = families.flat_map(|held| {
+            let of_table = |(table, rules)| (held.tool.family, table, rules);
+            TABLES.into_iter().zip(held.rules()).map(of_table)
+        });
+        counts.collect()
+    }
+
+    fn written(&self) -> Vec<(Family, &'static str, usize)> {
+        let families = self.families.iter();
+        let written = families.flat_map(|held| {
+            let of_table = |(table, rules)| (held.tool.family, table, rules);
+            TABLES.into_iter().zip(held.last).map(of_table)
+        });
+        written.collect()
+    }
+
+    fn refused_on_loopback(&mut self) -> Result<Vec<(Family, Protocol, u64)>, Unavailable> {
+        Ok(Vec::new())
+    }
+
+    fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
+        let options = self.options.clone();
+        for held in self.programmed() {
+            held.read(&options)?;
+        }
+        // What is there is compared chain by chain when all is known that is to be there.
+        Ok(Vec::new())
+    }
+
+    fn apply(&mut self, delta: &Delta) -> Result<Applied, ApplyError> {
+        let mut applied = Applied::default();
+        let isolate = self.isolate;
+        for held in self.programmed() {
+            if !held.program.begins && delta.is_empty() {
+                continue;
+            }
+            if let Err(failed) = held.apply(delta, isolate, &mut applied) {
+                return Err(failed.into_error(applied.transactions > 0));
+            }
+        }
+        Ok(applied)
+    }
+
+    fn most_operations(&self) -> usize {
+        // What a table is to be has to be known as a whole; it is written in pieces.
+        usize::MAX
+    }
+
+    fn rest(&self) -> Duration {
+        let families = self.families.iter();
+        let costly = families.filter(|held| held.tool.variant == Variant::Legacy);
+        costly.map(|held| held.took).sum()
+    }
+
+    fn isolate_services(&mut self, isolate: bool) {
+        self.isolate = isolate;
+    }
+
+    fn has_garbage(&self) -> bool {
+        !self.alone
+    }
+
+    fn tidy(&mut self) -> Result<(), ApplyError> {
+        // Of nftables mode, which has served until now; where there is no nf_tables it has left nothing.
+        if let Ok(mut other) = Nftables::open(Options::default()) {
+            other.clean_up()?;
+        }
+        self.alone = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,28 @@
+//! What the tables of a family hold, as far as it is ours: what writes them and what looks for drift share it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::saved::Held;
+
+/// The tables, by their numbers here.
+pub(super) const TABLES: [&str; 2] = ["nat", "filter"];
+pub(super) const NAT: usize = 0;
+pub(super) const FILTER: usize = 1;
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub(super) tables: [Held; 2],
+    /// Goes up before and after each change of ours.
+    pub(super) changes: u64,
+    /// A rule is another one than it was, though chains have their marks and as many rules as they had.
+    pub(super) doubtful: bool,
+}
+
+/// The same, shared.
+pub(super) type Known = Arc<Mutex<Tables>>;
+
+/// What is known, for as long as the guard lives.
+pub(super) fn lock(known: &Known) -> MutexGuard<'_, Tables> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,61 @@
+//! Whose a chain of iptables is, by its name.
+
+/// Chains of kube-proxy with one name, and the beginnings of those it has many of
+/// (`pkg/proxy/iptables/proxier.go`).
+const CHAINS: [&str; 14] = [
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-NODEPORTS",
+    "KUBE-POSTROUTING",
+    "KUBE-MARK-MASQ",
+    "KUBE-MARK-DROP",
+    "KUBE-FORWARD",
+    "KUBE-PROXY-FIREWALL",
+    "KUBE-PROXY-CANARY",
+    // Of ipvs mode (`pkg/proxy/ipvs/proxier.go`).
+    "KUBE-NODE-PORT",
+    "KUBE-LOAD-BALANCER",
+    "KUBE-IPVS-FILTER",
+    "KUBE-IPVS-OUT-FILTER",
+    "KUBE-SOURCE-RANGES-FIREWALL",
+];
+const PREFIXES: [&str; 6] = [
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-EXT-",
+    "KUBE-FW-",
+    "KUBE-XLB-",
+    "KUBE-SEP-",
+];
+
+/// Whether a chain is kube-proxy's.
+pub(super) fn is_kube_proxys(chain: &str) -> bool {
+    CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
+}
+
+/// Whether a chain is ours.
+pub(super) fn is_ours(chain: &str) -> bool {
+    ["POINTSMAN-", "PTM-", "PTMG-", "PTMH-"]
+        .iter()
+        .any(|prefix| chain.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubelets_chains_are_not_kube_proxys() {
+        for chain in ["KUBE-SERVICES", "KUBE-SVC-ABC", "KUBE-SEP-X", "KUBE-FW-1"] {
+            assert!(is_kube_proxys(chain), "{chain}");
+        }
+        for chain in [
+            "KUBE-FIREWALL",
+            "KUBE-KUBELET-CANARY",
+            "PREROUTING",
+            "KUBE-ROUTER",
+        ] {
+            assert!(!is_kube_proxys(chain), "{chain}");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! iptables mode by either variant: what is written, what is left alone, and what is put right. What packets
+//! experience is tested by the tests of nftables mode (`POINTSMAN_TEST_BY`).
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use crate::harness::{Host, NODE, Pointsman, Servers, World, eventually, metric, pointsman};
+use crate::objects::{Manifests, service, slice};
+
+/// The variants that this kernel has: newer ones may be without `ip_tables`.
+fn variants() -> Vec<&'static str> {
+    let host = Host::new();
+    let has = |variant: &&str| host.try_sh(&format!("iptables-{variant}-save -t nat")).0;
+    let variants: Vec<&str> = ["nft", "legacy"].into_iter().filter(has).collect();
+    assert!(variants.contains(&"nft"));
+    variants
+}
+
+const CIDR: [&str; 2] = ["--cluster-cidr", "10.244.0.0/16,fd00:244::/56"];
+
+/// Has the kubelet say which variant the node uses.
+fn hint(host: &Host, variant: &str) {
+    host.sh("ip link set lo up");
+    for command in ["iptables", "ip6tables"] {
+        host.sh(&format!(
+            "{command}-{variant} -t mangle -N KUBE-IPTABLES-HINT"
+        ));
+    }
+}
+
+/// What both families hold; without counters.
+fn saved(host: &Host, variant: &str) -> String {
+    let all = host.sh(&format!(
+        "iptables-{variant}-save; ip6tables-{variant}-save"
+    ));
+    let lines = all.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.split(" [").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn arguments<'a>(manifests: &'a Manifests, more: &[&'a str]) -> Vec<&'a str> {
+    let mode = ["--proxy-mode", "iptables", "--conntrack-max-per-core", "0"];
+    let node = ["--hostname-override", NODE, "--manifests", manifests.path()];
+    [&mode[..], &node, &CIDR, more].concat()
+}
+
+/// Programs objects once. Returns the log.
+fn once(host: &Host, manifests: &Manifests, more: &[&str]) -> String {
+    let more = [&["--once", "-v", "2"], more].concat();
+    let all = arguments(manifests, &more);
+    let all = [
+        &[
+            "--conntrack-tcp-timeout-established=0",
+            "--conntrack-tcp-timeout-close-wait=0",
+        ],
+        &all[..],
+    ]
+    .concat();
+    let (code, _, log) = pointsman(host, &all);
+    assert_eq!(code, Some(0), "{log}");
+    log
+}
+
+/// A number in the last line of a sync.
+fn said(log: &str, field: &str) -> usize {
+    let line = log.lines().rfind(|line| line.contains("synced"));
+    let (_, rest) = line
+        .and_then(|line| line.split_once(&format!("{field}=")))
+        .unwrap_or_else(|| panic!("no {field} in {log}"));
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
+fn web(number: u16, endpoints: &[&str]) -> Vec<Value> {
+    let name = format!("web-{number}");
+    let [high, low] = number.to_be_bytes();
+    let address = format!("10.96.{high}.{low}");
+    let mut objects = vec![service(&name, &[&address]).0];
+    objects.push(slice(&name, "TCP", endpoints));
+    objects
+}
+
+fn many(count: u16) -> Vec<Value> {
+    (1..=count)
+        .flat_map(|number| web(number, &["10.244.1.1", "10.244.1.2"]))
+        .collect()
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_start_over_what_is_there_writes_nothing_and_a_change_only_what_differs() {
+    for variant in variants() {
+        let host = Host::new();
+        hint(&host, variant);
+        let manifests = Manifests::new(many(300));
+        let first = said(&once(&host, &manifests, &[]), "operations");
+        assert!(first > 1_500, "{variant}: {first}");
+        let before = saved(&host, variant);
+        assert_eq!(
+            said(&once(&host, &manifests, &[]), "operations"),
+            0,
+            "{variant}"
+        );
+        assert_eq!(saved(&host, variant), before, "{variant}");
+        manifests.write("more.json", web(1_000, &["10.244.1.9"]));
+        let log = once(&host, &manifests, &[]);
+        let second = said(&log, "operations");
+        assert!((2..200).contains(&second), "{variant}: {second}\n{log}");
+        manifests.write("more.json", Vec::new());
+        once(&host, &manifests, &[]);
+        assert_eq!(saved(&host, variant), before, "{variant}");
+    }
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn rules_and_chains_of_others_stay_and_cleanup_takes_away_ours_alone() {
+    for variant in variants() {
+        let host = Host::new();
+        hint(&host, variant);
+        for command in ["iptables", "ip6tables"] {
+            host.sh(&format!(
+                "{command}-{variant} -t nat -N CNI; {command}-{variant} -t nat -A CNI -j RETURN
+                 {command}-{variant} -t nat -A PREROUTING -p tcp --dport 4444 -j CNI
+                 {command}-{variant} -A FORWARD -p udp --dport 4444 -j DROP
+                 {command}-{variant} -A INPUT -m comment --comment 'PTM-MINE -j POINTSMAN-' -j ACCEPT"
+            ));
+        }
+        let before = saved(&host, variant);
+        let manifests = Manifests::new(many(20));
+        once(&host, &manifests, &[]);
+        let with_ours = saved(&host, variant);
+        for line in before.lines() {
+            assert!(with_ours.contains(line), "{variant}: {line}");
+        }
+        let (code, _, log) = pointsman(&host, &["--cleanup"]);
+        assert_eq!(code, Some(0), "{log}");
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        assert_eq!(sorted(&saved(&host, variant)), sorted(&before), "{variant}");
+    }
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_dry_run_is_what_every_tool_accepts_and_what_is_programmed() {
+    let manifests = Manifests::new(many(40));
+    let host = Host::new();
+    let (code, text, log) = pointsman(&host, &arguments(&manifests, &["--dry-run"]));
+    assert_eq!(code, Some(0), "{log}");
+    for variant in variants() {
+        let (printed, programmed) = (Host::new(), Host::new());
+        for command in ["iptables", "ip6tables"] {
+            let restore = format!("{command}-{variant}-restore --noflush");
+            let (works, output) = printed.sh_with_input(&restore, &text);
+            assert!(works, "{restore}: {output}");
+        }
+        hint(&programmed, variant);
+        once(&programmed, &manifests, &[]);
+        let without_marks = |host: &Host| {
+            let all = saved(host, variant);
+            let rules = all.lines().filter(|line| line.starts_with("-A "));
+            let marks = ["--comment \"pointsman:", "--comment pointsman:"];
+            let is_mark = |line: &str| marks.iter().any(|mark| line.contains(mark));
+            let rules = rules.filter(|line| !is_mark(line));
+            let mut rules: Vec<String> = rules.map(str::to_owned).collect();
+            rules.sort_unstable();
+            rules
+        };
+        assert_eq!(
+            without_marks(&printed),
+            without_marks(&programmed),
+            "{variant}"
+        );
+    }
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn g6_what_others_take_away_is_put_back_within_the_sync_period() {
+    for variant in variants() {
+        let world = World::new();
+        hint(&world.node, variant);
+        let _servers = Servers::tcp(&world.pods, &[8080]);
+        let manifests = Manifests::new(web(1, &["10.244.1.1"]));
+        let all = arguments(
+            &manifests,
+            &[
+                "--iptables-sync-period",
+                "1s",
+                "--iptables-min-sync-period",
+                "0s",
+            ],
+        );
+        let _process = Pointsman::start_without_cidr(&world.node, &all);
+        let target = "10.96.0.1:80";
+        let endpoint: SocketAddr = "10.244.1.1:8080".parse().unwrap();
+        eventually("it is served", || {
+            world
+                .pod
+                .connect(target)
+                .is_ok_and(|seen| seen.endpoint == endpoint)
+        });
+        for tampering in [
+            "-t nat -F",
+            "-t nat -F PTM-10.96.0.1-T80",
+            "-t nat -D PREROUTING 1",
+            "-t nat -R PTM-10.96.0.1-T80 2 -p tcp -j DNAT --to-destination 10.244.1.7:8080",
+        ] {
+            // Whoever looks has to have seen it as it was.
+            std::thread::sleep(std::time::Duration::from_millis(2500));
+            world.node.sh(&format!("iptables-{variant} -w {tampering}"));
+            eventually(
+                &format!("{variant}: it is served after {tampering}"),
+                || {
+                    world
+                        .pod
+                        .connect(target)
+                        .is_ok_and(|seen| seen.endpoint == endpoint)
+                },
+            );
+        }
+        assert!(metric(&world.node, "pointsman_interference_total") >= 4.0);
+    }
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn another_program_that_has_the_lock_is_waited_for_and_named_as_the_reason() {
+    let world = World::new();
+    if !variants().contains(&"legacy") {
+        eprintln!("ignored: this kernel has no ip_tables, and only that has a lock");
+        return;
+    }
+    hint(&world.node, "legacy");
+    let directory = tempfile::tempdir().unwrap();
+    let lock = directory.path().join("lock");
+    let lock = lock.to_str().unwrap();
+    let _servers = Servers::tcp(&world.pods, &[8080]);
+    let holder = {
+        let command = format!("touch {lock}; flock {lock} sleep 9");
+        world.node.spawn(move || {
+            std::process::Command::new("sh")
+                .args(["-c", &command])
+                .status()
+        })
+    };
+    eventually("somebody has the lock", || {
+        std::path::Path::new(lock).exists()
+    });
+    let manifests = Manifests::new(web(1, &["10.244.1.1"]));
+    let all = arguments(&manifests, &[]);
+    let process = Pointsman::launch_with(&world.node, &all, &[("XTABLES_LOCKFILE", lock)]);
+    process.wait_for("has held the lock of iptables for 5 s");
+    process.wait_for("synced");
+    assert!(world.pod.connect("10.96.0.1:80").is_ok());
+    assert!(holder.join().unwrap().unwrap().success());
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn kube_proxys_chains_go_once_ours_are_there_and_the_kubelets_stay() {
+    for variant in variants() {
+        let host = Host::new();
+        hint(&host, variant);
+        host.sh(&format!(
+            "iptables-{variant}-restore --noflush <<'END'
+*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-SVC-ABCDEFGHIJKLMNOP - [0:0]
+:KUBE-POSTROUTING - [0:0]
+-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-ABCDEFGHIJKLMNOP
+-I PREROUTING 1 -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
+-I OUTPUT 1 -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
+COMMIT
+*filter
+:KUBE-FORWARD - [0:0]
+:KUBE-FIREWALL - [0:0]
+-I FORWARD 1 -j KUBE-FORWARD
+-I INPUT 1 -j KUBE-FIREWALL
+COMMIT
+END"
+        ));
+        let manifests = Manifests::new(many(3));
+        once(&host, &manifests, &["--takeover"]);
+        let after = saved(&host, variant);
+        for gone in [
+            "KUBE-SERVICES",
+            "KUBE-SVC-",
+            "KUBE-POSTROUTING",
+            "KUBE-FORWARD",
+        ] {
+            assert!(!after.contains(gone), "{variant}: {gone}\n{after}");
+        }
+        assert!(after.contains("-A INPUT -j KUBE-FIREWALL"), "{variant}");
+        assert!(after.contains("PTM-10.96.0.1-T80"), "{variant}");
+    }
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn from_mode_to_mode_no_connection_is_lost_and_only_one_of_them_is_left() {
+    let world = World::new();
+    hint(&world.node, "nft");
+    let _servers = Servers::tcp(&world.pods, &[8080]);
+    let manifests = Manifests::new(web(1, &["10.244.1.1"]));
+    let target = "10.96.0.1:80";
+    let nftables: Vec<&str> = arguments(&manifests, &["--takeover"]);
+    let nftables: Vec<&str> = nftables
+        .iter()
+        .map(|argument| {
+            if *argument == "iptables" {
+                "nftables"
+            } else {
+                argument
+            }
+        })
+        .collect();
+    let iptables = arguments(&manifests, &[]);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut client = None;
+    for (mode, all) in [
+        ("nftables", &nftables),
+        ("iptables", &iptables),
+        ("nftables", &nftables),
+    ] {
+        let process = Pointsman::start_without_cidr(&world.node, all);
+        eventually(&format!("{mode} alone"), || {
+            let tables = world.node.sh("nft list tables");
+            let saved = saved(&world.node, "nft");
+            let ours = [tables.contains("pointsman"), saved.contains("PTM-")];
+            ours == [mode == "nftables", mode == "iptables"]
+        });
+        let client = client.get_or_insert_with(|| {
+            let (stop, target) = (std::sync::Arc::clone(&stop), target.parse().unwrap());
+            world.pod.spawn(move || {
+                let (mut tried, mut lost) = (0, 0);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    tried += 1;
+                    lost += usize::from(crate::harness::connect(None, target).is_err());
+                }
+                (tried, lost)
+            })
+        });
+        assert!(!client.is_finished());
+        assert_eq!(process.terminate(), Some(0));
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (tried, lost): (usize, usize) = client.unwrap().join().unwrap();
+    assert!(tried > 100, "{tried}");
+    assert_eq!(lost, 0, "of {tried}");
+}
