@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use crate::harness::{Host, NODE, Pointsman, Servers, World, eventually, metric, pointsman};
+use crate::harness::{Host, NODE, Pointsman, Servers, World, eventually, get, metric, pointsman};
 use crate::objects::{Manifests, service, slice};
 
 /// The variants that this kernel has: newer ones may be without `ip_tables`.
@@ -354,4 +354,34 @@ fn from_mode_to_mode_no_connection_is_lost_and_only_one_of_them_is_left() {
     let (tried, lost): (usize, usize) = client.unwrap().join().unwrap();
     assert!(tried > 100, "{tried}");
     assert_eq!(lost, 0, "of {tried}");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn j_l_metrics_have_kube_proxys_names_for_this_mode_and_proxy_mode_says_which_it_is() {
+    let host = Host::new();
+    hint(&host, "nft");
+    let manifests = Manifests::new(many(10));
+    let all = arguments(&manifests, &[]);
+    let _process = Pointsman::start_without_cidr(&host, &all);
+    let mode = get(&host, "127.0.0.1:10249", "/proxyMode").expect("an answer");
+    assert_eq!(mode.body, "iptables");
+    let rules = |table: &str, what: &str| {
+        let labels = format!("{{ip_family=\"IPv4\",table=\"{table}\"}}");
+        let name = format!("kubeproxy_sync_proxy_rules_iptables_{what}{labels}");
+        metric(&host, &name)
+    };
+    for table in ["nat", "filter"] {
+        let listed = host.sh(&format!("iptables-nft-save -t {table}"));
+        let listed = listed
+            .lines()
+            .filter(|line| line.starts_with("-A "))
+            .count();
+        assert_eq!(rules(table, "total"), listed as f64, "{table}");
+        assert!(rules(table, "last") >= rules(table, "total"), "{table}");
+    }
+    for failures in ["restore_failures_total", "partial_restore_failures_total"] {
+        let name = format!("kubeproxy_sync_proxy_rules_iptables_{failures}{{ip_family=\"IPv4\"}}");
+        assert_eq!(metric(&host, &name), 0.0, "{failures}");
+    }
 }

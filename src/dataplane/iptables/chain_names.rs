@@ -21,8 +21,6 @@ pub(super) const SERVICES: &str = "POINTSMAN-SERVICES";
 pub(super) const POSTROUTING: &str = "POINTSMAN-POSTROUTING";
 /// What `FORWARD` of the filter table calls.
 pub(super) const FORWARD: &str = "POINTSMAN-FORWARD";
-/// What a table has for as long as nobody has flushed it.
-pub(super) const CANARY: &str = "POINTSMAN-CANARY";
 
 /// The first bytes of SHA-256, in hexadecimal: nobody who may create a Service finds two that are equal.
 pub(super) fn digest(text: &str, length: usize) -> String {

@@ -280,7 +280,8 @@ impl Failed {
         };
         ApplyError::Refused(vec![Refused {
             what: format!("{what}{chain}"),
-            family: Some(family),
+            // That a tool could not do its work says nothing of a family.
+            family: is_failure.then_some(family),
             owners,
             errno: if is_failure {
                 Errno::EINVAL

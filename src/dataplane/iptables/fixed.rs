@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::chain::Chain;
-use super::chain_names::{CANARY, FORWARD, POSTROUTING, SERVICES};
+use super::chain_names::{FORWARD, POSTROUTING, SERVICES};
 use crate::core::model::Family;
 
 /// Roots of trees.
@@ -76,7 +76,6 @@ impl Base<'_> {
                     "-j MASQUERADE --random-fully".to_owned(),
                 ],
             ),
-            chain(CANARY, Vec::new()),
         ]
     }
 
@@ -98,7 +97,6 @@ impl Base<'_> {
             chain(INPUT, input),
             chain(REFUSE, refuse),
             chain(FORWARD, forward),
-            chain(CANARY, Vec::new()),
         ]
     }
 
