@@ -12,6 +12,7 @@ mod api_server;
 mod attacks;
 mod cli;
 mod daemonset;
+mod differential;
 mod flows;
 mod golden;
 mod harness;
