@@ -193,11 +193,13 @@ fn g6_what_others_take_away_is_put_back_within_the_sync_period() {
             &[
                 "--iptables-sync-period",
                 "1s",
+                "-v",
+                "4",
                 "--iptables-min-sync-period",
                 "0s",
             ],
         );
-        let _process = Pointsman::start_without_cidr(&world.node, &all);
+        let process = Pointsman::start_without_cidr(&world.node, &all);
         let target = "10.96.0.1:80";
         let endpoint: SocketAddr = "10.244.1.1:8080".parse().unwrap();
         eventually("it is served", || {
@@ -213,7 +215,12 @@ fn g6_what_others_take_away_is_put_back_within_the_sync_period() {
             "-t nat -R PTM-10.96.0.1-T80 2 -p tcp -j DNAT --to-destination 10.244.1.7:8080",
         ] {
             // Whoever looks has to have seen it as it was.
-            std::thread::sleep(std::time::Duration::from_millis(2500));
+            let looked = process.log().len();
+            eventually("somebody has looked twice", || {
+                let log = process.log();
+                let since = log.get(looked..).unwrap_or_default();
+                since.contains("settled=true")
+            });
             world.node.sh(&format!("iptables-{variant} -w {tampering}"));
             eventually(
                 &format!("{variant}: it is served after {tampering}"),

@@ -7,8 +7,10 @@ use super::saved::{self, Listing};
 use super::tool::Tool;
 use crate::dataplane::Changed;
 
-/// How much longer than a look takes it is until the next one.
+/// How many times as long as a look takes it is until the next one.
 const REST: u32 = 50;
+/// The same after changes of ours: what a rule is can be told from what it was only after a look at it.
+const SOON: u32 = 10;
 
 /// Looks for changes by others in a thread of its own, for as long as the process lives.
 pub(super) fn watch(
@@ -23,14 +25,25 @@ pub(super) fn watch(
         loop {
             std::thread::sleep(pause);
             let started = Instant::now();
+            let mut rest = REST;
             for ((tool, known), before) in families.iter().zip(&mut before) {
                 for (number, before) in before.iter_mut().enumerate() {
+                    let was = before.map(|(changes, _)| changes);
                     if differs(tool, known, number, before) {
                         changed(None);
                     }
+                    if was != before.map(|(changes, _)| changes) {
+                        rest = SOON;
+                    }
                 }
             }
-            pause = every.max(REST * started.elapsed());
+            let took = started.elapsed();
+            tracing::debug!(
+                ?took,
+                settled = rest == REST,
+                "looked for changes of others"
+            );
+            pause = every.max(rest * took);
         }
     };
     std::thread::Builder::new()
