@@ -249,11 +249,15 @@ fn run<A: AsRef<OsStr>>(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(cannot)?;
-    if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
-        // One that ends early says why by itself.
-        let _ = stdin.write_all(text.as_bytes());
-    }
-    child.wait_with_output().map_err(cannot)
+    let stdin = child.stdin.take();
+    // What it says is read while it is written to: neither waits for the other for ever.
+    std::thread::scope(|scope| {
+        if let (Some(text), Some(mut stdin)) = (input, stdin) {
+            // One that ends early says why by itself.
+            scope.spawn(move || stdin.write_all(text.as_bytes()));
+        }
+        child.wait_with_output().map_err(cannot)
+    })
 }
 
 #[cfg(test)]
