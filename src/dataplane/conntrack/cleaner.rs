@@ -145,8 +145,9 @@ impl<'a> Wanted<'a> {
             .or_else(node_port)
             .is_some_and(|keep| match flow.protocol {
                 Protocol::Udp => !keep.contains(&flow.answers),
+                // One in progress of which answers take another way would be translated from now on.
                 Protocol::Tcp | Protocol::Sctp => {
-                    flow.answers == flow.destination && !flow.answered
+                    flow.answers == flow.destination && !flow.answered && flow.begins
                 }
             })
     }
@@ -369,6 +370,7 @@ mod tests {
                 destination: endpoint(destination),
                 answers: endpoint(answers),
                 answered: true,
+                begins: false,
             };
             assert_eq!(wanted.is_stale(&flow), expected, "{what}");
         }
@@ -378,11 +380,24 @@ mod tests {
     fn h2_of_tcp_and_sctp_only_what_nobody_translated_or_answered_is_stale() {
         let (served, other, answers) = ("10.96.0.10:80", "10.96.0.11:80", "10.244.1.1:8080");
         let cases = [
-            ("translated, not answered", served, answers, false, false),
-            ("translated", served, answers, true, false),
-            ("to itself, answered", served, served, true, false),
-            ("to itself, not answered", served, served, false, true),
-            ("to another destination", other, other, false, false),
+            (
+                "translated, not answered",
+                served,
+                answers,
+                (false, true),
+                false,
+            ),
+            ("translated", served, answers, (true, false), false),
+            ("to itself, answered", served, served, (true, false), false),
+            ("to itself, beginning", served, served, (false, true), true),
+            (
+                "answers take another way",
+                served,
+                served,
+                (false, false),
+                false,
+            ),
+            ("to another destination", other, other, (false, true), false),
         ];
         for protocol in [Protocol::Tcp, Protocol::Sctp] {
             let work = Work {
@@ -397,12 +412,13 @@ mod tests {
                 node_addresses: Vec::new(),
             };
             let wanted = Wanted::new(&work, Family::V4, protocol);
-            for (what, destination, answers, answered, expected) in cases {
+            for (what, destination, answers, (answered, begins), expected) in cases {
                 let flow = Flow {
                     protocol,
                     destination: endpoint(destination),
                     answers: endpoint(answers),
                     answered,
+                    begins,
                 };
                 assert_eq!(wanted.is_stale(&flow), expected, "{protocol} {what}");
             }

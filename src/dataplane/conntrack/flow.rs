@@ -22,6 +22,7 @@ const IPCTNL_MSG_CT_DELETE: u16 = 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
@@ -33,6 +34,10 @@ const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_SCTP: u16 = 3;
+/// Of either protocol.
+const CTA_PROTOINFO_STATE: u16 = 1;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
@@ -45,6 +50,11 @@ const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 
 /// `IPS_SEEN_REPLY` of `include/uapi/linux/netfilter/nf_conntrack_common.h`.
 const SEEN_REPLY: u32 = 1 << 1;
+
+/// `TCP_CONNTRACK_SYN_SENT` and `SCTP_CONNTRACK_COOKIE_WAIT` of `nf_conntrack_tcp.h` and
+/// `nf_conntrack_sctp.h` there: nothing has been seen but what begins a connection.
+const SYN_SENT: u8 = 1;
+const COOKIE_WAIT: u8 = 2;
 
 /// Which flows are asked for.
 #[derive(Debug, Clone, Copy)]
@@ -110,6 +120,8 @@ pub struct Flow {
     pub answers: Endpoint,
     /// Whether it ever did.
     pub answered: bool,
+    /// Whether nothing has been seen of it but what begins a connection; not of UDP.
+    pub begins: bool,
 }
 
 impl Flow {
@@ -127,10 +139,25 @@ impl Flow {
         Some(Self {
             protocol: Protocol::from_number(*protocol.first()?)?,
             answered: status & SEEN_REPLY != 0,
+            begins: begins(attributes),
             destination: end(original, destination, CTA_PROTO_DST_PORT)?,
             answers: end(reply, source, CTA_PROTO_SRC_PORT)?,
         })
     }
+}
+
+fn begins(attributes: &[u8]) -> bool {
+    let is_in = |protocol, state| {
+        let info = find(find(attributes, CTA_PROTOINFO)?, protocol)?;
+        Some(find(info, CTA_PROTOINFO_STATE)? == [state])
+    };
+    let states = [
+        (CTA_PROTOINFO_TCP, SYN_SENT),
+        (CTA_PROTOINFO_SCTP, COOKIE_WAIT),
+    ];
+    states
+        .into_iter()
+        .any(|(protocol, state)| is_in(protocol, state) == Some(true))
 }
 
 fn end(tuple: &[u8], address: u16, port: u16) -> Option<Endpoint> {
