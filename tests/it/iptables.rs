@@ -2,10 +2,13 @@
 //! experience is tested by the tests of nftables mode (`POINTSMAN_TEST_BY`).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Host, NODE, Pointsman, Servers, World, eventually, get, metric, pointsman};
+use crate::harness::{
+    Host, NODE, Pointsman, Servers, World, eventually, eventually_within, get, metric, pointsman,
+};
 use crate::objects::{Manifests, service, slice};
 
 /// The variants that this kernel has: newer ones may be without `ip_tables`.
@@ -17,6 +20,8 @@ fn variants() -> Vec<&'static str> {
     variants
 }
 
+/// Until others' changes are looked for again, where a look takes long.
+const PATIENCE: Duration = Duration::from_secs(120);
 const CIDR: [&str; 2] = ["--cluster-cidr", "10.244.0.0/16,fd00:244::/56"];
 
 /// Has the kubelet say which variant the node uses.
@@ -216,13 +221,14 @@ fn g6_what_others_take_away_is_put_back_within_the_sync_period() {
         ] {
             // Whoever looks has to have seen it as it was.
             let looked = process.log().len();
-            eventually("somebody has looked twice", || {
+            eventually_within(PATIENCE, "somebody has looked twice", || {
                 let log = process.log();
                 let since = log.get(looked..).unwrap_or_default();
                 since.contains("settled=true")
             });
             world.node.sh(&format!("iptables-{variant} -w {tampering}"));
-            eventually(
+            eventually_within(
+                PATIENCE,
                 &format!("{variant}: it is served after {tampering}"),
                 || {
                     world
