@@ -5,6 +5,7 @@
 //! lasts, is `run`'s business.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,8 @@ pub struct Proxy<B> {
     /// Transactions keep Services apart.
     isolated: bool,
     stale_flows: Vec<StaleFlows>,
+    /// The node's addresses of which flows to `NodePort`s have been looked through.
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl<B: Backend> Proxy<B> {
@@ -97,6 +100,7 @@ impl<B: Backend> Proxy<B> {
             resting: Vec::new(),
             isolated: false,
             stale_flows: Vec::new(),
+            addresses: BTreeSet::new(),
         }
     }
 
@@ -211,6 +215,9 @@ impl<B: Backend> Proxy<B> {
                     self.stale_flows.extend(self.desired.engine.commit(pending));
                     synced.computing += started.elapsed();
                     synced.settled = self.desired.engine.is_settled();
+                    if synced.settled {
+                        self.follow_addresses();
+                    }
                     self.desired.begun |= synced.settled;
                     let left_out: BTreeSet<Owner> =
                         self.left_out.iter().map(|(owner, _)| *owner).collect();
@@ -237,6 +244,20 @@ impl<B: Backend> Proxy<B> {
                 }
             }
         }
+    }
+
+    /// Flows to an address that was not the node's for a while were nobody's business meanwhile.
+    fn follow_addresses(&mut self) {
+        let now: BTreeSet<IpAddr> = self.desired.node_port_addresses().into_iter().collect();
+        let come: BTreeSet<Family> = now
+            .difference(&self.addresses)
+            .map(|address| Family::of(*address))
+            .collect();
+        for family in come {
+            let flows = self.desired.engine.node_port_flows(family);
+            self.stale_flows.extend(flows);
+        }
+        self.addresses = now;
     }
 
     /// Makes ready for another attempt after a transaction was refused for the given time in a

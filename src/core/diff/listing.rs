@@ -1,6 +1,6 @@
 //! What the engine knows, for those who ask: what is wanted, and what is applied.
 
-use super::Engine;
+use super::{Engine, StaleFlows};
 use crate::core::ir::{Destination, Entry, Forwarding, Host, Shared};
 use crate::core::model::Family;
 
@@ -62,6 +62,16 @@ impl Engine {
             let compiled = self.wanted.get(&claim.owner)?;
             let (_, forwarding) = compiled.destinations.get(claim.index as usize)?;
             Some((destination, forwarding))
+        })
+    }
+
+    /// Where flows to UDP `NodePort`s of a family may go.
+    pub fn node_port_flows(&self, family: Family) -> impl Iterator<Item = StaleFlows> {
+        let flows = self.flows.iter();
+        let of_node = flows.filter(move |(to, _)| to.host == Host::Node(family));
+        of_node.map(|(destination, keep)| StaleFlows {
+            destination: *destination,
+            keep: keep.clone(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! What a family's chains are to be, and what a delta makes of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -321,12 +321,9 @@ impl Program {
 
 /// The chains that are not among the new ones.
 fn superseded(before: Vec<Chain>, after: &[Chain]) -> Vec<String> {
-    let known: BTreeMap<&str, ()> = after
-        .iter()
-        .map(|chain| (chain.name.as_str(), ()))
-        .collect();
+    let known: BTreeSet<&str> = after.iter().map(|chain| chain.name.as_str()).collect();
     let names = before.into_iter().map(|chain| chain.name);
     names
-        .filter(|name| !known.contains_key(name.as_str()))
+        .filter(|name| !known.contains(name.as_str()))
         .collect()
 }
