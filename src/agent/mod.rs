@@ -26,8 +26,8 @@ use anyhow::{Context, Result};
 use crate::config::{Config, NoPodCidrs};
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Node, PerFamily};
-use crate::dataplane::{ApplyError, Backend, Options};
-use crate::host::{self, interfaces::interface_addresses};
+use crate::dataplane::{ApplyError, Backend, Mode, Options};
+use crate::host::{self, interfaces::interface_addresses, sysctl};
 use crate::source::convert::ConvertOptions;
 
 use reconciler::{Desired, Proxy};
@@ -101,10 +101,14 @@ pub(crate) fn take_over_leftovers<B: Backend>(
     Ok(TakenOver::Done)
 }
 
-/// Sets conntrack's limits and timeouts.
-pub(crate) fn apply_sysctls(config: &Config) -> Result<()> {
+/// Sets conntrack's limits and timeouts, and what a mode needs.
+pub(crate) fn apply_sysctls(config: &Config, mode: Mode) -> Result<()> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(config.conntrack.apply(processors)?)
+    config.conntrack.apply(processors)?;
+    if mode == Mode::Iptables && config.routes_localhost() {
+        sysctl::route_localnet()?;
+    }
+    Ok(())
 }
 
 /// An empty cluster around this node.
@@ -131,6 +135,7 @@ pub(crate) fn options(config: &Config, node: &Node) -> Result<Options, NoPodCidr
         local_detector: config.local_detector(node)?,
         node_ports_everywhere: PerFamily::from_fn(|family| config.node_port_addresses.all(family)),
         on_loopback: PerFamily::from_fn(|family| config.node_port_addresses.loopback(family)),
+        localhost_node_ports: config.routes_localhost(),
         look_every: config.sync_period,
         drop_invalid: !config.conntrack.tcp_be_liberal,
         ..Options::default()

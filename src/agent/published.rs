@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::reconciler::{Desired, Proxy, Synced};
 use crate::core::ir::Action;
-use crate::core::model::{PerFamily, Protocol};
+use crate::core::model::{Family, PerFamily, Protocol};
 use crate::dataplane::Backend;
 use crate::dataplane::conntrack::Work;
 use crate::serve::health_checks::{Addresses, Table};
@@ -25,12 +25,14 @@ pub(super) fn health_checks(desired: &Desired) -> Table {
     }
 }
 
-/// Where TCP `NodePort`s lead on loopback: under a Local policy only to endpoints on this node (KEP-6032).
-pub(super) fn on_loopback(desired: &Desired) -> loopback::Table {
+/// Where TCP `NodePort`s lead on loopback: under a Local policy only to endpoints on this node (KEP-6032). Those
+/// of IPv4 may be the rules' business.
+pub(super) fn on_loopback(desired: &Desired, routed: bool) -> loopback::Table {
     let addresses = desired.node_ports();
     let node_ports = desired.engine().wanted_node_ports();
     let served = node_ports
-        .filter(|(to, _)| to.protocol == Protocol::Tcp && addresses.loopback(to.family()));
+        .filter(|(to, _)| to.protocol == Protocol::Tcp && addresses.loopback(to.family()))
+        .filter(|(to, _)| !routed || to.family() == Family::V6);
     let targets = served.filter_map(|(to, forwarding)| {
         let Action::Balance {
             primary,

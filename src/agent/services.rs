@@ -225,7 +225,7 @@ impl Running {
             ..
         } = shared;
         // Nothing of the machine is changed before everything that can be refused has been checked.
-        super::apply_sysctls(config)?;
+        super::apply_sysctls(config, B::MODE)?;
         let (events, inbox) = mpsc::channel(inbox::WAITING);
         health.set_eligible(desired.state().node().eligible);
         // Before the first transaction, so that no change is missed.

@@ -23,7 +23,7 @@ use crate::agent::reconciler::{Proxy, Synced};
 use crate::config::Config;
 use crate::core::model::{Family, ObjectKey, PerFamily, Protocol};
 use crate::dataplane::conntrack::Cleaner;
-use crate::dataplane::{Backend, Culprit};
+use crate::dataplane::{Backend, Culprit, Mode};
 use crate::serve::health::Health;
 use crate::serve::health_checks::Table;
 use crate::serve::loopback;
@@ -480,7 +480,8 @@ impl<B: Backend> SyncLoop<B> {
         let checks = published::health_checks(desired);
         self.outlets.tables.send_replace(checks);
         if changed && desired.node_ports().any_loopback() {
-            let ports = published::on_loopback(desired);
+            let routed = B::MODE == Mode::Iptables && self.config.routes_localhost();
+            let ports = published::on_loopback(desired, routed);
             self.outlets.loopback.send_replace(ports);
         }
     }

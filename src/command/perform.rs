@@ -59,7 +59,7 @@ fn perform_by<B: Backend + Send + 'static>(config: &Config) -> Result<()> {
         Action::Init => {
             // The kernel loads conntrack for our rules, and with it what is set here.
             B::open(Options::default())?;
-            agent::apply_sysctls(config)
+            agent::apply_sysctls(config, B::MODE)
         }
         Action::DryRun(output) => {
             let desired = load(config)?;
@@ -72,7 +72,7 @@ fn perform_by<B: Backend + Send + 'static>(config: &Config) -> Result<()> {
         Action::Once => {
             let desired = load(config)?;
             let backend = B::open(Options::default())?;
-            agent::apply_sysctls(config)?;
+            agent::apply_sysctls(config, B::MODE)?;
             once(config, desired, backend)
         }
         Action::Run => {
@@ -95,16 +95,24 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 fn cleanup() -> Result<()> {
     // Whatever has been programmed here, by either.
-    let nftables = remove_all::<Nftables>();
-    let iptables = remove_all::<Iptables>();
+    let nftables = Nftables::open(Options::default()).map(|mut backend| backend.clean_up());
+    let iptables = Iptables::open(Options::default()).map(|mut backend| backend.clean_up());
     match (nftables, iptables) {
-        (Err(error), Err(_)) => Err(error),
-        _ => Ok(()),
+        (Err(error), Err(_)) => return Err(error.into()),
+        // What a host does not have holds nothing of ours.
+        (Ok(Err(error)), Ok(Err(other))) => {
+            tracing::error!(%error, "cannot remove what nftables mode has programmed");
+            return Err(other).context("cannot remove what iptables mode has programmed");
+        }
+        (Ok(Err(error)), _) => {
+            return Err(error).context("cannot remove what nftables mode has programmed");
+        }
+        (_, Ok(Err(error))) => {
+            return Err(error).context("cannot remove what iptables mode has programmed");
+        }
+        _ => {}
     }
-}
-
-fn remove_all<B: Backend>() -> Result<()> {
-    Ok(B::open(Options::default())?.clean_up()?)
+    Ok(())
 }
 
 /// The cluster as it is now.

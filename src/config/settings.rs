@@ -120,6 +120,13 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether iptables mode leads `NodePort`s on 127.0.0.1 to their endpoints, as in kube-proxy's.
+    #[must_use]
+    pub fn routes_localhost(&self) -> bool {
+        self.effective.iptables.localhost_node_ports != Some(false)
+            && self.node_port_addresses.hold_localhost()
+    }
+
     /// Reads the configuration file, if there is one, and checks everything. `hostname` is the
     /// host's name, for want of an override.
     ///

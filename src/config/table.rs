@@ -126,8 +126,9 @@ pub(super) const FLAGS: &[Flag] = &[
         "The shortest time between two syncs [default: none]"),
     flag(TRAFFIC, "iptables-masquerade-bit", Number, &["iptables.masqueradeBit"],
         "The bit of the packet mark that asks for masquerading, in iptables mode [default: 14]"),
-    idle(flag(TRAFFIC, "iptables-localhost-nodeports", Bool, &["iptables.localhostNodePorts"],
-        "Accepted for kube-proxy's sake: --nodeport-addresses=localhost has NodePorts served on loopback")),
+    flag(TRAFFIC, "iptables-localhost-nodeports", Bool, &["iptables.localhostNodePorts"],
+        "Whether iptables mode leads NodePorts on 127.0.0.1 to their endpoints, if NodePorts are accepted there: \
+         it sets route_localnet [default: true]"),
     idle(flag(TRAFFIC, "ipvs-sync-period", Duration, &["ipvs.syncPeriod"], NO_IPVS)),
     idle(flag(TRAFFIC, "ipvs-min-sync-period", Duration, &["ipvs.minSyncPeriod"], NO_IPVS)),
     idle(flag(TRAFFIC, "ipvs-scheduler", Text("NAME"), &["ipvs.scheduler"], NO_IPVS)),

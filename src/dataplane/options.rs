@@ -40,6 +40,9 @@ pub struct Options {
     /// Whether `NodePort`s are served on loopback addresses, by who takes TCP connections there: other
     /// protocols are refused and counted.
     pub on_loopback: PerFamily<bool>,
+    /// Whether iptables mode leads `NodePort`s on 127.0.0.1 to their endpoints, which the kernel does with
+    /// `route_localnet`.
+    pub localhost_node_ports: bool,
     /// Which families are programmed.
     pub families: Vec<Family>,
     /// How often somebody else's changes are looked for, where nobody tells of them.
@@ -56,6 +59,7 @@ impl Default for Options {
             local_detector: PerFamily::default(),
             node_ports_everywhere: PerFamily::default(),
             on_loopback: PerFamily::default(),
+            localhost_node_ports: false,
             families: Family::BOTH.to_vec(),
             look_every: Duration::from_secs(30),
             drop_invalid: true,

@@ -33,6 +33,17 @@ pub(super) fn is_kube_proxys(chain: &str) -> bool {
     CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
 }
 
+/// Whether a chain is one of kube-proxy's that others use too: they have it mark what is to be masqueraded, as
+/// the plugin `portmap` does by its `externalSetMarkChain`.
+pub(super) fn is_for_others_too(chain: &str) -> bool {
+    ["KUBE-MARK-MASQ", "KUBE-MARK-DROP"].contains(&chain)
+}
+
+/// Whether a chain is one that the kernel has of itself, or that iptables makes as if it were.
+pub(super) fn is_built_in(chain: &str) -> bool {
+    ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&chain)
+}
+
 /// Whether a chain is ours.
 pub(super) fn is_ours(chain: &str) -> bool {
     ["POINTSMAN-", "PTM-", "PTMG-", "PTMH-"]

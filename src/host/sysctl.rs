@@ -1,4 +1,4 @@
-//! conntrack's limits and timeouts, set once at the start (docs/semantics.md, H6, H7).
+//! conntrack's limits and timeouts, and routing of 127.0.0.1, set once at the start (docs/semantics.md, H6, H7, O3).
 //!
 //! Written only where they differ, so that a host which has them already needs no privilege.
 
@@ -21,6 +21,8 @@ pub struct SysctlError {
 fn advice(path: &Path) -> &'static str {
     if path.ends_with("nf_conntrack_max") || path.ends_with("hashsize") {
         "give 0 to --conntrack-max-per-core to leave it as it is"
+    } else if path.ends_with("route_localnet") {
+        "without --iptables-localhost-nodeports=false NodePorts on 127.0.0.1 need it"
     } else {
         "give 0 to its flag to leave it as it is"
     }
@@ -123,6 +125,16 @@ impl Conntrack {
         }
         Ok(())
     }
+}
+
+/// Has the kernel route packets of 127.0.0.0/8 (`route_localnet` in the kernel's
+/// `Documentation/networking/ip-sysctl.rst`).
+///
+/// # Errors
+///
+/// If that cannot be set.
+pub fn route_localnet() -> Result<(), SysctlError> {
+    set(Path::new("/proc/sys/net/ipv4/conf/all/route_localnet"), 1)
 }
 
 /// A table that is too small for its entries is slow, not wrong, and `/sys` is read-only in many

@@ -66,6 +66,19 @@ impl NodePortAddresses {
             }),
         }
     }
+
+    /// Whether 127.0.0.1 is among them for who takes all addresses to be all.
+    #[must_use]
+    pub fn hold_localhost(&self) -> bool {
+        let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        match self {
+            Self::Primary => false,
+            Self::All => true,
+            Self::Networks(list) | Self::PrimaryAnd(list) => {
+                self.all(Family::V4) || list.iter().any(|network| network.contains(localhost))
+            }
+        }
+    }
 }
 
 /// Compiles what belongs to no Service: the `ServiceCIDR`s and the addresses of `NodePort`s.

@@ -1,5 +1,7 @@
 //! A chain: its name, its rules, and a mark by which it is known again after a restart.
 
+use sha2::{Digest, Sha256};
+
 use super::chain_names;
 
 /// A chain as it is to be. Rules are without `-A` and the name.
@@ -15,9 +17,10 @@ const MARK: &str = "pointsman:";
 impl Chain {
     /// What its rules come to, and how many they are with the mark itself.
     pub(super) fn mark(&self) -> Mark {
-        let text = self.rules.join("\n");
+        let mut content = Content::default();
+        self.rules.iter().for_each(|rule| content.rule(rule));
         Mark {
-            digest: chain_names::digest(&text, 16),
+            digest: content.digest(),
             rules: self.rules.len() + 1,
         }
     }
@@ -33,8 +36,24 @@ impl Chain {
     }
 }
 
+/// What the rules of a chain come to. They are written as `iptables-save` prints them, so that both come to
+/// the same.
+#[derive(Debug, Default)]
+pub(super) struct Content(Sha256);
+
+impl Content {
+    pub(super) fn rule(&mut self, rule: &str) {
+        self.0.update(rule.as_bytes());
+        self.0.update(b"\n");
+    }
+
+    pub(super) fn digest(self) -> String {
+        chain_names::hexadecimal(&self.0.finalize(), 16)
+    }
+}
+
 /// How a chain is known again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) digest: String,
     pub(super) rules: usize,

@@ -24,9 +24,13 @@ pub(super) const FORWARD: &str = "POINTSMAN-FORWARD";
 
 /// The first bytes of SHA-256, in hexadecimal: nobody who may create a Service finds two that are equal.
 pub(super) fn digest(text: &str, length: usize) -> String {
-    let digest = Sha256::digest(text.as_bytes());
-    let mut hex = String::with_capacity(2 * digest.len());
-    for byte in digest {
+    hexadecimal(&Sha256::digest(text.as_bytes()), length)
+}
+
+/// The first so many digits of bytes.
+pub(super) fn hexadecimal(bytes: &[u8], length: usize) -> String {
+    let mut hex = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
         let _ = write!(hex, "{byte:02x}");
     }
     hex.truncate(length);

@@ -2,7 +2,7 @@
 
 use super::chain::{Chain, comment};
 use super::chain_names;
-use crate::core::ir::Destination;
+use crate::core::ir::{Destination, Label};
 use crate::core::model::{Endpoint, Endpoints, Family};
 
 /// The most rules that a packet passes in one chain; a longer list is chosen from in steps.
@@ -13,6 +13,8 @@ const PARTS: usize = 16;
 /// Makes the chains in which a connection is given an endpoint.
 pub(super) struct Choice<'a> {
     pub(super) destination: Destination,
+    /// Whose it is: clients are remembered for all destinations of a Service's port together.
+    pub(super) label: &'a Label,
     /// Seconds for which a client comes back to its endpoint.
     pub(super) affinity: Option<u32>,
     pub(super) chains: &'a mut Vec<Chain>,
@@ -34,7 +36,7 @@ impl Choice<'_> {
                 let name = self.memory(endpoint);
                 let to = dnat(*endpoint);
                 rules.push(format!(
-                    "-p {protocol} -m recent --name {name} --update --seconds {seconds} --reap {to}"
+                    "-p {protocol} -m recent --update --seconds {seconds} --reap {name}{to}"
                 ));
             }
         }
@@ -56,7 +58,7 @@ impl Choice<'_> {
                 let mut rule = format!("-p {protocol} ");
                 rule += &one_in(1, left);
                 if self.affinity.is_some() {
-                    rule += &format!("-m recent --name {} --set ", self.memory(endpoint));
+                    rule += &format!("-m recent --set {}", self.memory(endpoint));
                 }
                 rules.push(rule + &dnat(*endpoint));
             }
@@ -76,8 +78,17 @@ impl Choice<'_> {
 
     /// Where the clients of an endpoint are remembered: a file of this name in `/proc/net/xt_recent`.
     fn memory(&self, endpoint: &Endpoint) -> String {
-        let text = format!("{} {endpoint}", self.destination);
-        format!("PTM-{}", chain_names::digest(&text, 24))
+        let text = format!(
+            "{} {} {endpoint}",
+            self.label.as_str(),
+            self.destination.protocol
+        );
+        let mask = match Family::of(endpoint.address) {
+            Family::V4 => "255.255.255.255",
+            Family::V6 => "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        };
+        let name = chain_names::digest(&text, 24);
+        format!("--name PTM-{name} --mask {mask} --rsource ")
     }
 }
 
@@ -86,9 +97,10 @@ fn one_in(some: usize, of: usize) -> String {
     if some >= of {
         return String::new();
     }
-    // The kernel's dice have 31 bits (`net/netfilter/xt_statistic.c`).
+    // The kernel's dice have 31 bits (`net/netfilter/xt_statistic.c`): it prints what they can say.
+    const SIDES: f64 = 2_147_483_648.0;
     #[allow(clippy::cast_precision_loss, reason = "no list has 2^52 endpoints")]
-    let probability = some as f64 / of as f64;
+    let probability = (SIDES * some as f64 / of as f64).round() / SIDES;
     format!("-m statistic --mode random --probability {probability:.11} ")
 }
 

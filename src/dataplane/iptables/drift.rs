@@ -1,5 +1,6 @@
 //! What others have done to our chains: noticed from time to time, since nobody tells.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::record::{Known, TABLES, lock};
@@ -12,27 +13,39 @@ const REST: u32 = 50;
 /// The same after changes of ours: what a rule is can be told from what it was only after a look at it.
 const SOON: u32 = 10;
 
+/// The families that are looked at; more may come.
+pub(super) type Watched = Arc<Mutex<Vec<(Tool, Known)>>>;
+
+/// What the last look at a table came to.
+#[derive(Debug, Default)]
+struct Look {
+    /// The number of our changes, and the listing's print.
+    seen: Option<(u64, u64)>,
+    /// It could not be listed.
+    failed: bool,
+}
+
 /// Looks for changes by others in a thread of its own, for as long as the process lives.
-pub(super) fn watch(
-    families: Vec<(Tool, Known)>,
-    every: Duration,
-    changed: Changed,
-) -> std::io::Result<()> {
+pub(super) fn watch(families: Watched, every: Duration, changed: Changed) -> std::io::Result<()> {
     let look = move || {
-        // Of each family and table: the number of our changes, and what the listing came to.
-        let mut before: Vec<[Option<(u64, u64)>; 2]> = vec![[None; 2]; families.len()];
+        let mut looks: Vec<[Look; 2]> = Vec::new();
         let mut pause = every;
         loop {
             std::thread::sleep(pause);
             let started = Instant::now();
             let mut rest = REST;
-            for ((tool, known), before) in families.iter().zip(&mut before) {
-                for (number, before) in before.iter_mut().enumerate() {
-                    let was = before.map(|(changes, _)| changes);
-                    if differs(tool, known, number, before) {
+            let families = families
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            looks.resize_with(families.len(), Default::default);
+            for ((tool, known), looks) in families.iter().zip(&mut looks) {
+                for (number, look) in looks.iter_mut().enumerate() {
+                    let was = look.seen.map(|(changes, _)| changes);
+                    if differs(tool, known, number, look) {
                         changed(None);
                     }
-                    if was != before.map(|(changes, _)| changes) {
+                    if was != look.seen.map(|(changes, _)| changes) {
                         rest = SOON;
                     }
                 }
@@ -53,29 +66,55 @@ pub(super) fn watch(
 }
 
 /// Whether a table holds something else than what was written.
-fn differs(tool: &Tool, known: &Known, number: usize, before: &mut Option<(u64, u64)>) -> bool {
+fn differs(tool: &Tool, known: &Known, number: usize, look: &mut Look) -> bool {
     let changes = lock(known).changes;
-    let Some(saved) = TABLES.get(number).and_then(|table| tool.save(table).ok()) else {
+    let Some(table) = TABLES.get(number) else {
         return false;
     };
-    let Listing {
-        mut held, print, ..
-    } = saved::read(&saved);
+    let saved = match tool.save(table) {
+        Ok(saved) => saved,
+        Err(error) => {
+            if !std::mem::replace(&mut look.failed, true) {
+                tracing::warn!(%error, "what others do to our chains is not seen until that is over");
+            }
+            return false;
+        }
+    };
+    look.failed = false;
+    let listing = saved::read(&saved);
     drop(saved);
+    let is_exact = listing.is_exact();
     let mut known = lock(known);
-    if known.changes != changes {
-        // It was in the middle of one of ours.
-        return false;
+    known.exact = known.exact.or(is_exact);
+    let exact = known.exact == Some(true);
+    if exact && listing.forged().next().is_some() {
+        // A chain is written as a whole, with its mark: this was not us.
+        return true;
     }
     let Some(expected) = known.tables.get(number) else {
         return false;
     };
-    let mut hooks = expected.hooks.clone();
-    hooks.sort_unstable();
-    held.hooks.sort_unstable();
-    let same = held.chains == expected.chains && held.hooks == hooks;
-    let was = before.replace((changes, print));
-    let is_other = was.is_some_and(|(then, printed)| then == changes && printed != print);
-    known.doubtful |= same && is_other;
+    let sorted = |hooks: &[String]| {
+        let mut hooks = hooks.to_vec();
+        hooks.sort_unstable();
+        hooks
+    };
+    let same_hooks = if exact {
+        sorted(&listing.held.hooks) == sorted(&expected.hooks)
+    } else {
+        listing.held.hooks.len() == expected.hooks.len()
+    };
+    if !same_hooks {
+        // They hardly ever change.
+        return true;
+    }
+    if known.changes != changes {
+        // It was in the middle of one of ours.
+        return false;
+    }
+    let same = listing.held.chains == expected.chains;
+    let was = look.seen.replace((changes, listing.print));
+    let is_other = was.is_some_and(|(then, print)| then == changes && print != listing.print);
+    known.doubtful |= same && is_other && !exact;
     !same || is_other
 }

@@ -10,7 +10,6 @@ use super::chain::Chain;
 use super::fixed::{self, Hook};
 use super::plan::{Program, Stage};
 use super::record::{FILTER, Known, NAT, TABLES, lock};
-use super::removal::{self, What};
 use super::restore::{Restore, Text};
 use super::saved;
 use super::tool::{Tool, ToolError, Variant};
@@ -39,7 +38,11 @@ impl FamilyTables {
     pub(super) fn open(options: &Options, family: Family) -> Result<Self, ToolError> {
         let tool = Tool::find(family)?;
         for table in TABLES {
-            tool.save(table)?;
+            match tool.save(table) {
+                // What there is of ours is not known then, and everything else works.
+                Ok(_) | Err(ToolError::Unreadable { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         tracing::debug!(%family, variant = ?tool.variant, "iptables");
         Ok(Self {
@@ -54,8 +57,27 @@ impl FamilyTables {
     /// Reads what the tables hold. What they are to be is not known from then on.
     pub(super) fn read(&mut self, options: &Options) -> Result<(), ToolError> {
         let mut tables = [saved::Held::default(), saved::Held::default()];
-        for (table, name) in tables.iter_mut().zip(TABLES) {
-            *table = saved::read(&self.tool.save(name)?).held;
+        let mut exact = None;
+        for (number, (table, name)) in tables.iter_mut().zip(TABLES).enumerate() {
+            let saved = match self.tool.save(name) {
+                Err(error @ ToolError::Unreadable { .. }) => {
+                    tracing::warn!(%error, "all of it is written; chains of ours that are left over stay");
+                    for hook in fixed::hooks(number, self.tool.family) {
+                        if self.tool.has(name, &hook.listed())? {
+                            table.hooks.push(hook.listed());
+                        }
+                    }
+                    continue;
+                }
+                saved => saved?,
+            };
+            let listing = saved::read(&saved);
+            let is_exact = listing.is_exact();
+            *table = listing.held;
+            exact = exact.or(is_exact);
+            for name in listing.unlike.iter().filter(|_| is_exact == Some(true)) {
+                table.chains.entry(name.clone()).or_default().digest.clear();
+            }
         }
         let mut known = lock(&self.known);
         if std::mem::take(&mut known.doubtful) {
@@ -64,6 +86,7 @@ impl FamilyTables {
                 .flat_map(|table| table.chains.values_mut());
             chains.for_each(|mark| mark.digest.clear());
         }
+        known.exact = known.exact.or(exact);
         known.tables = tables;
         known.changes += 1;
         drop(known);
@@ -90,7 +113,6 @@ impl FamilyTables {
         applied: &mut Applied,
     ) -> Result<(), Failed> {
         let mut pieces = vec![Restore::default()];
-        let mut last_owner = None;
         {
             let known = lock(&self.known);
             let held = &known.tables[table];
@@ -101,14 +123,12 @@ impl FamilyTables {
                 if held.chains.get(&chain.name) == Some(&mark) {
                     continue;
                 }
-                let apart = isolate && last_owner.is_some_and(|last| last != owner);
-                last_owner = Some(owner);
                 let most = match self.tool.variant {
                     Variant::Nft => RULES_AT_ONCE,
                     Variant::Legacy => usize::MAX,
                 };
                 let is_full = pieces.last().is_none_or(|piece| piece.rules() >= most);
-                if apart || is_full {
+                if is_full {
                     pieces.push(Restore::default());
                 }
                 if let Some(piece) = pieces.last_mut() {
@@ -119,15 +139,10 @@ impl FamilyTables {
                 let strangers = held.chains.keys().filter(|name| !all.contains(*name));
                 gone.extend(strangers.cloned());
             }
-            let hooks = if table == NAT {
-                fixed::NAT_HOOKS
-            } else {
-                fixed::FILTER_HOOKS
-            };
             if let Some(piece) = pieces.last_mut() {
-                for hook in hooks.iter().filter(|hook| !leads(held, hook)) {
-                    piece.hook(*hook);
-                }
+                let (missing, wrong) = self.unlike(table, held, known.exact);
+                missing.into_iter().for_each(|hook| piece.hook(hook));
+                wrong.into_iter().for_each(|listed| piece.unhook(listed));
                 for name in gone {
                     if held.chains.contains_key(&name) {
                         piece.delete(name);
@@ -137,16 +152,78 @@ impl FamilyTables {
         }
         for piece in pieces {
             if !piece.is_empty() {
-                self.restore(table, piece, applied)?;
+                self.restore_apart(table, piece, isolate, applied)?;
             }
         }
         Ok(())
     }
 
+    /// The hooks that are missing, and the rules of the kernel's chains that lead to ours and should not.
+    fn unlike(
+        &self,
+        table: usize,
+        held: &saved::Held,
+        exact: Option<bool>,
+    ) -> (Vec<Hook>, Vec<String>) {
+        let wanted = fixed::hooks(table, self.tool.family);
+        let is = |hook: &Hook, listed: &str| {
+            if exact == Some(false) {
+                hook.is_like(listed)
+            } else {
+                hook.listed() == listed
+            }
+        };
+        let mut missing = wanted;
+        let mut wrong = Vec::new();
+        for listed in &held.hooks {
+            match missing.iter().position(|hook| is(hook, listed)) {
+                Some(at) => drop(missing.remove(at)),
+                None => wrong.push(listed.clone()),
+            }
+        }
+        (missing, wrong)
+    }
+
+    /// Restores a piece; if it is to be found out whose fault it is that it is refused, in halves, up to what
+    /// is refused of it.
+    fn restore_apart(
+        &mut self,
+        table: usize,
+        mut piece: Restore,
+        isolate: bool,
+        applied: &mut Applied,
+    ) -> Result<(), Failed> {
+        let Err(failed) = self.restore(table, &mut piece, applied) else {
+            return Ok(());
+        };
+        if !failed.is_refusal() {
+            return Err(failed);
+        }
+        let kept = piece.keep().join(", ");
+        if !kept.is_empty() && self.restore(table, &mut piece, applied).is_ok() {
+            tracing::warn!(
+                family = %self.tool.family, table = TABLES[table], chains = kept,
+                error = %failed.error,
+                "chains are kept, empty: rules of somebody else's lead to them; take those away",
+            );
+            return Ok(());
+        }
+        if !isolate || failed.is_exact() {
+            return Err(failed);
+        }
+        match piece.halves() {
+            Some((first, second)) => {
+                self.restore_apart(table, first, isolate, applied)?;
+                self.restore_apart(table, second, isolate, applied)
+            }
+            None => Err(failed),
+        }
+    }
+
     fn restore(
         &mut self,
         table: usize,
-        piece: Restore,
+        piece: &mut Restore,
         applied: &mut Applied,
     ) -> Result<(), Failed> {
         let text = piece.text(TABLES[table]);
@@ -177,16 +254,7 @@ impl FamilyTables {
         };
         known = lock(&self.known);
         known.changes += 1;
-        let held = &mut known.tables[table];
-        let (written, gone, hooks) = piece.outcome();
-        held.chains.extend(written);
-        for name in gone {
-            held.chains.remove(&name);
-        }
-        for hook in hooks {
-            held.hooks
-                .push((hook.chain.to_owned(), hook.target.to_owned()));
-        }
+        std::mem::take(piece).outcome(&mut known.tables[table]);
         Ok(())
     }
 
@@ -221,34 +289,14 @@ impl FamilyTables {
         Ok(())
     }
 
-    /// Takes away all that is ours, or another proxy's chains and what leads to them.
-    pub(super) fn remove(&mut self, which: What) -> Result<usize, ToolError> {
-        let mut chains = 0;
-        for (number, table) in TABLES.into_iter().enumerate() {
-            let saved = self.tool.save(table)?;
-            let listing = saved::read(&saved);
-            let text = removal::removal(table, &saved, &listing, which);
-            if let Some(text) = text {
-                self.tool.restore(&text)?;
-                chains += match which {
-                    What::Ours => listing.held.chains.len(),
-                    What::KubeProxys => listing.kube_proxy.len(),
-                };
-            }
-            if which == What::Ours {
-                let mut known = lock(&self.known);
-                known.changes += 1;
-                known.tables[number] = saved::Held::default();
-            }
-        }
-        Ok(chains)
+    /// That nothing of ours is left.
+    pub(super) fn forget(&mut self, options: &Options) {
+        let mut known = lock(&self.known);
+        known.changes += 1;
+        known.tables = Default::default();
+        drop(known);
+        self.program = Program::new(options, self.tool.family);
     }
-}
-
-fn leads(held: &saved::Held, hook: &Hook) -> bool {
-    held.hooks
-        .iter()
-        .any(|(chain, target)| chain == hook.chain && target == hook.target)
 }
 
 /// A restore that was refused.
@@ -259,6 +307,18 @@ pub(super) struct Failed {
 }
 
 impl Failed {
+    fn is_refusal(&self) -> bool {
+        matches!(self.error, ToolError::Failed { .. })
+    }
+
+    /// Whether it is known which chain is to blame.
+    fn is_exact(&self) -> bool {
+        let ToolError::Failed { line, .. } = &self.error else {
+            return false;
+        };
+        line.is_some_and(|line| self.text.owner_of(line).is_some())
+    }
+
     /// What the reconciler is told. `begun` says whether something else has been applied already: then what
     /// is there has to be read again.
     pub(super) fn into_error(self, begun: bool) -> ApplyError {

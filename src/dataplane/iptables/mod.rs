@@ -13,6 +13,7 @@ mod drift;
 mod family_tables;
 mod fixed;
 mod key;
+mod memories;
 mod origin;
 mod plan;
 mod record;
@@ -23,7 +24,7 @@ mod saved;
 mod served;
 mod tool;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::core::ir::{Delta, Entry};
@@ -31,11 +32,12 @@ use crate::core::model::{Family, Protocol};
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Applied, ApplyError, Backend, Changed, Mode, Options, Unavailable};
 
+use drift::Watched;
 use family_tables::FamilyTables;
 use plan::Program;
 use record::TABLES;
 use removal::What;
-use tool::{ToolError, Variant};
+use tool::{Tool, ToolError, Variant};
 
 pub use rendering::render;
 
@@ -51,7 +53,9 @@ pub struct Iptables {
     missing: Vec<Family>,
     withheld: Vec<Family>,
     families: Vec<FamilyTables>,
-    /// Services are restored one by one.
+    /// Those whose tables are looked at for changes of others.
+    watched: Watched,
+    /// It is to be found out which Service is to blame.
     isolate: bool,
     /// What nftables mode has left is gone.
     alone: bool,
@@ -62,7 +66,12 @@ impl Iptables {
         let mut lacking = Vec::new();
         for family in std::mem::take(&mut self.missing) {
             match FamilyTables::open(&self.options, family) {
-                Ok(tables) => self.families.push(tables),
+                Ok(tables) => {
+                    let watched = (tables.tool.clone(), Arc::clone(&tables.known));
+                    let mut all = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+                    all.push(watched);
+                    self.families.push(tables);
+                }
                 Err(error) => {
                     self.missing.push(family);
                     lacking.push((family, error));
@@ -71,6 +80,22 @@ impl Iptables {
         }
         self.families.sort_by_key(|held| held.tool.family);
         lacking
+    }
+
+    /// Takes away what has been programmed by the variant that the host does not use any more.
+    fn remove_others(&self) -> Result<(), ToolError> {
+        for held in &self.families {
+            let variants = Tool::variants(held.tool.family).into_iter().flatten();
+            let others = variants.filter(|tool| tool.variant != held.tool.variant);
+            for other in others.filter(Tool::is_used) {
+                let chains = removal::remove(&other, What::Ours)?;
+                if chains > 0 {
+                    tracing::info!(chains, variant = ?other.variant, family = %other.family,
+                        "removed our chains of the other variant");
+                }
+            }
+        }
+        Ok(())
     }
 
     fn programmed(&mut self) -> impl Iterator<Item = &mut FamilyTables> {
@@ -88,6 +113,7 @@ impl Backend for Iptables {
             missing: options.families.clone(),
             withheld: Vec::new(),
             families: Vec::new(),
+            watched: Watched::default(),
             isolate: false,
             alone: false,
             options,
@@ -148,24 +174,33 @@ impl Backend for Iptables {
     fn remove_leftovers(&mut self) -> Result<usize, ApplyError> {
         let mut chains = 0;
         for held in self.programmed() {
-            chains += held.remove(What::KubeProxys).map_err(Unavailable::from)?;
+            chains += removal::remove(&held.tool, What::KubeProxys).map_err(Unavailable::from)?;
+        }
+        if let Ok(mut other) = Nftables::open(Options::default()) {
+            chains += other.remove_kube_proxys()?;
         }
         Ok(chains)
     }
 
     fn clean_up(&mut self) -> Result<(), ApplyError> {
-        let options = self.options.clone();
+        let mut failed = None;
         for held in &mut self.families {
-            held.remove(What::Ours).map_err(Unavailable::from)?;
-            held.program = Program::new(&options, held.tool.family);
+            match removal::remove(&held.tool, What::Ours) {
+                Ok(_) => held.forget(&self.options),
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(())
+        if let Err(error) = self.remove_others() {
+            failed = Some(error);
+        }
+        match failed {
+            Some(error) => Err(Unavailable::from(error).into()),
+            None => Ok(()),
+        }
     }
 
     fn watch(&mut self, changed: Changed) -> Result<bool, Unavailable> {
-        let families = self.families.iter();
-        let all = families.map(|held| (held.tool.clone(), Arc::clone(&held.known)));
-        drift::watch(all.collect(), self.options.look_every, changed)
+        drift::watch(Arc::clone(&self.watched), self.options.look_every, changed)
             .map_err(|error| Unavailable(Box::new(error)))?;
         Ok(true)
     }
@@ -239,6 +274,7 @@ impl Backend for Iptables {
         if let Ok(mut other) = Nftables::open(Options::default()) {
             other.clean_up()?;
         }
+        self.remove_others().map_err(Unavailable::from)?;
         self.alone = true;
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::chain::Chain;
 use super::dispatch::{Changes, Tree};
 use super::fixed::{self, Base};
 use super::key::{Key, Space};
+use super::memories::Memories;
 use super::served::{self, Common, Made, Refusal, Served};
 use crate::core::ir::{Delta, Destination, DestinationChange, Entry, Forwarding, Host, Shared};
 use crate::core::model::{Family, Owner};
@@ -45,6 +46,7 @@ pub(super) struct Stages {
 #[derive(Debug, Default)]
 struct Facts {
     destinations: HashMap<Destination, Forwarding, FxBuildHasher>,
+    memories: Memories,
     cluster_ips: BTreeSet<IpAddr>,
     service_cidrs: BTreeSet<IpNetwork>,
     hairpins: BTreeSet<Shared>,
@@ -97,11 +99,14 @@ pub(super) struct Program {
     family: Family,
     common: Common,
     everywhere: bool,
+    localhost: bool,
     drop_invalid: bool,
     facts: Facts,
     trees: Trees,
     /// The trees are ahead of the facts: something was planned that has not been done.
     ahead: bool,
+    /// What will be remembered when what was planned is there.
+    memories: Memories,
     /// Nothing has been written since the kernel was read.
     pub(super) begins: bool,
 }
@@ -116,10 +121,12 @@ impl Program {
                 mark: options.mark(),
             },
             everywhere: *options.node_ports_everywhere.get(family),
+            localhost: options.localhost_node_ports && family == Family::V4,
             drop_invalid: options.drop_invalid,
             facts: Facts::default(),
             trees: Trees::new(family),
             ahead: false,
+            memories: Memories::default(),
             begins: true,
         }
     }
@@ -133,13 +140,17 @@ impl Program {
         let (mut services, mut node_ports) = (Vec::new(), Vec::new());
         let mut refusals = [Vec::new(), Vec::new()];
         let mut early = [Vec::new(), Vec::new()];
+        let before_it = &self.facts.memories;
+        let memories = before_it.with(|| self.of_family(delta));
         for change in self.of_family(delta) {
             let to = change.destination;
             let old = self.facts.destinations.get(&to);
-            let before = old.map_or_else(Made::default, |old| served::make(&self.common, to, old));
+            let before = old.map_or_else(Made::default, |old| {
+                served::make(&self.common, to, old, before_it.remembers(to))
+            });
             let after = change.after.as_ref();
             let after = after.map_or_else(Made::default, |forwarding| {
-                served::make(&self.common, to, forwarding)
+                served::make(&self.common, to, forwarding, memories.remembers(to))
             });
             let key = Key::of(to);
             let is_node = matches!(to.host, Host::Node(_));
@@ -188,7 +199,10 @@ impl Program {
         for (shared, is) in self.shared(delta) {
             match shared {
                 Shared::ClusterIp(address) => {
-                    refused.push((Key::address(address), is.then_some(Refusal::Unused)));
+                    refused.push((
+                        Key::address(address),
+                        is.then_some(Refusal::Unused(self.family)),
+                    ));
                 }
                 Shared::ServiceCidr(network) if is => drop(cidrs.insert(network)),
                 Shared::ServiceCidr(network) => drop(cidrs.remove(&network)),
@@ -231,6 +245,7 @@ impl Program {
             mark: self.common.mark,
             drop_invalid: self.drop_invalid,
             everywhere: self.everywhere,
+            localhost: self.localhost,
             node_addresses: &addresses,
             service_cidrs: &cidrs,
         };
@@ -243,6 +258,7 @@ impl Program {
             .filter
             .chains
             .extend(base.filter().into_iter().map(of_cluster));
+        self.memories = memories;
         stages
     }
 
@@ -261,6 +277,7 @@ impl Program {
         for (shared, is) in self.shared(delta) {
             self.facts.set(shared, is);
         }
+        self.facts.memories = std::mem::take(&mut self.memories);
         self.ahead = false;
         self.begins = false;
     }
@@ -290,6 +307,8 @@ impl Program {
     fn rebuild(&mut self) {
         let facts = std::mem::take(&mut self.facts);
         let begins = self.begins;
+        // Who was remembered still is, and nobody else.
+        self.facts.memories = facts.memories;
         self.trees = Trees::new(self.family);
         let mut delta = Delta::default();
         for (destination, forwarding) in facts.destinations {

@@ -15,7 +15,10 @@ pub(super) struct Tables {
     pub(super) tables: [Held; 2],
     /// Goes up before and after each change of ours.
     pub(super) changes: u64,
-    /// A rule is another one than it was, though chains have their marks and as many rules as they had.
+    /// Whether the tool prints rules as they were written; `None` until there is something to tell by.
+    pub(super) exact: Option<bool>,
+    /// A rule is another one than it was, and a tool that prints rules otherwise than they were written does
+    /// not show which.
     pub(super) doubtful: bool,
 }
 

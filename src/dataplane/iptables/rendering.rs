@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::chain::{Chain, comment};
-use super::fixed::{FILTER_HOOKS, Hook, NAT_HOOKS};
+use super::chain::Chain;
+use super::fixed;
 use super::plan::Program;
 use super::record::TABLES;
 use crate::core::ir::{Assembly, Delta, Destination, DestinationChange, Entry, Operation};
@@ -27,7 +27,7 @@ pub fn render(options: &Options, entries: &[Entry]) -> String {
         chains[1].extend(filter.map(of_family));
     }
     let mut out = String::new();
-    for ((table, chains), hooks) in TABLES.iter().zip(&chains).zip([NAT_HOOKS, FILTER_HOOKS]) {
+    for (number, (table, chains)) in TABLES.iter().zip(&chains).enumerate() {
         let _ = writeln!(out, "*{table}");
         // One that is written twice is what it was last.
         let mut last: BTreeMap<(&str, Family), &Chain> = BTreeMap::new();
@@ -47,15 +47,8 @@ pub fn render(options: &Options, entries: &[Entry]) -> String {
             }
         }
         for family in &options.families {
-            for Hook {
-                chain,
-                matches,
-                target,
-            } in hooks
-            {
-                let comment = comment("kubernetes service portals, by pointsman");
-                let option = option(*family);
-                let _ = writeln!(out, "{option} -I {chain} 1 {matches}{comment} -j {target}");
+            for hook in fixed::hooks(number, *family) {
+                let _ = writeln!(out, "{} -I {}", option(*family), hook.first());
             }
         }
         out.push_str("COMMIT\n");

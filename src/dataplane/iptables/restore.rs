@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::chain::{Chain, Mark, line};
 use super::fixed::Hook;
+use super::saved::Held;
 use crate::core::model::Owner;
 
 /// One table's part of a change, all of which happens at once.
@@ -11,7 +12,10 @@ use crate::core::model::Owner;
 pub(super) struct Restore {
     chains: Vec<(Owner, Chain, Mark)>,
     gone: Vec<String>,
+    /// Those of them that cannot be deleted, since somebody else's rules lead to them.
+    emptied: Vec<String>,
     hooks: Vec<Hook>,
+    unhooked: Vec<String>,
     rules: usize,
 }
 
@@ -56,6 +60,43 @@ impl Restore {
         self.hooks.push(hook);
     }
 
+    /// Takes a rule out of a chain of the kernel's.
+    pub(super) fn unhook(&mut self, listed: String) {
+        self.rules += 1;
+        self.unhooked.push(listed);
+    }
+
+    /// Has chains emptied that were to be deleted. Returns which; none if that is what it does already.
+    pub(super) fn keep(&mut self) -> &[String] {
+        let gone = std::mem::take(&mut self.gone);
+        self.rules -= gone.len();
+        let first = self.emptied.len();
+        self.emptied.extend(gone);
+        &self.emptied[first..]
+    }
+
+    /// Two halves of it, by their owners, the second after the first; `None` if it has but one owner.
+    pub(super) fn halves(self) -> Option<(Self, Self)> {
+        let middle = self.chains.len() / 2;
+        let changes = |at: &usize| self.chains[*at].0 != self.chains[at - 1].0;
+        let after = (middle.max(1)..self.chains.len()).find(changes);
+        let at = after.or_else(|| (1..middle).rev().find(changes))?;
+        let Self { mut chains, .. } = self;
+        let later = chains.split_off(at);
+        let rules = chains.iter().map(|(.., mark)| mark.rules).sum();
+        let first = Self {
+            chains,
+            rules,
+            ..Self::default()
+        };
+        let second = Self {
+            chains: later,
+            rules: self.rules - rules,
+            ..self
+        };
+        Some((first, second))
+    }
+
     /// How many lines it is about.
     pub(super) const fn rules(&self) -> usize {
         self.rules
@@ -74,24 +115,21 @@ impl Restore {
         for (_, chain, _) in &self.chains {
             line(&mut text, &[":", &chain.name, " - [0:0]"]);
         }
-        for name in &self.gone {
+        for name in self.gone.iter().chain(&self.emptied) {
             line(&mut text, &[":", name, " - [0:0]"]);
         }
-        let mut number = 2 + self.chains.len() + self.gone.len();
+        let mut number = 2 + self.chains.len() + self.gone.len() + self.emptied.len();
         for (owner, chain, mark) in &self.chains {
             owners.push((number, *owner, chain.name.clone()));
             chain.write(mark, &mut text);
             number += mark.rules;
         }
         owners.push((number, Owner::Cluster, String::new()));
+        for listed in &self.unhooked {
+            line(&mut text, &["-D ", listed]);
+        }
         for hook in &self.hooks {
-            let Hook {
-                chain,
-                matches,
-                target,
-            } = hook;
-            let comment = super::chain::comment("kubernetes service portals, by pointsman");
-            let _ = writeln!(text, "-I {chain} 1 {matches}{comment} -j {target}");
+            line(&mut text, &["-I ", &hook.first()]);
         }
         for name in &self.gone {
             line(&mut text, &["-X ", name]);
@@ -100,10 +138,22 @@ impl Restore {
         Text { text, owners }
     }
 
-    /// The chains that are written, and those that go.
-    pub(super) fn outcome(self) -> (impl Iterator<Item = (String, Mark)>, Vec<String>, Vec<Hook>) {
+    /// What a table is after it.
+    pub(super) fn outcome(self, held: &mut Held) {
         let chains = self.chains.into_iter();
         let written = chains.map(|(_, chain, mark)| (chain.name, mark));
-        (written, self.gone, self.hooks)
+        held.chains.extend(written);
+        for name in self.gone {
+            held.chains.remove(&name);
+        }
+        for name in self.emptied {
+            held.chains.insert(name, Mark::default());
+        }
+        for listed in self.unhooked {
+            let at = held.hooks.iter().position(|hook| *hook == listed);
+            at.map(|at| held.hooks.remove(at));
+        }
+        let hooks = self.hooks.into_iter();
+        held.hooks.extend(hooks.map(|hook| hook.listed()));
     }
 }

@@ -3,13 +3,15 @@
 //! The nat table refuses nothing. A connection that is to be refused keeps its destination there, and is
 //! known by it in the filter table, where all that is served has got another one.
 
+use ipnetwork::IpNetwork;
+
 use super::chain::{Chain, comment};
 use super::chain_names;
 use super::dispatch::Leaf;
 use super::draw::{Choice, goes_to};
 use super::origin;
 use crate::core::ir::{Action, Destination, Forwarding, Label, SourcePolicy, Sources};
-use crate::core::model::{Endpoints, LocalDetector};
+use crate::core::model::{Family, LocalDetector};
 
 /// What all destinations of a family have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Leaf for Served {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// It is told.
-    Reject(Label),
+    Reject(Family, Label),
     /// It is not.
     Drop(Label),
     /// Who is allowed is told, and nobody else.
@@ -65,24 +67,34 @@ pub(super) enum Refusal {
         label: Label,
     },
     /// A Service's address, whatever the port.
-    Unused,
+    Unused(Family),
     /// A connection of an endpoint to itself, by its destination.
     Hairpin(std::net::IpAddr),
 }
 
 /// How a connection is refused so that its client knows.
-pub(super) const REJECT: &str = "-j REJECT";
+const fn reject(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "-j REJECT --reject-with icmp-port-unreachable",
+        Family::V6 => "-j REJECT --reject-with icmp6-port-unreachable",
+    }
+}
 
 impl Leaf for Refusal {
     fn rule(&self, matches: &str) -> String {
         match self {
-            Self::Reject(label) => format!("{matches}{} {REJECT}", comment(label.as_str())),
+            Self::Reject(family, label) => {
+                format!("{matches}{} {}", comment(label.as_str()), reject(*family))
+            }
             Self::Drop(label) => format!("{matches}{} -j DROP", comment(label.as_str())),
             Self::Guarded { chain, label } => {
                 format!("{matches}{}", goes_to(chain, label.as_str()))
             }
-            Self::Unused => format!("{matches}{REJECT}"),
-            Self::Hairpin(address) => format!("-s {address} {matches}-j MASQUERADE --random-fully"),
+            Self::Unused(family) => format!("{matches}{}", reject(*family)),
+            Self::Hairpin(address) => {
+                let source = IpNetwork::from(*address);
+                format!("-s {source} {matches}-j MASQUERADE --random-fully")
+            }
         }
     }
 }
@@ -97,7 +109,13 @@ pub(super) struct Made {
 }
 
 /// Makes the chains of a destination.
-pub(super) fn make(common: &Common, destination: Destination, forwarding: &Forwarding) -> Made {
+pub(super) fn make(
+    common: &Common,
+    destination: Destination,
+    forwarding: &Forwarding,
+    remembers: bool,
+) -> Made {
+    let family = destination.family();
     let name = chain_names::destination(destination);
     let label = forwarding.label.clone();
     let mut made = Made::default();
@@ -105,17 +123,21 @@ pub(super) fn make(common: &Common, destination: Destination, forwarding: &Forwa
         Sources::Only(networks) => Some(networks),
         Sources::Any | Sources::Prepared(_) => None,
     };
-    let drops = match &forwarding.action {
-        Action::Reject => false,
-        Action::Drop => true,
-        Action::Balance { external, .. } => {
-            external.as_ref().is_some_and(Endpoints::is_empty) || only.is_some()
-        }
-    };
+    let nobody_outside = matches!(
+        &forwarding.action,
+        Action::Balance { external: Some(external), .. } if external.is_empty()
+    );
     made.refusal = match (&forwarding.action, only) {
-        (Action::Reject, Some(networks)) => {
+        (Action::Drop, _) => Some(Refusal::Drop(label.clone())),
+        (Action::Balance { .. }, _) if nobody_outside => Some(Refusal::Drop(label.clone())),
+        (action, Some(networks)) => {
+            // One that is served where it was going, on this node, still has its destination here.
+            let allowed = match action {
+                Action::Reject => reject(family),
+                _ => "-j RETURN",
+            };
             let mut rules = Vec::new();
-            origin::allow(networks, REJECT, &name, &mut made.filter, &mut rules);
+            origin::allow(networks, allowed, &name, &mut made.filter, &mut rules);
             rules.push("-j DROP".to_owned());
             made.filter.push(Chain {
                 name: name.clone(),
@@ -126,8 +148,8 @@ pub(super) fn make(common: &Common, destination: Destination, forwarding: &Forwa
                 label: label.clone(),
             })
         }
-        (Action::Reject, None) => Some(Refusal::Reject(label.clone())),
-        _ => drops.then(|| Refusal::Drop(label.clone())),
+        (Action::Reject, None) => Some(Refusal::Reject(family, label.clone())),
+        (Action::Balance { .. }, None) => None,
     };
     let Action::Balance {
         policy,
@@ -141,7 +163,8 @@ pub(super) fn make(common: &Common, destination: Destination, forwarding: &Forwa
     };
     let mut choice = Choice {
         destination,
-        affinity: *affinity,
+        label: &forwarding.label,
+        affinity: affinity.filter(|_| remembers),
         chains: &mut made.nat,
     };
     let mut rules = Vec::new();

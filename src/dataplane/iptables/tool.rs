@@ -53,6 +53,17 @@ pub enum ToolError {
         /// What it said.
         message: String,
     },
+    /// It cannot print a table.
+    #[error(
+        "iptables cannot read its table {table}: somebody has put rules into it with nft that iptables has no \
+         words for; `nft list table {family} {table}` shows them, and they belong into a table of their own"
+    )]
+    Unreadable {
+        /// Which.
+        table: String,
+        /// `ip` or `ip6`.
+        family: &'static str,
+    },
     /// It has refused.
     #[error("{program}: {message}")]
     Failed {
@@ -83,18 +94,7 @@ impl Tool {
     /// Finds the variant that the host uses: the one in which the kubelet, or else anybody, has rules; if
     /// nobody has, what `iptables` itself is.
     pub(super) fn find(family: Family) -> Result<Self, ToolError> {
-        let command = command(family);
-        let of = |variant: Variant| {
-            let program = |what| find_program(&format!("{command}-{}-{what}", variant.name()));
-            Some(Self {
-                family,
-                variant,
-                restore: program("restore")?,
-                save: program("save")?,
-            })
-        };
-        let both = [Variant::Nft, Variant::Legacy].map(of);
-        let [nft, legacy] = both;
+        let [nft, legacy] = Self::variants(family);
         match (nft, legacy) {
             (Some(nft), Some(legacy)) => {
                 if let Some(used) = used(&nft, &legacy) {
@@ -112,6 +112,31 @@ impl Tool {
             (Some(only), None) | (None, Some(only)) => Ok(only),
             (None, None) => Self::default_of(family),
         }
+    }
+
+    /// The programs that say of themselves which variant they are: nft, legacy.
+    pub(super) fn variants(family: Family) -> [Option<Self>; 2] {
+        let command = command(family);
+        let of = |variant: Variant| {
+            let program = |what| find_program(&format!("{command}-{}-{what}", variant.name()));
+            Some(Self {
+                family,
+                variant,
+                restore: program("restore")?,
+                save: program("save")?,
+            })
+        };
+        [Variant::Nft, Variant::Legacy].map(of)
+    }
+
+    /// Whether the kernel has tables of this variant at all. To look into them would make them.
+    pub(super) fn is_used(&self) -> bool {
+        let names = match (self.variant, self.family) {
+            (Variant::Nft, _) => return true,
+            (Variant::Legacy, Family::V4) => "/proc/net/ip_tables_names",
+            (Variant::Legacy, Family::V6) => "/proc/net/ip6_tables_names",
+        };
+        std::fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty())
     }
 
     /// What `iptables-restore` is here.
@@ -141,7 +166,34 @@ impl Tool {
     pub(super) fn save(&self, table: &str) -> Result<String, ToolError> {
         let output = run(&self.save, &["-t", table], None)?;
         self.checked(&self.save, &output)?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        // It says so in a comment, and that all is well.
+        if text.contains("is incompatible, use 'nft' tool") && !text.contains("\nCOMMIT") {
+            return Err(ToolError::Unreadable {
+                table: table.to_owned(),
+                family: match self.family {
+                    Family::V4 => "ip",
+                    Family::V6 => "ip6",
+                },
+            });
+        }
+        Ok(text)
+    }
+
+    /// Whether a table has a rule, as it would be listed.
+    pub(super) fn has(&self, table: &str, listed: &str) -> Result<bool, ToolError> {
+        // `iptables` is what saves and restores, by another name.
+        let name = self.restore.to_string_lossy();
+        let program = PathBuf::from(name.strip_suffix("-restore").unwrap_or(&name));
+        let patience = PATIENCE.to_string();
+        let rule = words(listed);
+        let mut arguments = vec!["-w", &patience, "-t", table, "-C"];
+        arguments.extend(rule.iter().map(String::as_str));
+        let output = run(&program, &arguments, None)?;
+        if output.status.code() == Some(NO_LOCK) {
+            self.checked(&program, &output)?;
+        }
+        Ok(output.status.success())
     }
 
     /// Changes tables: what belongs to one happens at once.
@@ -184,6 +236,20 @@ fn line_in(complaint: &str) -> Option<usize> {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(digits.len());
     digits.get(..end)?.parse().ok()
+}
+
+/// A rule's arguments.
+fn words(listed: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (number, part) in listed.split('"').enumerate() {
+        // Every other part is between quotes.
+        if number % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
 }
 
 const fn command(family: Family) -> &'static str {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::wire::batch::{Batch, FinishedBatch};
 use super::wire::{foreign, tables};
 use crate::core::model::Family;
-use crate::dataplane::owners::{is_kube_proxys, is_ours};
+use crate::dataplane::owners::{is_built_in, is_for_others_too, is_kube_proxys, is_ours};
 use crate::host::netlink::socket::{Socket, SocketError};
 
 /// The tables of iptables that kube-proxy writes to.
@@ -23,15 +23,22 @@ pub(super) fn removal(
     let mut count = 0;
     for family in families {
         for table in TABLES {
-            let chains: BTreeSet<String> = foreign::chain_names(socket, *family, table)?
+            let mut chains: BTreeSet<String> = foreign::chain_names(socket, *family, table)?
                 .into_iter()
                 .filter(|chain| is_kube_proxys(chain) || is_ours(chain))
                 .collect();
             if chains.is_empty() {
                 continue;
             }
+            let jumps = foreign::jumps(socket, *family, table)?;
+            for rule in &jumps {
+                let is_others = !chains.contains(&rule.chain) && !is_built_in(&rule.chain);
+                if is_others && is_for_others_too(&rule.to) {
+                    chains.remove(&rule.to);
+                }
+            }
             count += chains.len();
-            for rule in foreign::jumps(socket, *family, table)? {
+            for rule in jumps {
                 if chains.contains(&rule.to) && !chains.contains(&rule.chain) {
                     tables::put_delete_rule(&mut batch, *family, table, &rule.chain, rule.handle);
                 }

@@ -81,6 +81,21 @@ impl From<SocketError> for ApplyError {
 }
 
 impl Nftables {
+    /// Removes the tables of kube-proxy's nftables mode. Returns how many there were.
+    pub(super) fn remove_kube_proxys(&mut self) -> Result<usize, ApplyError> {
+        let (mut batch, mut count) = (Batch::new(false), 0);
+        for family in Family::BOTH {
+            if presence::named_table_exists(&mut self.socket, family, KUBE_PROXY_TABLE)? {
+                tables::put_delete_named_table(&mut batch, family, KUBE_PROXY_TABLE);
+                count += 1;
+            }
+        }
+        if count > 0 {
+            self.send(&batch.finish())?;
+        }
+        Ok(count)
+    }
+
     /// Connects to the kernel, and has it look at the program of each family. Changes nothing.
     ///
     /// # Errors

@@ -266,3 +266,58 @@ fn e17_source_ranges_and_refusals_are_for_new_connections_alone() {
     }
     attempts.check();
 }
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn e11_a_connection_is_judged_by_the_destination_that_it_came_with() {
+    if without() == Some("IPv4") {
+        return;
+    }
+    // A load balancer's address that is the node's, in front of a server that listens there.
+    let of_node = service("of-node", &["10.96.0.30"])
+        .vips(&["192.0.2.1"])
+        .set("/spec/ports/0/port", json!(8443))
+        .set("/spec/loadBalancerSourceRanges", json!(["192.0.2.2/32"]));
+    let on_node = |service: &str, port: u16| {
+        let mut slice = slice_of(service, "TCP", vec![endpoint("192.0.2.1")]);
+        slice["ports"][0]["port"] = json!(port);
+        slice
+    };
+    // A server that listens where another Service's NodePort has no endpoints.
+    let hidden = service("hidden", &["10.96.0.31"]).0;
+    let empty = service("empty", &["10.96.0.32"]).node_port(NODE_PORT).0;
+    let objects = vec![
+        of_node.0,
+        on_node("of-node", 8443),
+        hidden,
+        on_node("hidden", NODE_PORT),
+        empty,
+    ];
+    let site = Site::new(objects, &[]);
+    Servers::tcp(&site.world.node, &[8443, NODE_PORT]);
+    let World {
+        pod, client, peer, ..
+    } = &site.world;
+    let server = |port| -> BTreeSet<SocketAddr> { [at("192.0.2.1", port)].into() };
+    let mut attempts = Attempts::default();
+    for (name, host, target, port) in [
+        ("allowed", client, "192.0.2.1:8443", 8443),
+        ("by its ClusterIP", pod, "10.96.0.30:8443", 8443),
+        (
+            "of an endpoint that is a NodePort",
+            pod,
+            "10.96.0.31:80",
+            NODE_PORT,
+        ),
+    ] {
+        attempts.served(name.to_owned(), host, target.parse().unwrap(), server(port));
+    }
+    attempts.check();
+    let refused = |host: &Host, target: &str| {
+        let target: SocketAddr = target.parse().unwrap();
+        host.run(move || connect_within(None, target, Duration::from_millis(700)))
+    };
+    assert_eq!(refused(peer, "192.0.2.1:8443"), Err(Failure::TimedOut));
+    let to_port = format!("192.0.2.1:{NODE_PORT}");
+    assert_eq!(refused(client, &to_port), Err(Failure::Refused));
+}
