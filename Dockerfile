@@ -1,7 +1,8 @@
-# A minimal image: the program, and the two libraries that it speaks netlink with.
+# A minimal image: the program, the two libraries that it speaks netlink with, and both variants of iptables,
+# of which iptables mode runs the one that the node uses.
 FROM rust:1-slim-trixie AS build
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc pkg-config libc6-dev libnftnl-dev libmnl-dev \
+    && apt-get install -y --no-install-recommends gcc pkg-config libc6-dev libnftnl-dev libmnl-dev iptables \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY Cargo.toml Cargo.lock build.rs ./
@@ -14,6 +15,20 @@ RUN cargo build --release --locked --bin pointsman \
     && cp target/release/pointsman /image/ \
     && ldd target/release/pointsman | awk '/=> \// { print $3 } /^\t\// { print $1 }' \
         | xargs -I {} cp --parents -L {} /image/
+# The tools are two programs that go by their names; what they match and where they lead is loaded.
+RUN mkdir -p /image/usr/sbin \
+    && extensions=$(dirname "$(find /usr/lib -name libxt_comment.so)") \
+    && for variant in nft legacy; do \
+        cp "/usr/sbin/xtables-$variant-multi" /image/usr/sbin/ \
+        && for family in iptables ip6tables; do \
+            for what in "" -restore -save; do \
+                ln -s "xtables-$variant-multi" "/image/usr/sbin/$family-$variant$what"; \
+            done; \
+        done; \
+    done \
+    && cp --parents -r "$extensions" /image/ \
+    && ldd /usr/sbin/xtables-*-multi "$extensions"/*.so | awk '/=> \// { print $3 } /^\t\// { print $1 }' \
+        | sort -u | xargs -I {} cp --parents -L {} /image/
 
 FROM scratch
 COPY --from=build /image/ /

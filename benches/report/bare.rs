@@ -46,6 +46,12 @@ pub fn nft(host: &Host, ruleset: &str) -> Duration {
     spent
 }
 
+/// Restores a text with a tool of iptables.
+pub fn restore(host: &Host, tool: &str, text: &str) {
+    let (restored, why) = host.sh_with_input(tool, text);
+    assert!(restored, "{tool} refuses the text: {why}");
+}
+
 /// The layout of a proxy that makes a chain for each Service.
 pub fn chain_per_service(shape: Shape) -> String {
     let mut text = String::from(

@@ -5,8 +5,9 @@
 //! Without cargo's `--bench`, as under `cargo test`, everything is done once on small clusters, to
 //! see that it works.
 //!
-//! `--json PATH` writes the figures there too. `whole`, `attacks`, `live` and `path` measure that part
-//! alone: whole states and changes, what hostile Services do, the program beside an API server, the data path. `--beside PROGRAM` has
+//! `--json PATH` writes the figures there too. `whole`, `iptables`, `attacks`, `live` and `path` measure that
+//! part alone: whole states and changes, the same in iptables mode, what hostile Services do, the program
+//! beside an API server, the data path. `--beside PROGRAM` has
 //! another program measured in the data path too: it is started in the network namespace of a node
 //! with the path of a file of objects, one in a line as JSON, and prints a line once it serves them.
 
@@ -29,6 +30,7 @@ mod cluster;
 mod harness;
 #[path = "../../tests/it/hostile.rs"]
 mod hostile;
+mod iptables;
 mod live;
 #[path = "../../tests/it/objects.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
@@ -50,6 +52,8 @@ struct Plan {
     /// Services in which one endpoint is replaced.
     large: &'static [Shape],
     live: &'static [(u32, u32, Effort)],
+    /// In iptables mode: clusters, and changes.
+    iptables: &'static [(Shape, u32)],
     traffic: &'static [u32],
     /// By what attacks are divided.
     attacks: u32,
@@ -101,6 +105,11 @@ const FULL: Plan = Plan {
             },
         ),
     ],
+    iptables: &[
+        (shape(1_000, 10), 50),
+        (shape(5_000, 10), 20),
+        (shape(20_000, 10), 9),
+    ],
     traffic: &[1_000, 5_000],
     attacks: 1,
     turns: 100,
@@ -128,6 +137,7 @@ const SMALL: Plan = Plan {
             },
         ),
     ],
+    iptables: &[(shape(50, 3), 3)],
     traffic: &[10],
     attacks: 100,
     turns: 1,
@@ -140,7 +150,7 @@ const fn shape(services: u32, endpoints: u32) -> Shape {
     }
 }
 
-const PARTS: [&str; 4] = ["whole", "attacks", "live", "path"];
+const PARTS: [&str; 5] = ["whole", "iptables", "attacks", "live", "path"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -193,6 +203,10 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
         }
     }
     let changed = changes::measure(loaded, plan);
+    let mut by_iptables = iptables::table();
+    for (shape, changes) in plan.iptables.iter().filter(|_| of("iptables")) {
+        iptables::measure(*shape, &name(*shape), *changes, &mut by_iptables);
+    }
     let attacks = of("attacks").then(|| attacks::measure(plan.attacks));
     let mut lives = live::Tables::new();
     let mut empty = 0;
@@ -220,6 +234,7 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
         lives.steady,
         lives.memory,
         wholes.restart,
+        by_iptables,
         paths.connections,
         paths.flows,
     ];

@@ -13,11 +13,14 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
+use pointsman::agent::reconciler::Proxy;
+use pointsman::dataplane::Backend;
 use pointsman::source::convert::Converter;
 use serde_json::{Value, json};
 
 use crate::cluster::Shape;
 use crate::harness::{NODE, World};
+use crate::iptables;
 use crate::objects::{node, service, slice};
 use crate::output::{Cell, Table, quantiles, quartiles};
 use crate::whole::{self, Kernel};
@@ -81,6 +84,8 @@ enum Between {
     Conntrack,
     /// pointsman, with so many Services.
     Pointsman(u32),
+    /// The same in iptables mode, by a variant.
+    Iptables(&'static str, u32),
     /// Another program, with so many Services: it is started in the node's network namespace with
     /// the path of a file of manifests, and prints a line when it has programmed them.
     Another(String, u32),
@@ -101,6 +106,7 @@ const FLOW_TARGETS: [(&str, &str); 2] = [
 enum Program {
     None,
     Pointsman(#[allow(dead_code, reason = "it holds the rules")] Box<Kernel>),
+    Iptables,
     Another(Child),
 }
 
@@ -121,6 +127,9 @@ pub fn measure(services: &[u32], turns: usize, another: Option<&str>, tables: &m
     let mut between = vec![Between::Nothing, Between::Conntrack];
     for count in services {
         between.push(Between::Pointsman(*count));
+        let variants = iptables::VARIANTS.into_iter();
+        let variants = variants.filter(|variant| iptables::has(variant));
+        between.extend(variants.map(|variant| Between::Iptables(variant, *count)));
         if let Some(command) = another {
             between.push(Between::Another(command.to_owned(), *count));
         }
@@ -205,9 +214,18 @@ impl Node {
             }
             Between::Pointsman(services) => {
                 let fill = fill(services);
-                let kernel = world.node.run(move || load(fill));
+                let kernel = world.node.run(move || loaded(whole::start(), fill));
                 let name = format!("pointsman, {services} Services");
                 (name, Program::Pointsman(Box::new(kernel)))
+            }
+            Between::Iptables(variant, services) => {
+                let fill = fill(services);
+                iptables::hint(&world.node, variant);
+                world
+                    .node
+                    .run(move || drop(loaded(iptables::start(), fill)));
+                let name = format!("pointsman, iptables-{variant}, {services} Services");
+                (name, Program::Iptables)
             }
             Between::Another(command, services) => {
                 let child = start(&world, &command, services);
@@ -355,14 +373,13 @@ fn objects() -> [Value; 7] {
     ]
 }
 
-fn load(fill: Shape) -> Kernel {
+fn loaded<B: Backend>(mut proxy: Proxy<B>, fill: Shape) -> Proxy<B> {
     let mut converter = Converter::new(NODE);
     let changes = objects().map(|object| match object["kind"].as_str() {
         Some("Node") => converter.node(&from(object)),
         Some("Service") => converter.service(&from(object)),
         _ => converter.endpoint_slice(&from(object)),
     });
-    let mut proxy = whole::start();
     proxy.take(changes.into_iter().flatten());
     proxy.take(fill.changes().0);
     proxy.sync().expect("a sync");

@@ -87,11 +87,17 @@ fn in_step(what: &str, host: &Host, server: &ApiServer) {
 
 /// The elements that mention an address.
 fn mentioning(elements: &Elements, address: &str) -> BTreeSet<String> {
-    let quoted = format!("\"{address}\"");
+    let is_it = |element: &&String| {
+        let mut found = element.match_indices(address);
+        found.any(|(at, _)| {
+            let after = element.get(at + address.len()..).unwrap_or_default();
+            let before = element.get(..at).unwrap_or_default();
+            !after.starts_with(|next: char| next.is_ascii_hexdigit())
+                && !before.ends_with(|last: char| last.is_ascii_hexdigit() || last == '.')
+        })
+    };
     let all = elements.values().flatten();
-    all.filter(|element| element.contains(&quoted))
-        .cloned()
-        .collect()
+    all.filter(is_it).cloned().collect()
 }
 
 /// The code that a path of the health port answers with.

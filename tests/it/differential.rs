@@ -88,6 +88,12 @@ fn any_service(chance: &mut fastrand::Rng, number: u8) -> (Vec<Value>, Vec<Strin
 fn see(target: SocketAddr, remembers: bool) -> String {
     let mut seen = BTreeSet::new();
     let mut sources = BTreeSet::new();
+    if remembers {
+        // iptables mode remembers a client for all addresses of a Service's port together: the first
+        // connections to several of them at once may end at several endpoints.
+        let _ = connect_within(None, target, PATIENCE);
+        std::thread::sleep(Duration::from_millis(500));
+    }
     for _ in 0..TIMES {
         match connect_within(None, target, PATIENCE) {
             Ok(answer) => {

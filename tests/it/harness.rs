@@ -770,7 +770,11 @@ impl Pointsman {
                     .iter()
                     .any(|given| given.starts_with("--nodeport-addresses")) =>
             {
-                &["--proxy-mode", "iptables"]
+                &[
+                    "--proxy-mode",
+                    "iptables",
+                    "--iptables-localhost-nodeports=false",
+                ]
             }
             // As in nftables mode.
             Some(_) => &[

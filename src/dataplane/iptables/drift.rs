@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::record::{Known, TABLES, lock};
-use super::saved::{self, Listing};
+use super::saved;
 use super::tool::Tool;
 use crate::dataplane::Changed;
 

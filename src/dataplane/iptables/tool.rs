@@ -103,8 +103,9 @@ impl Tool {
                         Variant::Legacy => legacy,
                     });
                 }
-                let default = Self::default_of(family)?;
-                Ok(match default.variant {
+                // An image has no opinion.
+                let default = Self::default_of(family).map_or(Variant::Nft, |tool| tool.variant);
+                Ok(match default {
                     Variant::Nft => nft,
                     Variant::Legacy => legacy,
                 })
@@ -262,10 +263,17 @@ const fn command(family: Family) -> &'static str {
 /// The variant that has rules: the kubelet's, or more than the other.
 fn used(nft: &Tool, legacy: &Tool) -> Option<Variant> {
     let saved = [nft, legacy].map(|tool| {
-        let output = run::<&str>(&tool.save, &[], None);
-        let text = output.map(|output| output.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&text).into_owned()
+        if !tool.is_used() {
+            return Some(String::new());
+        }
+        let output = run::<&str>(&tool.save, &[], None).ok()?;
+        let works = output.status.success();
+        works.then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     });
+    if saved.first()?.is_none() {
+        return Some(Variant::Legacy);
+    }
+    let saved = saved.map(Option::unwrap_or_default);
     let hinted = saved.each_ref().map(|text| {
         [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "]
             .iter()

@@ -2,9 +2,7 @@
 
 use super::*;
 
-/// iptables mode leads there by its rules, unless it is told not to.
-const BY_PROXY: &str = "--iptables-localhost-nodeports=false";
-const LOCALHOST: [&str; 3] = ["--nodeport-addresses", "primary,localhost", BY_PROXY];
+const LOCALHOST: [&str; 2] = ["--nodeport-addresses", "primary,localhost"];
 
 /// A Service with a NodePort, and its endpoints.
 fn web(change: impl FnOnce(Service) -> Service, pods: &[u8]) -> Vec<Value> {
@@ -67,7 +65,7 @@ fn e12_nothing_is_served_on_loopback_unless_it_is_asked_for() {
     for addresses in ["primary", "all", "0.0.0.0/0,::/0"] {
         let site = Site::new(
             web(|service| service, &[11]),
-            &["--nodeport-addresses", addresses, BY_PROXY],
+            &["--nodeport-addresses", addresses],
         );
         for net in tested() {
             assert_eq!(answers(&site, &net, 1), [Err(Failure::Refused)]);
