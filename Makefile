@@ -14,7 +14,8 @@ demo: setup
 
 # What is another thing in iptables mode (docs/semantics.md, O), or is about nf_tables itself.
 NFTABLES_ONLY = n_f1_ e8_mark_ loopback::a_port_ flows::n_h1_ packets::n_e13_ recovery::a_family_ recovery::n_g4_ \
-	recovery::cleanup_ packets::upgrade
+	recovery::cleanup_ packets::upgrade lifecycle::k lifecycle::once health::l2_ api::metrics::j_ node::e13_ \
+	startup::a1_ startup::g2_ api::takeover node::k9_
 
 # The table of what packets experience, and flows, once more on a node without one of the families; and in
 # iptables mode, by either variant.
@@ -25,7 +26,7 @@ test: setup
 	for by in nft legacy; do \
 		iptables-$$by-save -t nat >/dev/null || { echo "ignored: this kernel has no iptables-$$by"; continue; }; \
 		POINTSMAN_TEST_BY=iptables-$$by cargo test --test it -- \
-		policies packets flows health_checks $(foreach test,$(NFTABLES_ONLY),--skip $(test)) || exit 1; done
+		policies packets flows health_checks api:: $(foreach test,$(NFTABLES_ONLY),--skip $(test)) || exit 1; done
 
 # Hours of everything at once: objects that change by chance, an API server that goes and comes, kills and
 # tampering, while traffic goes on; a table, and what was wrong. SECONDS says for how long. Needs root.

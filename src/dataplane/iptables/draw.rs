@@ -29,7 +29,12 @@ impl Choice<'_> {
         list: &Endpoints,
         rules: &mut Vec<String>,
     ) {
-        let all: Vec<Endpoint> = list.iter().copied().collect();
+        let mut all: Vec<Endpoint> = list.iter().copied().collect();
+        // A list keeps the places of those that stay, so that little of a long one changes. A short one is the
+        // same for whoever computes it again.
+        if all.len() <= AT_ONCE {
+            all.sort_unstable();
+        }
         let protocol = self.destination.protocol;
         if let Some(seconds) = self.affinity {
             for endpoint in &all {
