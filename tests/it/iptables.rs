@@ -616,6 +616,25 @@ fn a_cleanup_that_does_not_get_the_lock_says_so_and_fails() {
     let _ = process.wait();
 }
 
+/// A directory with a tool that refuses what holds some words, and does not say which line it was; and the file
+/// that counts its calls.
+fn refusing(host: &Host, variant: &str, words: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let name = format!("iptables-{variant}-restore");
+    let real = host.sh(&format!("PATH=$PATH:/usr/sbin:/sbin command -v {name}"));
+    let (tool, calls) = (directory.path().join(&name), directory.path().join("calls"));
+    let script = format!(
+        "#!/bin/sh\necho >>{calls}\ninput=$(cat)\ncase $input in *'{words}'*) \
+         echo '{name}: Invalid argument.' >&2; exit 1;; esac\n\
+         printf '%s\\n' \"$input\" | {real} \"$@\"\n",
+        calls = calls.display(),
+        real = real.trim(),
+    );
+    std::fs::write(&tool, script).unwrap();
+    host.sh(&format!("chmod 755 {}", tool.display()));
+    (directory, calls)
+}
+
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_service_that_is_refused_is_found_in_few_steps_and_everybody_else_is_served() {
@@ -623,20 +642,7 @@ fn a_service_that_is_refused_is_found_in_few_steps_and_everybody_else_is_served(
         let host = Host::new();
         hint(&host, variant);
         let manifests = Manifests::new(many(300));
-        // A kernel that has no words for one of them; which line it was, the tool does not say.
-        let directory = tempfile::tempdir().unwrap();
-        let name = format!("iptables-{variant}-restore");
-        let real = host.sh(&format!("PATH=$PATH:/usr/sbin:/sbin command -v {name}"));
-        let (tool, calls) = (directory.path().join(&name), directory.path().join("calls"));
-        let script = format!(
-            "#!/bin/sh\necho >>{calls}\ninput=$(cat)\ncase $input in *'-A PTM-10.96.0.77-T80 '*) \
-             echo '{name}: Invalid argument.' >&2; exit 1;; esac\n\
-             printf '%s\\n' \"$input\" | {real} \"$@\"\n",
-            calls = calls.display(),
-            real = real.trim(),
-        );
-        std::fs::write(&tool, script).unwrap();
-        host.sh(&format!("chmod 755 {}", tool.display()));
+        let (directory, calls) = refusing(&host, variant, "-A PTM-10.96.0.77-T80 ");
         let path = format!(
             "{}:/usr/sbin:/sbin:/usr/bin:/bin",
             directory.path().display()
@@ -654,6 +660,32 @@ fn a_service_that_is_refused_is_found_in_few_steps_and_everybody_else_is_served(
         );
         let calls = std::fs::read_to_string(calls).unwrap().lines().count();
         assert!(calls < 60, "{variant}: {calls}");
+    }
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn without_the_module_that_remembers_clients_services_are_served_without_affinity() {
+    for variant in variants() {
+        let host = Host::new();
+        hint(&host, variant);
+        let mut objects = many(3);
+        objects.push(service("sticky", &["10.96.9.9"]).affinity(600).0);
+        objects.push(slice("sticky", "TCP", &["10.244.1.1", "10.244.1.2"]));
+        let manifests = Manifests::new(objects);
+        let (directory, _) = refusing(&host, variant, "-m recent");
+        let path = format!(
+            "{}:/usr/sbin:/sbin:/usr/bin:/bin",
+            directory.path().display()
+        );
+        let all = arguments(&manifests, &["-v", "2"]);
+        let process = Pointsman::launch_with(&host, &all, &[("PATH", &path)]);
+        process.wait_for("synced");
+        let log = process.log();
+        assert!(log.contains("modprobe xt_recent"), "{log}");
+        let after = saved(&host, variant);
+        assert!(after.contains("-A PTM-10.96.9.9-T80 "), "{variant}");
+        assert!(!after.contains("PTM-PROBE"), "{variant}");
     }
 }
 

@@ -21,6 +21,9 @@ use crate::dataplane::{Applied, ApplyError, Options, Refused};
 /// other each piece is the whole table.
 const RULES_AT_ONCE: usize = 1 << 14;
 
+/// A chain that is there for a moment.
+const PROBE: &str = "PTM-PROBE";
+
 /// One family that is programmed.
 pub(super) struct FamilyTables {
     pub(super) tool: Tool,
@@ -31,6 +34,8 @@ pub(super) struct FamilyTables {
     pub(super) last: [usize; 2],
     /// How long the last change took.
     pub(super) took: Duration,
+    /// Whether the kernel can remember clients, once that is known.
+    remembers: Option<bool>,
 }
 
 impl FamilyTables {
@@ -51,6 +56,7 @@ impl FamilyTables {
             known: Arc::default(),
             last: [0; 2],
             took: Duration::ZERO,
+            remembers: None,
         })
     }
 
@@ -258,6 +264,36 @@ impl FamilyTables {
         Ok(())
     }
 
+    /// Whether the kernel can remember clients, which is found out when somebody asks for it.
+    fn can_remember(&mut self) -> bool {
+        if let Some(can) = self.remembers {
+            return can;
+        }
+        let text = |rule: &str| format!("*nat\n:{PROBE} - [0:0]\n{rule}\nCOMMIT\n");
+        lock(&self.known).changes += 1;
+        let rule = format!("-A {PROBE} -m recent --rcheck --name {PROBE} -j RETURN");
+        let tried = self.tool.restore(&text(&rule));
+        let removed = self.tool.restore(&text(&format!("-X {PROBE}")));
+        lock(&self.known).changes += 1;
+        match tried {
+            Err(error @ ToolError::Failed { .. }) if removed.is_ok() => {
+                tracing::warn!(
+                    family = %self.tool.family, %error,
+                    "clients cannot be remembered: Services are served without session affinity; \
+                     `modprobe xt_recent`, and a new start of this program, mend it",
+                );
+                self.remembers = Some(false);
+                false
+            }
+            // That something else is wrong says nothing of it.
+            Err(_) => true,
+            Ok(()) => {
+                self.remembers = Some(true);
+                true
+            }
+        }
+    }
+
     /// Applies what a delta means for this family.
     pub(super) fn apply(
         &mut self,
@@ -268,6 +304,9 @@ impl FamilyTables {
         let begins = self.program.begins;
         self.last = [0; 2];
         self.took = Duration::ZERO;
+        if self.program.is_to_remember(delta) && !self.can_remember() {
+            self.program.forget_clients();
+        }
         let stages = self.program.plan(delta);
         let names = |chains: &[(Owner, Chain)]| -> Vec<String> {
             chains.iter().map(|(_, chain)| chain.name.clone()).collect()

@@ -10,7 +10,7 @@ use super::chain::Chain;
 use super::dispatch::{Changes, Tree};
 use super::fixed::{self, Base};
 use super::key::{Key, Space};
-use super::memories::Memories;
+use super::memories::{self, Memories};
 use super::served::{self, Common, Made, Refusal, Served};
 use crate::core::ir::{Delta, Destination, DestinationChange, Entry, Forwarding, Host, Shared};
 use crate::core::model::{Family, Owner};
@@ -129,6 +129,19 @@ impl Program {
             memories: Memories::default(),
             begins: true,
         }
+    }
+
+    /// Whether a delta asks for clients to be remembered.
+    pub(super) fn is_to_remember(&self, delta: &Delta) -> bool {
+        let mut after = self
+            .of_family(delta)
+            .filter_map(|change| change.after.as_ref());
+        after.any(|forwarding| memories::lists(forwarding) > 0)
+    }
+
+    /// From now on nobody is remembered.
+    pub(super) const fn forget_clients(&mut self) {
+        self.facts.memories.end();
     }
 
     /// What there is to write for a delta; [`Self::done`] follows when it has been written.
