@@ -25,6 +25,8 @@ const POD_CIDRS: Duration = Duration::from_secs(300);
 pub(crate) struct Cluster {
     /// To write events with.
     pub(super) client: kube::Client,
+    /// Where it is.
+    server: http::Uri,
     notices: mpsc::Receiver<Notice>,
 }
 
@@ -33,10 +35,14 @@ pub(crate) async fn connect(config: &Config) -> Result<Cluster> {
     let Origin::Cluster { kubeconfig, server } = &config.origin else {
         anyhow::bail!("the objects come from files");
     };
-    let client = cluster::connect(kubeconfig.clone(), server.as_deref()).await?;
+    let (client, server) = cluster::connect(kubeconfig.clone(), server.as_deref()).await?;
     let converter = Converter::new(config.node_name.as_str()).with_options(convert_options(config));
     let notices = cluster::follow(&client, converter, &WatchOptions::new(&config.node_name));
-    Ok(Cluster { client, notices })
+    Ok(Cluster {
+        client,
+        server,
+        notices,
+    })
 }
 
 /// Waits until Services and EndpointSlices are complete, and the Node says what is needed of it.
@@ -84,13 +90,13 @@ pub(crate) async fn fill(
                 triggers.extend(changes.triggers);
             }
             Notice::Complete(kind) => missing.retain(|other| *other != kind),
-            Notice::Failed(kind, why) => failed(kind, &why),
+            Notice::Failed(kind, why) => failed(kind, &why, &cluster.server),
         }
     }
 }
 
-fn failed(kind: Kind, why: &str) {
-    tracing::warn!(kind = kind.name(), why, "the watch failed; trying again");
+fn failed(kind: Kind, why: &str, server: &http::Uri) {
+    tracing::warn!(kind = kind.name(), %server, why, "the watch failed; trying again");
 }
 
 /// Passes on what the cluster tells, for ever.
@@ -115,7 +121,7 @@ pub(crate) async fn follow(
                     .watch_failures
                     .with_label_values(&[kind.name()])
                     .inc();
-                failed(kind, &why);
+                failed(kind, &why, &cluster.server);
             }
         }
     }

@@ -76,6 +76,16 @@ pub(crate) fn warn_of_ipvs() {
     );
 }
 
+/// Says that what another proxy has left is there, and serves beside our rules.
+pub(crate) fn warn_of_leftovers<B: Backend>(proxy: &mut Proxy<B>) {
+    if proxy.backend_mut().has_leftovers().unwrap_or(false) {
+        tracing::warn!(
+            "this node has kube-proxy's rules besides, of which one that goes on to change is in our way: stop \
+             it, and start this program with --takeover, or run kube-proxy --cleanup",
+        );
+    }
+}
+
 /// Removes what kube-proxy's iptables mode has left, once our own rules are in place.
 pub(crate) fn take_over_leftovers<B: Backend>(
     proxy: &mut Proxy<B>,

@@ -340,6 +340,8 @@ impl<B: Backend> SyncLoop<B> {
                     self.tasks.watch.want(now);
                     if self.config.takeover {
                         self.tasks.take_over.want(now);
+                    } else {
+                        super::warn_of_leftovers(&mut self.proxy);
                     }
                 }
                 self.expect_garbage();

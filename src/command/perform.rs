@@ -191,6 +191,8 @@ fn once<B: Backend>(config: &Config, desired: Desired, backend: B) -> Result<()>
         if taken_over == TakenOver::NotYet {
             agent::warn_of_ipvs();
         }
+    } else {
+        agent::warn_of_leftovers(&mut proxy);
     }
     conntrack::clean(&agent::stale_flows(&mut proxy))?;
     // There is no later for what is left to do.

@@ -198,6 +198,15 @@ pub trait Backend {
     /// If the kernel cannot be asked or refuses; nothing has changed then.
     fn remove_leftovers(&mut self) -> Result<usize, ApplyError>;
 
+    /// Whether another proxy has left something that a takeover would remove.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    fn has_leftovers(&mut self) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
+
     /// Removes everything that is ours, and nothing else.
     ///
     /// # Errors

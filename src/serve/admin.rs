@@ -69,7 +69,7 @@ impl Answers {
         })
     }
 
-    /// The health port: `/healthz` and `/livez`.
+    /// The health port: `/healthz` and `/livez`, as kube-proxy has them, and `/readyz`.
     fn health(&self, request: &Request<Incoming>) -> Answer {
         match request.uri().path() {
             "/healthz" => {
@@ -86,6 +86,7 @@ impl Answers {
                     .inc();
                 health_answer(report)
             }
+            "/readyz" => health_answer(self.health.readyz()),
             _ => not_found(),
         }
     }

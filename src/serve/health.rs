@@ -137,6 +137,13 @@ impl Health {
         self.report(&state, ok, false)
     }
 
+    /// What `/readyz` answers: whether the node is programmed, whatever else may be wrong.
+    pub fn readyz(&self) -> Report {
+        let state = self.state();
+        let ok = state.updated.is_some() && !state.stopping;
+        self.report(&state, ok, false)
+    }
+
     fn report(&self, state: &State, ok: bool, with_eligible: bool) -> Report {
         let now = Timestamp::now();
         let healthy = if with_eligible {
@@ -188,6 +195,20 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn n_l1_a_node_is_ready_once_it_is_programmed_whether_it_may_get_new_traffic_or_not() {
+        let health = health(Duration::ZERO);
+        assert!(!health.readyz().ok);
+        health.queued();
+        health.synced(PerFamily::default());
+        assert!(health.readyz().ok && !health.healthz().ok);
+        // What waits does not change what is programmed.
+        health.queued();
+        assert!(health.readyz().ok && !health.livez().ok);
+        health.stop();
+        assert!(!health.readyz().ok);
+    }
 
     #[test]
     fn n_i1_a_family_that_is_refused_is_unhealthy_and_the_node_is_not() {

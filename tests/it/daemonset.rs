@@ -8,6 +8,8 @@ use crate::harness::{BINARY, Host, NODE, World, connect, eventually};
 use crate::objects::{Manifests, service, slice};
 
 const DAEMON_SET: &str = include_str!("../../manifests/base/daemonset.yaml");
+const CLEANUP: &str = include_str!("../../manifests/cleanup/daemonset.yaml");
+const FOR_IPTABLES: &str = include_str!("../../manifests/iptables/daemonset.yaml");
 const RBAC: &str = include_str!("../../manifests/base/rbac.yaml");
 
 fn container() -> Value {
@@ -17,12 +19,24 @@ fn container() -> Value {
 
 /// The capabilities that the container keeps, as setpriv spells them.
 fn capabilities() -> Vec<String> {
-    container()["securityContext"]["capabilities"]["add"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|name| format!("+{}", name.as_str().expect("a name").to_lowercase()))
-        .collect()
+    capabilities_of(&container())
+}
+
+fn capabilities_of(container: &Value) -> Vec<String> {
+    let names = container["securityContext"]["capabilities"]["add"].as_array();
+    let names = names.expect("a list").iter();
+    names.map(as_setpriv).collect()
+}
+
+fn as_setpriv(name: &Value) -> String {
+    format!("+{}", name.as_str().expect("a name").to_lowercase())
+}
+
+/// What the component for iptables adds.
+fn for_iptables(path: &str) -> Value {
+    let patches: Vec<Value> = serde_saphyr::from_str(FOR_IPTABLES).expect("YAML");
+    let found = patches.into_iter().find(|patch| patch["path"] == path);
+    found.expect("a patch")["value"].clone()
 }
 
 /// A command that runs as the container does: these capabilities, no way to get others, and
@@ -35,6 +49,8 @@ fn restricted(capabilities: &[String], arguments: &[&str]) -> Command {
     let script = r#"
         mount --make-rprivate / && mount -o remount,bind,ro / &&
         mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys &&
+        mount -t tmpfs none /run && touch /run/xtables.lock &&
+        mount --bind /run/xtables.lock /run/xtables.lock && mount -o remount,bind,ro /run &&
         exec setpriv --no-new-privs --inh-caps=-all --bounding-set="$0" "$@"
     "#;
     let mut command = Command::new("unshare");
@@ -126,6 +142,58 @@ fn without_the_capability_it_says_what_is_missing_and_ends() {
     let (code, log) = run(&host, restricted(&[], &arguments));
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("CAP_NET_ADMIN"), "{log}");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn iptables_mode_and_the_cleanup_need_what_their_manifests_add_for_either_variant() {
+    let manifests = Manifests::new(vec![
+        service("web", &["10.96.0.10"]).0,
+        slice("web", "TCP", &["10.244.1.1"]),
+    ]);
+    let arguments = [
+        "--manifests",
+        manifests.path(),
+        "--once",
+        "--proxy-mode=iptables",
+        // Its sysctl is the init container's business.
+        "--iptables-localhost-nodeports=false",
+        "--conntrack-max-per-core=0",
+        "--conntrack-tcp-timeout-established=0",
+        "--conntrack-tcp-timeout-close-wait=0",
+    ];
+    let capability = "/spec/template/spec/containers/0/securityContext/capabilities/add/-";
+    let mut for_legacy = capabilities();
+    for_legacy.push(as_setpriv(&for_iptables(capability)));
+    let lock = for_iptables("/spec/template/spec/volumes/-");
+    assert_eq!(lock["hostPath"]["path"], "/run/xtables.lock");
+    let cleanup: Value = serde_saphyr::from_str(CLEANUP).expect("YAML");
+    let cleanup = cleanup["spec"]["template"]["spec"]["initContainers"][0].clone();
+    for (variant, capabilities) in [("nft", &capabilities()), ("legacy", &for_legacy)] {
+        let host = Host::new();
+        if !host.try_sh(&format!("iptables-{variant}-save -t nat")).0 {
+            eprintln!("ignored: this kernel has no iptables-{variant}");
+            continue;
+        }
+        host.sh(&format!(
+            "iptables-{variant} -t mangle -N KUBE-IPTABLES-HINT
+             ip6tables-{variant} -t mangle -N KUBE-IPTABLES-HINT"
+        ));
+        let rules = || host.sh(&format!("iptables-{variant}-save"));
+        let (code, log) = run(&host, restricted(capabilities, &arguments));
+        assert_eq!(code, Some(0), "{variant}: {log}");
+        assert!(rules().contains("default/web:http"), "{variant}");
+        let arguments: Vec<&str> = cleanup["args"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|argument| argument.as_str().expect("text"))
+            .collect();
+        let capabilities = capabilities_of(&cleanup);
+        let (code, log) = run(&host, restricted(&capabilities, &arguments));
+        assert_eq!(code, Some(0), "{variant}: {log}");
+        assert!(!rules().contains("POINTSMAN"), "{variant}");
+    }
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(super) struct FamilyTables {
     pub(super) last: [usize; 2],
     /// How long the last change took.
     pub(super) took: Duration,
+    /// Whether there were chains of kube-proxy's when it was read.
+    pub(super) has_kube_proxys: bool,
     /// Whether the kernel can remember clients, once that is known.
     remembers: Option<bool>,
 }
@@ -56,6 +58,7 @@ impl FamilyTables {
             known: Arc::default(),
             last: [0; 2],
             took: Duration::ZERO,
+            has_kube_proxys: false,
             remembers: None,
         })
     }
@@ -64,6 +67,7 @@ impl FamilyTables {
     pub(super) fn read(&mut self, options: &Options) -> Result<(), ToolError> {
         let mut tables = [saved::Held::default(), saved::Held::default()];
         let mut exact = None;
+        self.has_kube_proxys = false;
         for (number, (table, name)) in tables.iter_mut().zip(TABLES).enumerate() {
             let saved = match self.tool.save(name) {
                 Err(error @ ToolError::Unreadable { .. }) => {
@@ -79,6 +83,7 @@ impl FamilyTables {
             };
             let listing = saved::read(&saved);
             let is_exact = listing.is_exact();
+            self.has_kube_proxys |= !listing.kube_proxy.is_empty();
             *table = listing.held;
             exact = exact.or(is_exact);
             for name in listing.unlike.iter().filter(|_| is_exact == Some(true)) {

@@ -182,6 +182,15 @@ impl Backend for Iptables {
         Ok(chains)
     }
 
+    fn has_leftovers(&mut self) -> Result<bool, Unavailable> {
+        if self.families.iter().any(|held| held.has_kube_proxys) {
+            return Ok(true);
+        }
+        // Where there is no nf_tables, there is nothing.
+        let other = Nftables::open(Options::default());
+        other.map_or(Ok(false), |mut other| other.has_leftovers())
+    }
+
     fn clean_up(&mut self) -> Result<(), ApplyError> {
         let mut failed = None;
         for held in &mut self.families {

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
+use super::program::base::KUBE_PROXY_TABLE;
 use super::wire::batch::{Batch, FinishedBatch};
-use super::wire::{foreign, tables};
+use super::wire::{foreign, presence, tables};
 use crate::core::model::Family;
 use crate::dataplane::owners::{is_built_in, is_for_others_too, is_kube_proxys, is_ours};
 use crate::host::netlink::socket::{Socket, SocketError};
@@ -53,4 +54,30 @@ pub(super) fn removal(
         }
     }
     Ok((batch.finish(), count))
+}
+
+/// The transaction that removes the tables of kube-proxy's nftables mode, and how many there are.
+pub(super) fn tables_removal(socket: &mut Socket) -> Result<(FinishedBatch, usize), SocketError> {
+    let (mut batch, mut count) = (Batch::new(false), 0);
+    for family in Family::BOTH {
+        if presence::named_table_exists(socket, family, KUBE_PROXY_TABLE)? {
+            tables::put_delete_named_table(&mut batch, family, KUBE_PROXY_TABLE);
+            count += 1;
+        }
+    }
+    Ok((batch.finish(), count))
+}
+
+/// Whether there is anything of kube-proxy's.
+pub(super) fn are_there(socket: &mut Socket) -> Result<bool, SocketError> {
+    for family in Family::BOTH {
+        if presence::named_table_exists(socket, family, KUBE_PROXY_TABLE)? {
+            return Ok(true);
+        }
+        let chains = foreign::chain_names(socket, family, "nat")?;
+        if chains.iter().any(|chain| is_kube_proxys(chain)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -83,17 +83,11 @@ impl From<SocketError> for ApplyError {
 impl Nftables {
     /// Removes the tables of kube-proxy's nftables mode. Returns how many there were.
     pub(super) fn remove_kube_proxys(&mut self) -> Result<usize, ApplyError> {
-        let (mut batch, mut count) = (Batch::new(false), 0);
-        for family in Family::BOTH {
-            if presence::named_table_exists(&mut self.socket, family, KUBE_PROXY_TABLE)? {
-                tables::put_delete_named_table(&mut batch, family, KUBE_PROXY_TABLE);
-                count += 1;
-            }
+        let (batch, tables) = leftovers::tables_removal(&mut self.socket)?;
+        if tables > 0 {
+            self.send(&batch)?;
         }
-        if count > 0 {
-            self.send(&batch.finish())?;
-        }
-        Ok(count)
+        Ok(tables)
     }
 
     /// Connects to the kernel, and has it look at the program of each family. Changes nothing.
@@ -319,6 +313,10 @@ impl Backend for Nftables {
             self.send(&batch)?;
         }
         Ok(chains)
+    }
+
+    fn has_leftovers(&mut self) -> Result<bool, Unavailable> {
+        Ok(leftovers::are_there(&mut self.socket)?)
     }
 
     fn clean_up(&mut self) -> Result<(), ApplyError> {

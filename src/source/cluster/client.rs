@@ -55,7 +55,7 @@ pub enum ConnectError {
     Client(#[source] Box<kube::Error>),
 }
 
-/// Prepares a client. Nothing is sent yet.
+/// Prepares a client. Nothing is sent yet. Returns besides where the server is.
 ///
 /// # Errors
 ///
@@ -63,7 +63,7 @@ pub enum ConnectError {
 pub async fn connect(
     kubeconfig: Option<PathBuf>,
     server: Option<&str>,
-) -> Result<kube::Client, ConnectError> {
+) -> Result<(kube::Client, http::Uri), ConnectError> {
     connect_with_patience(kubeconfig, server, ANSWER).await
 }
 
@@ -76,7 +76,7 @@ pub async fn connect_with_patience(
     kubeconfig: Option<PathBuf>,
     server: Option<&str>,
     answer: Duration,
-) -> Result<kube::Client, ConnectError> {
+) -> Result<(kube::Client, http::Uri), ConnectError> {
     let address = server
         .map(|address| {
             address
@@ -111,7 +111,11 @@ pub async fn connect_with_patience(
         http::header::USER_AGENT,
         http::HeaderValue::from_static(concat!("pointsman/", env!("CARGO_PKG_VERSION"))),
     ));
-    client(config, answer).map_err(|error| ConnectError::Client(Box::new(error)))
+    let address = config.cluster_url.clone();
+    match client(config, answer) {
+        Ok(client) => Ok((client, address)),
+        Err(error) => Err(ConnectError::Client(Box::new(error))),
+    }
 }
 
 /// What [`kube::Client::try_from`] makes, with a connection that notices when nobody is there any more.

@@ -6,6 +6,7 @@
 //! a new list says about objects that are gone.
 
 mod client;
+mod pauses;
 mod resource;
 mod versions;
 mod watch;

@@ -8,6 +8,7 @@ use kube::runtime::watcher::{self, Event, InitialListStrategy, watcher};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 
+use super::pauses::pauses;
 use super::resource::{Object, Trimmed};
 use crate::source::objects::{self, HEADLESS_LABEL, OTHER_PROXY_LABEL};
 
@@ -121,7 +122,7 @@ async fn follow<T: Trimmed>(
             ..config.clone()
         };
         let api: Api<Object<T>> = Api::all(client.clone());
-        let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
+        let mut stream = std::pin::pin!(watcher(api, config).backoff(pauses()));
         // Lists that began and did not end.
         let mut unfinished = 0;
         let after = loop {

@@ -58,6 +58,7 @@ fn connections_go_on_without_an_api_server_across_a_restart_too() {
 
     server.go_away();
     process.wait_for("the watch failed");
+    process.wait_for("server=http://127.0.0.1:6443");
     let before = elements(host);
     for kind in ["Service", "EndpointSlice", "Node", "ServiceCIDR"] {
         let failures = format!("pointsman_watch_failures_total{{kind=\"{kind}\"}}");

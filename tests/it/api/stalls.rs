@@ -18,7 +18,7 @@ fn completes(host: &Host, server: &ApiServer) -> bool {
             ..WatchOptions::new(crate::harness::NODE)
         };
         let converter = Converter::new(crate::harness::NODE);
-        let mut notices = cluster::follow(&client.expect("a client"), converter, &options);
+        let mut notices = cluster::follow(&client.expect("a client").0, converter, &options);
         while let Some(notice) = notices.recv().await {
             if matches!(notice, Notice::Complete(cluster::Kind::Service)) {
                 return true;

@@ -121,6 +121,7 @@ fn without_takeover_everything_of_kube_proxys_stays() {
     leave_behind(&host);
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let process = start(&host, &server);
+    process.wait_for("this node has kube-proxy's rules besides");
     in_step("our own rules", &host, &server);
     assert_eq!(process.terminate(), Some(0));
     host.sh("nft delete table ip pointsman; nft delete table ip6 pointsman");
