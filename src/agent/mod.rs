@@ -26,6 +26,7 @@ use anyhow::{Context, Result};
 use crate::config::{Config, NoPodCidrs};
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Node, PerFamily};
+use crate::dataplane::iptables;
 use crate::dataplane::{ApplyError, Backend, Mode, Options};
 use crate::host::{self, interfaces::interface_addresses, sysctl};
 use crate::source::convert::ConvertOptions;
@@ -74,6 +75,34 @@ pub(crate) fn warn_of_ipvs() {
          ip link delete kube-ipvs0; and once its chains are removed, which is done here: \
          ipset -n list | grep ^KUBE- | xargs -n1 ipset destroy",
     );
+}
+
+/// Removes what iptables mode has programmed here, once our own rules are in place: it would go on to serve what is
+/// no longer to be served.
+pub(crate) fn remove_other_mode<B: Backend>(proxy: &mut Proxy<B>) {
+    if B::MODE != Mode::Nftables {
+        return;
+    }
+    let legacy = iptables::remove_legacy().map_err(ApplyError::from);
+    match (proxy.backend_mut().remove_other_mode(), legacy) {
+        (Ok(0), Ok(0)) => {}
+        (Ok(_), Ok(_)) => warn_of_localnet(),
+        (Err(error), _) | (_, Err(error)) => tracing::warn!(
+            %error,
+            "what iptables mode has programmed is still there, and serves what is no longer to be served: \
+             `pointsman --cleanup` removes everything, and a start after it programs nftables again",
+        ),
+    }
+}
+
+/// Says that the kernel routes loopback addresses, now that our rules against neighbours are gone.
+pub(crate) fn warn_of_localnet() {
+    if sysctl::routes_localnet() {
+        tracing::warn!(
+            "net.ipv4.conf.all.route_localnet is 1, and our rule that keeps neighbours from 127.0.0.0/8 is gone: \
+             unless another proxy needs it, sysctl -w net.ipv4.conf.all.route_localnet=0",
+        );
+    }
 }
 
 /// Says that what another proxy has left is there, and serves beside our rules.

@@ -338,6 +338,7 @@ impl<B: Backend> SyncLoop<B> {
                         self.tasks.count.want(now);
                     }
                     self.tasks.watch.want(now);
+                    super::remove_other_mode(&mut self.proxy);
                     if self.config.takeover {
                         self.tasks.take_over.want(now);
                     } else {

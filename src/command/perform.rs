@@ -110,6 +110,7 @@ fn cleanup() -> Result<()> {
         (_, Ok(Err(error))) => {
             return Err(error).context("cannot remove what iptables mode has programmed");
         }
+        (_, Ok(Ok(()))) => agent::warn_of_localnet(),
         _ => {}
     }
     Ok(())
@@ -184,6 +185,7 @@ fn once<B: Backend>(config: &Config, desired: Desired, backend: B) -> Result<()>
         "the kernel refused {} Services; everything else was committed",
         synced.left_out
     );
+    agent::remove_other_mode(&mut proxy);
     if config.takeover {
         let taken_over = agent::take_over_leftovers(&mut proxy).context(
             "kube-proxy's iptables chains could not be removed; everything else is done",

@@ -198,6 +198,16 @@ pub trait Backend {
     /// If the kernel cannot be asked or refuses; nothing has changed then.
     fn remove_leftovers(&mut self) -> Result<usize, ApplyError>;
 
+    /// Removes what another mode of ours has programmed, once this one's rules are in place. Returns how much it
+    /// was.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked or refuses.
+    fn remove_other_mode(&mut self) -> Result<usize, ApplyError> {
+        Ok(0)
+    }
+
     /// Whether another proxy has left something that a takeover would remove.
     ///
     /// # Errors

@@ -44,11 +44,16 @@ pub(super) fn is_built_in(chain: &str) -> bool {
     ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&chain)
 }
 
+/// The longest name that iptables gives a chain (`XT_EXTENSION_MAXNAMELEN` in the kernel's
+/// `include/uapi/linux/netfilter/x_tables.h`, without its NUL).
+const LONGEST: usize = 28;
+
 /// Whether a chain is ours.
 pub(super) fn is_ours(chain: &str) -> bool {
-    ["POINTSMAN-", "PTM-", "PTMG-", "PTMH-"]
-        .iter()
-        .any(|prefix| chain.starts_with(prefix))
+    chain.len() <= LONGEST
+        && ["POINTSMAN-", "PTM-", "PTMG-", "PTMH-"]
+            .iter()
+            .any(|prefix| chain.starts_with(prefix))
 }
 
 #[cfg(test)]

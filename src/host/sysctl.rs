@@ -67,6 +67,7 @@ const MOST: u64 = 1_048_576;
 /// A bucket of the hash table is meant for this many entries.
 const ENTRIES_PER_BUCKET: u64 = 4;
 const HASH_SIZE: &str = "/sys/module/nf_conntrack/parameters/hashsize";
+const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
 impl Conntrack {
@@ -134,7 +135,13 @@ impl Conntrack {
 ///
 /// If that cannot be set.
 pub fn route_localnet() -> Result<(), SysctlError> {
-    set(Path::new("/proc/sys/net/ipv4/conf/all/route_localnet"), 1)
+    set(Path::new(ROUTE_LOCALNET), 1)
+}
+
+/// Whether the kernel does that.
+#[must_use]
+pub fn routes_localnet() -> bool {
+    read(Path::new(ROUTE_LOCALNET)) == Some(1)
 }
 
 /// A table that is too small for its entries is slow, not wrong, and `/sys` is read-only in many

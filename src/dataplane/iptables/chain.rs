@@ -61,10 +61,10 @@ pub(super) struct Mark {
 
 /// The digest in a rule, if it is a mark.
 pub(super) fn digest_in(rule: &str) -> Option<&str> {
-    let (_, comment) = rule.split_once("--comment ")?;
-    let comment = comment.trim_start_matches('"');
-    let digest = comment.strip_prefix(MARK)?;
-    digest.split(['"', ' ']).next()
+    let comment = rule.strip_prefix("-m comment --comment ")?;
+    let digest = comment.trim_matches('"').strip_prefix(MARK)?;
+    let is_digest = digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_digest.then_some(digest)
 }
 
 /// A comment, as an argument. Labels have no quotes and no spaces.

@@ -11,6 +11,7 @@ use std::ops::Bound;
 use super::chain::Chain;
 use super::chain_names;
 use super::key::{Key, PROTOCOLS, Space};
+use super::spelling;
 
 /// The most destinations in one chain.
 const LEAF: usize = 16;
@@ -155,22 +156,25 @@ impl<L: Leaf> Tree<L> {
         let before = self.space.before_protocol();
         let nibbles = key.nibbles();
         let (address, rest) = nibbles.split_at(nibbles.len().min(before));
-        let mut text = String::new();
+        let mut matches = String::new();
         if let Space::Addresses(family) = self.space
             && !address.is_empty()
         {
             let bits = 4 * address.len();
-            text = format!("-d {}/{bits} ", chain_names::address_of(family, address));
+            matches = format!(
+                "-d {}/{bits} ",
+                spelling::address(chain_names::address_of(family, address))
+            );
         }
         let Some((protocol, port)) = rest.split_first() else {
-            return text;
+            return matches;
         };
         let Some(protocol) = PROTOCOLS.get(usize::from(*protocol)) else {
-            return text;
+            return matches;
         };
-        text += &format!("-p {protocol} ");
+        matches += &format!("-p {protocol} ");
         if port.is_empty() {
-            return text;
+            return matches;
         }
         let digits = u32::try_from(4 * (4 - port.len().min(4))).unwrap_or(0);
         let first = port
@@ -178,12 +182,12 @@ impl<L: Leaf> Tree<L> {
             .fold(0_u32, |bits, nibble| bits << 4 | u32::from(*nibble))
             << digits;
         let end = first + (1 << digits) - 1;
-        text += &if digits == 0 {
+        matches += &if digits == 0 {
             format!("-m {protocol} --dport {first} ")
         } else {
             format!("-m {protocol} --dport {first}:{end} ")
         };
-        text
+        matches
     }
 }
 

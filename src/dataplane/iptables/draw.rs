@@ -2,6 +2,7 @@
 
 use super::chain::{Chain, comment};
 use super::chain_names;
+use super::spelling;
 use crate::core::ir::{Destination, Label};
 use crate::core::model::{Endpoint, Endpoints, Family};
 
@@ -111,7 +112,9 @@ fn one_in(some: usize, of: usize) -> String {
 
 fn dnat(endpoint: Endpoint) -> String {
     let Endpoint { address, port } = endpoint;
-    match Family::of(address) {
+    let family = Family::of(address);
+    let address = spelling::address(address);
+    match family {
         Family::V4 => format!("-j DNAT --to-destination {address}:{port}"),
         Family::V6 => format!("-j DNAT --to-destination [{address}]:{port}"),
     }

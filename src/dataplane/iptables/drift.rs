@@ -87,7 +87,7 @@ fn differs(tool: &Tool, known: &Known, number: usize, look: &mut Look) -> bool {
     let mut known = lock(known);
     known.exact = known.exact.or(is_exact);
     let exact = known.exact == Some(true);
-    if exact && listing.forged().next().is_some() {
+    if exact && listing.forged().any(|unlike| !known.odd.contains(unlike)) {
         // A chain is written as a whole, with its mark: this was not us.
         return true;
     }

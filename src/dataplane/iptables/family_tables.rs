@@ -1,17 +1,18 @@
 //! One family: its tools, what its tables are to be and what they hold, and how the one becomes the other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use rustc_hash::FxBuildHasher;
 
 use super::chain::Chain;
 use super::fixed::{self, Hook};
 use super::plan::{Program, Stage};
 use super::record::{FILTER, Known, NAT, TABLES, lock};
 use super::restore::{Restore, Text};
-use super::saved;
+use super::saved::{self, Unlike};
 use super::tool::{Tool, ToolError, Variant};
 use crate::core::ir::Delta;
 use crate::core::model::{Family, Owner};
@@ -34,6 +35,9 @@ pub(super) struct FamilyTables {
     pub(super) last: [usize; 2],
     /// How long the last change took.
     pub(super) took: Duration,
+    /// Chains that remember clients, and those that are not as they were written, as they were read.
+    remembering: HashSet<String, FxBuildHasher>,
+    suspects: Vec<(usize, Unlike)>,
     /// Whether there were chains of kube-proxy's when it was read.
     pub(super) has_kube_proxys: bool,
     /// Whether the kernel can remember clients, once that is known.
@@ -58,6 +62,8 @@ impl FamilyTables {
             known: Arc::default(),
             last: [0; 2],
             took: Duration::ZERO,
+            remembering: HashSet::default(),
+            suspects: Vec::new(),
             has_kube_proxys: false,
             remembers: None,
         })
@@ -68,6 +74,8 @@ impl FamilyTables {
         let mut tables = [saved::Held::default(), saved::Held::default()];
         let mut exact = None;
         self.has_kube_proxys = false;
+        self.remembering.clear();
+        self.suspects.clear();
         for (number, (table, name)) in tables.iter_mut().zip(TABLES).enumerate() {
             let saved = match self.tool.save(name) {
                 Err(error @ ToolError::Unreadable { .. }) => {
@@ -86,8 +94,18 @@ impl FamilyTables {
             self.has_kube_proxys |= !listing.kube_proxy.is_empty();
             *table = listing.held;
             exact = exact.or(is_exact);
-            for name in listing.unlike.iter().filter(|_| is_exact == Some(true)) {
-                table.chains.entry(name.clone()).or_default().digest.clear();
+            self.remembering.extend(listing.remembering);
+            for unlike in listing
+                .unlike
+                .into_iter()
+                .filter(|_| is_exact == Some(true))
+            {
+                if lock(&self.known).odd.contains(&unlike) {
+                    continue;
+                }
+                let mark = table.chains.entry(unlike.chain.clone()).or_default();
+                mark.digest.clear();
+                self.suspects.push((number, unlike));
             }
         }
         let mut known = lock(&self.known);
@@ -102,7 +120,37 @@ impl FamilyTables {
         known.changes += 1;
         drop(known);
         self.program = Program::new(options, self.tool.family);
+        self.program.remembering = std::mem::take(&mut self.remembering);
         Ok(())
+    }
+
+    /// Chains that were not as their marks say have been written: whichever is listed as it was before is printed
+    /// otherwise than it is written, and not somebody else's.
+    fn look_at_suspects(&mut self) {
+        let suspects = std::mem::take(&mut self.suspects);
+        for (number, table) in TABLES.into_iter().enumerate() {
+            if !suspects.iter().any(|(of, _)| *of == number) {
+                continue;
+            }
+            let Ok(saved) = self.tool.save(table) else {
+                continue;
+            };
+            let listing = saved::read(&saved);
+            let again = listing.forged().filter(|unlike| {
+                let mut same = suspects.iter().filter(|(of, _)| *of == number);
+                same.any(|(_, suspect)| {
+                    suspect.chain == unlike.chain && suspect.listed == unlike.listed
+                })
+            });
+            let mut known = lock(&self.known);
+            for unlike in again {
+                tracing::warn!(
+                    family = %self.tool.family, chain = unlike.chain,
+                    "iptables-save prints a chain otherwise than it was written: what others do to it is not seen",
+                );
+                known.odd.insert(unlike.clone());
+            }
+        }
     }
 
     /// How many rules each table has.
@@ -330,6 +378,7 @@ impl FamilyTables {
         self.write(NAT, stages.nat, nat.as_ref(), isolate, applied)?;
         self.write(FILTER, stages.filter, filter.as_ref(), isolate, applied)?;
         self.program.done(delta);
+        self.look_at_suspects();
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use super::chain::{Chain, comment};
 use super::chain_names::{FORWARD, POSTROUTING, SERVICES};
 use super::record::NAT;
 use super::saved;
+use super::spelling;
 use crate::core::model::Family;
 
 /// Roots of trees.
@@ -125,7 +126,7 @@ impl Base<'_> {
         input.extend(self.to_node(REFUSED_NODE_PORTS));
         let mut refuse = vec![TRANSLATED.to_owned(), format!("-j {REFUSED}")];
         let ranges = self.service_cidrs.iter();
-        refuse.extend(ranges.map(|network| format!("-d {network} -j DROP")));
+        refuse.extend(ranges.map(|range| format!("{}-j DROP", spelling::network("-d", *range))));
         let mut forward = vec!["-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned()];
         if self.drop_invalid {
             // Such a packet would leave untranslated, and its receiver would end the connection.
@@ -140,10 +141,9 @@ impl Base<'_> {
         ];
         if self.family == Family::V4 {
             // With `route_localnet` a neighbour's packet would reach what listens on loopback alone
-            // (CVE-2020-8558).
+            // (CVE-2020-8558). It may be set whether we need it or not.
             let unasked = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP".to_owned();
-            let rules = self.localhost.then_some(unasked);
-            chains.push(chain(LOCALNET, rules.into_iter().collect()));
+            chains.push(chain(LOCALNET, vec![unasked]));
         }
         chains
     }
@@ -165,7 +165,10 @@ impl Base<'_> {
         let localhost = self.localhost.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let addresses = self.node_addresses.iter().copied().chain(localhost);
         addresses
-            .map(|address| format!("-d {} -j {target}", IpNetwork::from(address)))
+            .map(|address| {
+                let to = spelling::network("-d", IpNetwork::from(address));
+                format!("{to}-j {target}")
+            })
             .collect()
     }
 }

@@ -42,8 +42,13 @@ impl Memories {
         !matches!(self.lists.get(&destination), Some(None))
     }
 
-    /// What there is after these changes. Whoever is remembered already comes first.
-    pub(super) fn with<'a, I>(&self, changes: impl Fn() -> I) -> Self
+    /// What there is after these changes. Whoever is remembered already comes first, here or, before the first
+    /// change, in the kernel.
+    pub(super) fn with<'a, I>(
+        &self,
+        changes: impl Fn() -> I,
+        in_kernel: impl Fn(Destination) -> bool,
+    ) -> Self
     where
         I: Iterator<Item = &'a DestinationChange>,
     {
@@ -57,7 +62,8 @@ impl Memories {
         for first in [true, false] {
             for change in changes() {
                 let wanted = change.after.as_ref().map_or(0, lists);
-                let is_first = matches!(was(change), Some(Some(_)));
+                let is_first =
+                    matches!(was(change), Some(Some(_))) || in_kernel(change.destination);
                 if wanted == 0 || is_first != first {
                     continue;
                 }
@@ -143,8 +149,9 @@ mod tests {
         let remembers = |memories: &Memories| {
             [&first, &second, &third].map(|change| memories.remembers(change.destination))
         };
-        let after =
-            |before: &Memories, changes: &[DestinationChange]| before.with(|| changes.iter());
+        let after = |before: &Memories, changes: &[DestinationChange]| {
+            before.with(|| changes.iter(), |_| false)
+        };
         let one = after(&Memories::default(), std::slice::from_ref(&first));
         let all = after(&one, &[second.clone(), third.clone()]);
         assert_eq!(remembers(&all), [true, false, true]);
@@ -153,6 +160,10 @@ mod tests {
         assert_eq!(remembers(&changed), [true, false, true]);
         let less = after(&changed, &[second.clone(), gone(first.clone())]);
         assert_eq!(remembers(&less)[1..], [true, true]);
+        // After a restart the one that was remembered is.
+        let again = [first.clone(), second.clone()];
+        let again = Memories::default().with(|| again.iter(), |to| to == second.destination);
+        assert_eq!(remembers(&again)[..2], [false, true]);
         let mut none = Memories::default();
         none.end();
         let after_it = after(&none, std::slice::from_ref(&first));

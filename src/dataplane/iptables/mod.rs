@@ -22,6 +22,7 @@ mod rendering;
 mod restore;
 mod saved;
 mod served;
+mod spelling;
 mod tool;
 
 use std::sync::{Arc, PoisonError};
@@ -83,17 +84,16 @@ impl Iptables {
     }
 
     /// Takes away what has been programmed by the variant that the host does not use any more.
-    fn remove_others(&self) -> Result<(), ToolError> {
-        for held in &self.families {
-            let variants = Tool::variants(held.tool.family).into_iter().flatten();
-            let others = variants.filter(|tool| tool.variant != held.tool.variant);
-            for other in others.filter(Tool::is_used) {
-                let chains = removal::remove(&other, What::Ours)?;
-                if chains > 0 {
-                    tracing::info!(chains, variant = ?other.variant, family = %other.family,
-                        "removed our chains of the other variant");
-                }
-            }
+    fn remove_others(&self) -> Result<(), ApplyError> {
+        let used = self.families.iter().map(|held| held.tool.variant);
+        let used: Vec<Variant> = used.collect();
+        if !used.contains(&Variant::Legacy) {
+            remove_legacy()?;
+        }
+        if !used.contains(&Variant::Nft)
+            && let Ok(mut other) = Nftables::open(Options::default())
+        {
+            told(other.remove_other_mode()?, Variant::Nft);
         }
         Ok(())
     }
@@ -102,6 +102,30 @@ impl Iptables {
         let withheld = self.withheld.clone();
         let held = self.families.iter_mut();
         held.filter(move |held| !withheld.contains(&held.tool.family))
+    }
+}
+
+/// Takes away what of ours is in the tables of the legacy variant, if the kernel has any and we its tools. Returns
+/// how many chains.
+///
+/// # Errors
+///
+/// If that does not work.
+pub fn remove_legacy() -> Result<usize, Unavailable> {
+    let mut chains = 0;
+    for family in Family::BOTH {
+        let [_, legacy] = Tool::variants(family);
+        if let Some(tool) = legacy.filter(Tool::is_used) {
+            chains += removal::remove(&tool, What::Ours)?;
+        }
+    }
+    told(chains, Variant::Legacy);
+    Ok(chains)
+}
+
+fn told(chains: usize, variant: Variant) {
+    if chains > 0 {
+        tracing::info!(chains, ?variant, "removed our chains of iptables mode");
     }
 }
 
@@ -199,9 +223,7 @@ impl Backend for Iptables {
                 Err(error) => failed = Some(error),
             }
         }
-        if let Err(error) = self.remove_others() {
-            failed = Some(error);
-        }
+        self.remove_others()?;
         match failed {
             Some(error) => Err(Unavailable::from(error).into()),
             None => Ok(()),
@@ -283,7 +305,7 @@ impl Backend for Iptables {
         if let Ok(mut other) = Nftables::open(Options::default()) {
             other.clean_up()?;
         }
-        self.remove_others().map_err(Unavailable::from)?;
+        self.remove_others()?;
         self.alone = true;
         Ok(())
     }

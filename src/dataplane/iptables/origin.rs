@@ -4,8 +4,12 @@ use ipnetwork::IpNetwork;
 
 use super::chain::Chain;
 use super::chain_names;
+use super::spelling;
 use crate::core::model::LocalDetector;
 
+/// The longest name of an interface (`IFNAMSIZ` in `include/uapi/linux/if.h`, without its NUL): what begins so is
+/// that.
+const LONGEST: usize = 15;
 /// The most networks in one chain.
 const AT_ONCE: usize = 32;
 
@@ -14,8 +18,15 @@ pub(super) fn pods(detector: &LocalDetector, others: bool) -> Option<String> {
     let not = if others { "! " } else { "" };
     match detector {
         LocalDetector::None => None,
-        LocalDetector::Network(network) => Some(format!("{not}-s {network} ")),
+        // Everybody is one.
+        LocalDetector::Network(network) if network.prefix() == 0 => (!others).then(String::new),
+        LocalDetector::Network(network) => {
+            Some(not.to_owned() + &spelling::network("-s", *network))
+        }
         LocalDetector::Interface(name) => Some(format!("{not}-i {name} ")),
+        LocalDetector::InterfacePrefix(prefix) if prefix.len() >= LONGEST => {
+            Some(format!("{not}-i {prefix} "))
+        }
         LocalDetector::InterfacePrefix(prefix) => Some(format!("{not}-i {prefix}+ ")),
     }
 }
@@ -47,7 +58,7 @@ fn allow_in(
         rules.extend(
             networks
                 .iter()
-                .map(|network| format!("-s {network} {then}")),
+                .map(|network| spelling::network("-s", *network) + then),
         );
         return;
     }
@@ -58,7 +69,7 @@ fn allow_in(
         allow_in(part, then, chain, number, chains, &mut inner);
         let all = part.first().zip(part.last());
         if let Some(around) = all.and_then(|(first, last)| around(*first, *last)) {
-            rules.push(format!("-s {around} -j {name}"));
+            rules.push(format!("{}-j {name}", spelling::network("-s", around)));
             chains.push(Chain { name, rules: inner });
         }
     }

@@ -1,12 +1,13 @@
 //! What a family's chains are to be, and what a delta makes of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use rustc_hash::FxBuildHasher;
 
 use super::chain::Chain;
+use super::chain_names;
 use super::dispatch::{Changes, Tree};
 use super::fixed::{self, Base};
 use super::key::{Key, Space};
@@ -107,6 +108,8 @@ pub(super) struct Program {
     ahead: bool,
     /// What will be remembered when what was planned is there.
     memories: Memories,
+    /// The chains that remembered clients when the kernel was read.
+    pub(super) remembering: HashSet<String, FxBuildHasher>,
     /// Nothing has been written since the kernel was read.
     pub(super) begins: bool,
 }
@@ -127,6 +130,7 @@ impl Program {
             trees: Trees::new(family),
             ahead: false,
             memories: Memories::default(),
+            remembering: HashSet::default(),
             begins: true,
         }
     }
@@ -154,7 +158,10 @@ impl Program {
         let mut refusals = [Vec::new(), Vec::new()];
         let mut early = [Vec::new(), Vec::new()];
         let before_it = &self.facts.memories;
-        let memories = before_it.with(|| self.of_family(delta));
+        let held = |to: Destination| {
+            self.begins && self.remembering.contains(&chain_names::destination(to))
+        };
+        let memories = before_it.with(|| self.of_family(delta), held);
         for change in self.of_family(delta) {
             let to = change.destination;
             let old = self.facts.destinations.get(&to);

@@ -1,8 +1,11 @@
 //! What the tables of a family hold, as far as it is ours: what writes them and what looks for drift share it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::saved::Held;
+use rustc_hash::FxBuildHasher;
+
+use super::saved::{Held, Unlike};
 
 /// The tables, by their numbers here.
 pub(super) const TABLES: [&str; 2] = ["nat", "filter"];
@@ -13,6 +16,8 @@ pub(super) const FILTER: usize = 1;
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     pub(super) tables: [Held; 2],
+    /// Chains that are listed otherwise than they were written, right after they were.
+    pub(super) odd: HashSet<Unlike, FxBuildHasher>,
     /// Goes up before and after each change of ours.
     pub(super) changes: u64,
     /// Whether the tool prints rules as they were written; `None` until there is something to tell by.

@@ -1,11 +1,12 @@
 //! What `iptables-save` prints, as far as it is ours.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::{FxBuildHasher, FxHasher};
 
 use super::chain::{Content, Mark, digest_in};
+use super::chain_names::{FORWARD, POSTROUTING, SERVICES};
 use crate::dataplane::owners::{is_built_in, is_kube_proxys, is_ours};
 
 /// Our part of a table.
@@ -17,6 +18,16 @@ pub(super) struct Held {
     pub(super) hooks: Vec<String>,
 }
 
+/// A chain whose rules are not those of its mark.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Unlike {
+    pub(super) chain: String,
+    /// The digest that its mark has.
+    pub(super) mark: String,
+    /// That of its rules, as they are listed.
+    pub(super) listed: String,
+}
+
 /// A listing of one table.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
@@ -24,7 +35,9 @@ pub(super) struct Listing {
     /// What all of it comes to: two that are equal are of the same rules.
     pub(super) print: u64,
     /// Our chains whose rules are not those that their mark is of.
-    pub(super) unlike: Vec<String>,
+    pub(super) unlike: Vec<Unlike>,
+    /// Our chains that remember clients.
+    pub(super) remembering: HashSet<String, FxBuildHasher>,
     /// Chains of another proxy.
     pub(super) kube_proxy: Vec<String>,
 }
@@ -59,6 +72,9 @@ pub(super) fn read(text: &str) -> Listing {
                 digest.clone_into(&mut mark.digest);
             } else {
                 contents.entry(name).or_default().rule(rule);
+                if rule.contains("-m recent --update") {
+                    listing.remembering.insert(name.to_owned());
+                }
             }
             continue;
         }
@@ -73,29 +89,35 @@ pub(super) fn read(text: &str) -> Listing {
     listing.print = print.finish();
     for (name, mark) in &listing.held.chains {
         let content = contents.remove(name.as_str()).unwrap_or_default();
-        if content.digest() != mark.digest {
-            listing.unlike.push(name.clone());
+        let listed = content.digest();
+        if listed != mark.digest {
+            listing.unlike.push(Unlike {
+                chain: name.clone(),
+                mark: mark.digest.clone(),
+                listed,
+            });
         }
     }
     listing
 }
 
 impl Listing {
-    /// Whether this tool prints rules as they were written, so that a chain can be held against its mark: not
-    /// if most of those that have one differ. `None` if there is nothing to tell by.
+    /// Whether this tool prints rules as they were written, so that a chain can be held against its mark: told by
+    /// chains that no Service has a part in. `None` if there is nothing to tell by.
     pub(super) fn is_exact(&self) -> Option<bool> {
-        let marks = self.held.chains.values();
-        let marked = marks.filter(|mark| !mark.digest.is_empty()).count();
-        (marked > 0).then(|| 2 * self.forged().count() < marked)
+        let fixed = [POSTROUTING, FORWARD, SERVICES];
+        let mut found = fixed.into_iter().filter_map(|name| {
+            let mark = self.held.chains.get(name)?;
+            let is_unlike = self.unlike.iter().any(|unlike| unlike.chain == name);
+            (!mark.digest.is_empty()).then_some(!is_unlike)
+        });
+        let first = found.next()?;
+        Some(first || found.any(|is_like| is_like))
     }
 
     /// Our chains whose rules are not those of the mark that they have.
-    pub(super) fn forged(&self) -> impl Iterator<Item = &str> {
-        let marked = |name: &&String| {
-            let mark = self.held.chains.get(*name);
-            mark.is_some_and(|mark| !mark.digest.is_empty())
-        };
-        self.unlike.iter().filter(marked).map(String::as_str)
+    pub(super) fn forged(&self) -> impl Iterator<Item = &Unlike> {
+        self.unlike.iter().filter(|unlike| !unlike.mark.is_empty())
     }
 
     fn chain(&mut self, name: &str) -> &mut Mark {
@@ -111,8 +133,41 @@ impl Listing {
 
 /// Where a rule leads.
 pub(super) fn target_of(rule: &str) -> Option<&str> {
-    let (_, target) = rule
-        .rsplit_once("-j ")
-        .or_else(|| rule.rsplit_once("-g "))?;
-    target.split(' ').next()
+    let mut target = None;
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, byte) in rule.bytes().enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            b'-' if !is_quoted && (at == 0 || rule.as_bytes().get(at - 1) == Some(&b' ')) => {
+                let rest = rule.get(at..).unwrap_or_default();
+                let found = rest
+                    .strip_prefix("-j ")
+                    .or_else(|| rest.strip_prefix("-g "));
+                target = target.or(found);
+            }
+            _ => {}
+        }
+    }
+    target?.split(' ').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_rule_leads_is_not_what_it_says_between_quotes() {
+        let cases = [
+            ("-s 1.2.3.4/32 -j POINTSMAN-INPUT", Some("POINTSMAN-INPUT")),
+            ("-m comment --comment \"-j A\" -g B", Some("B")),
+            ("-m comment --comment \"a \\\" -j A\" -j B", Some("B")),
+            ("-j LOG --log-prefix \"-j POINTSMAN-INPUT \"", Some("LOG")),
+            ("-p tcp", None),
+        ];
+        for (rule, target) in cases {
+            assert_eq!(target_of(rule), target, "{rule}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::chain_names;
 use super::dispatch::Leaf;
 use super::draw::{Choice, goes_to};
 use super::origin;
+use super::spelling;
 use crate::core::ir::{Action, Destination, Forwarding, Label, SourcePolicy, Sources};
 use crate::core::model::{Family, LocalDetector};
 
@@ -92,8 +93,8 @@ impl Leaf for Refusal {
             }
             Self::Unused(family) => format!("{matches}{}", reject(*family)),
             Self::Hairpin(address) => {
-                let source = IpNetwork::from(*address);
-                format!("-s {source} {matches}-j MASQUERADE --random-fully")
+                let source = spelling::network("-s", IpNetwork::from(*address));
+                format!("{source}{matches}-j MASQUERADE --random-fully")
             }
         }
     }

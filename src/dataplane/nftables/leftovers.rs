@@ -19,6 +19,7 @@ const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
 pub(super) fn removal(
     socket: &mut Socket,
     families: &[Family],
+    is_to_go: impl Fn(&str) -> bool,
 ) -> Result<(FinishedBatch, usize), SocketError> {
     let mut batch = Batch::new(false);
     let mut count = 0;
@@ -26,7 +27,7 @@ pub(super) fn removal(
         for table in TABLES {
             let mut chains: BTreeSet<String> = foreign::chain_names(socket, *family, table)?
                 .into_iter()
-                .filter(|chain| is_kube_proxys(chain) || is_ours(chain))
+                .filter(|chain| is_to_go(chain))
                 .collect();
             if chains.is_empty() {
                 continue;
@@ -80,4 +81,9 @@ pub(super) fn are_there(socket: &mut Socket) -> Result<bool, SocketError> {
         }
     }
     Ok(false)
+}
+
+/// Whether a chain goes when we take over.
+pub(super) fn is_kube_proxys_or_ours(chain: &str) -> bool {
+    is_kube_proxys(chain) || is_ours(chain)
 }

@@ -9,6 +9,7 @@ mod contents;
 mod interference;
 mod leftovers;
 mod program;
+mod socket_errors;
 mod text;
 mod transaction;
 mod unchanged;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::ir::{Delta, Destination, Entry};
 use crate::core::model::{Family, PerFamily, Protocol};
+use crate::dataplane::owners::is_ours;
 use crate::dataplane::{
     Applied, ApplyError, Backend, Changed, Mode, Options, Refused, Unavailable,
 };
@@ -68,26 +70,18 @@ pub struct Nftables {
     socket: Socket,
 }
 
-impl From<SocketError> for Unavailable {
-    fn from(error: SocketError) -> Self {
-        Self(Box::new(error))
-    }
-}
-
-impl From<SocketError> for ApplyError {
-    fn from(error: SocketError) -> Self {
-        Self::Unavailable(error.into())
-    }
-}
-
 impl Nftables {
     /// Removes the tables of kube-proxy's nftables mode. Returns how many there were.
     pub(super) fn remove_kube_proxys(&mut self) -> Result<usize, ApplyError> {
-        let (batch, tables) = leftovers::tables_removal(&mut self.socket)?;
-        if tables > 0 {
+        let found = leftovers::tables_removal(&mut self.socket)?;
+        self.remove(found)
+    }
+
+    fn remove(&mut self, (batch, count): (FinishedBatch, usize)) -> Result<usize, ApplyError> {
+        if count > 0 {
             self.send(&batch)?;
         }
-        Ok(tables)
+        Ok(count)
     }
 
     /// Connects to the kernel, and has it look at the program of each family. Changes nothing.
@@ -307,12 +301,15 @@ impl Backend for Nftables {
     }
 
     fn remove_leftovers(&mut self) -> Result<usize, ApplyError> {
-        let (batch, chains) =
-            leftovers::removal(&mut self.socket, &self.programmed.config.families)?;
-        if chains > 0 {
-            self.send(&batch)?;
-        }
-        Ok(chains)
+        let families = &self.programmed.config.families;
+        let theirs = leftovers::is_kube_proxys_or_ours;
+        let found = leftovers::removal(&mut self.socket, families, theirs)?;
+        self.remove(found)
+    }
+
+    fn remove_other_mode(&mut self) -> Result<usize, ApplyError> {
+        let found = leftovers::removal(&mut self.socket, &Family::BOTH, is_ours)?;
+        self.remove(found)
     }
 
     fn has_leftovers(&mut self) -> Result<bool, Unavailable> {
