@@ -17,6 +17,8 @@ need iproute2 ip
 need conntrack conntrack
 need iptables iptables-nft-restore
 need iptables iptables-legacy-restore
+need iptables ip6tables-nft-restore
+need iptables ip6tables-legacy-restore
 need procps sysctl
 need iputils-ping ping
 need valgrind valgrind

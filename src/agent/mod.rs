@@ -84,23 +84,12 @@ pub(crate) fn remove_other_mode<B: Backend>(proxy: &mut Proxy<B>) {
         return;
     }
     let legacy = iptables::remove_legacy().map_err(ApplyError::from);
-    match (proxy.backend_mut().remove_other_mode(), legacy) {
-        (Ok(0), Ok(0)) => {}
-        (Ok(_), Ok(_)) => warn_of_localnet(),
-        (Err(error), _) | (_, Err(error)) => tracing::warn!(
+    let nft = proxy.backend_mut().remove_other_mode();
+    if let Err(error) = nft.and(legacy) {
+        tracing::warn!(
             %error,
             "what iptables mode has programmed is still there, and serves what is no longer to be served: \
              `pointsman --cleanup` removes everything, and a start after it programs nftables again",
-        ),
-    }
-}
-
-/// Says that the kernel routes loopback addresses, now that our rules against neighbours are gone.
-pub(crate) fn warn_of_localnet() {
-    if sysctl::routes_localnet() {
-        tracing::warn!(
-            "net.ipv4.conf.all.route_localnet is 1, and our rule that keeps neighbours from 127.0.0.0/8 is gone: \
-             unless another proxy needs it, sysctl -w net.ipv4.conf.all.route_localnet=0",
         );
     }
 }

@@ -97,23 +97,20 @@ fn cleanup() -> Result<()> {
     // Whatever has been programmed here, by either.
     let nftables = Nftables::open(Options::default()).map(|mut backend| backend.clean_up());
     let iptables = Iptables::open(Options::default()).map(|mut backend| backend.clean_up());
-    match (nftables, iptables) {
+    let (nftables, iptables) = match (nftables, iptables) {
         (Err(error), Err(_)) => return Err(error.into()),
         // What a host does not have holds nothing of ours.
-        (Ok(Err(error)), Ok(Err(other))) => {
-            tracing::error!(%error, "cannot remove what nftables mode has programmed");
-            return Err(other).context("cannot remove what iptables mode has programmed");
+        (nftables, iptables) => (nftables.unwrap_or(Ok(())), iptables.unwrap_or(Ok(()))),
+    };
+    let nftables = nftables.context("cannot remove what nftables mode has programmed");
+    let iptables = iptables.context("cannot remove what iptables mode has programmed");
+    match (nftables, iptables) {
+        (Err(error), Err(other)) => {
+            tracing::error!("{error:#}");
+            Err(other)
         }
-        (Ok(Err(error)), _) => {
-            return Err(error).context("cannot remove what nftables mode has programmed");
-        }
-        (_, Ok(Err(error))) => {
-            return Err(error).context("cannot remove what iptables mode has programmed");
-        }
-        (_, Ok(Ok(()))) => agent::warn_of_localnet(),
-        _ => {}
+        (nftables, iptables) => nftables.and(iptables),
     }
-    Ok(())
 }
 
 /// The cluster as it is now.

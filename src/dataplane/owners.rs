@@ -1,5 +1,7 @@
 //! Whose a chain of iptables is, by its name.
 
+use crate::host::sysctl;
+
 /// Chains of kube-proxy with one name, and the beginnings of those it has many of
 /// (`pkg/proxy/iptables/proxier.go`).
 const CHAINS: [&str; 14] = [
@@ -54,6 +56,14 @@ pub(super) fn is_ours(chain: &str) -> bool {
         && ["POINTSMAN-", "PTM-", "PTMG-", "PTMH-"]
             .iter()
             .any(|prefix| chain.starts_with(prefix))
+}
+
+/// Says that so many of our chains are gone, and what goes with them.
+pub(super) fn told(chains: usize) {
+    if chains > 0 {
+        tracing::info!(chains, "removed our chains of iptables mode");
+        sysctl::warn_of_localnet();
+    }
 }
 
 #[cfg(test)]

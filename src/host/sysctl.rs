@@ -138,10 +138,14 @@ pub fn route_localnet() -> Result<(), SysctlError> {
     set(Path::new(ROUTE_LOCALNET), 1)
 }
 
-/// Whether the kernel does that.
-#[must_use]
-pub fn routes_localnet() -> bool {
-    read(Path::new(ROUTE_LOCALNET)) == Some(1)
+/// Says that the kernel does that, if it does, now that our rules against neighbours are gone.
+pub fn warn_of_localnet() {
+    if read(Path::new(ROUTE_LOCALNET)) == Some(1) {
+        tracing::warn!(
+            "{ROUTE_LOCALNET} is 1, and our rule that keeps neighbours from 127.0.0.0/8 is gone: unless another \
+             proxy needs it, sysctl -w net.ipv4.conf.all.route_localnet=0",
+        );
+    }
 }
 
 /// A table that is too small for its entries is slow, not wrong, and `/sys` is read-only in many

@@ -34,6 +34,13 @@ fn hint(host: &Host, variant: &str) {
     }
 }
 
+/// Has somebody else write rules.
+fn left_behind(host: &Host, variant: &str, text: &str) {
+    let restore = format!("iptables-{variant}-restore --noflush");
+    let (works, said) = host.sh_with_input(&restore, text);
+    assert!(works, "{said}");
+}
+
 /// What both families hold; without counters.
 fn saved(host: &Host, variant: &str) -> String {
     let all = host.sh(&format!(
@@ -283,9 +290,10 @@ fn kube_proxys_chains_go_once_ours_are_there_and_the_kubelets_stay() {
     for variant in variants() {
         let host = Host::new();
         hint(&host, variant);
-        host.sh(&format!(
-            "iptables-{variant}-restore --noflush <<'END'
-*nat
+        left_behind(
+            &host,
+            variant,
+            "*nat
 :KUBE-SERVICES - [0:0]
 :KUBE-SVC-ABCDEFGHIJKLMNOP - [0:0]
 :KUBE-POSTROUTING - [0:0]
@@ -299,8 +307,8 @@ COMMIT
 -I FORWARD 1 -j KUBE-FORWARD
 -I INPUT 1 -j KUBE-FIREWALL
 COMMIT
-END"
-        ));
+",
+        );
         let manifests = Manifests::new(many(3));
         once(&host, &manifests, &["--takeover"]);
         let after = saved(&host, variant);
@@ -727,9 +735,10 @@ fn takeover_leaves_what_others_use_and_removes_the_tables_of_kube_proxys_nftable
     for variant in variants() {
         let host = Host::new();
         hint(&host, variant);
-        host.sh(&format!(
-            "iptables-{variant}-restore --noflush <<'END'
-*nat
+        left_behind(
+            &host,
+            variant,
+            "*nat
 :KUBE-SERVICES - [0:0]
 :KUBE-MARK-MASQ - [0:0]
 :HOSTPORTS - [0:0]
@@ -741,9 +750,9 @@ COMMIT
 *mangle
 :KUBE-PROXY-CANARY - [0:0]
 COMMIT
-END
-             nft add table ip kube-proxy"
-        ));
+",
+        );
+        host.sh("nft add table ip kube-proxy");
         let manifests = Manifests::new(many(3));
         once(&host, &manifests, &["--takeover"]);
         let after = saved(&host, variant);

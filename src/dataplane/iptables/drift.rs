@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::chain::Mark;
 use super::record::{Known, TABLES, lock};
 use super::saved;
 use super::tool::Tool;
@@ -10,7 +11,8 @@ use crate::dataplane::Changed;
 
 /// How many times as long as a look takes it is until the next one.
 const REST: u32 = 50;
-/// The same after changes of ours: what a rule is can be told from what it was only after a look at it.
+/// The same after changes of ours where the tool prints rules otherwise than they were written: what one is can be
+/// told from what it was only after a look at it.
 const SOON: u32 = 10;
 
 /// The families that are looked at; more may come.
@@ -51,11 +53,7 @@ pub(super) fn watch(families: Watched, every: Duration, changed: Changed) -> std
                 }
             }
             let took = started.elapsed();
-            tracing::debug!(
-                ?took,
-                settled = rest == REST,
-                "looked for changes of others"
-            );
+            tracing::debug!(?took, "looked for changes of others");
             pause = every.max(rest * took);
         }
     };
@@ -87,13 +85,25 @@ fn differs(tool: &Tool, known: &Known, number: usize, look: &mut Look) -> bool {
     let mut known = lock(known);
     known.exact = known.exact.or(is_exact);
     let exact = known.exact == Some(true);
-    if exact && listing.forged().any(|unlike| !known.odd.contains(unlike)) {
+    if exact
+        && listing
+            .unlike
+            .iter()
+            .any(|unlike| !known.odd.contains(unlike))
+    {
         // A chain is written as a whole, with its mark: this was not us.
         return true;
     }
     let Some(expected) = known.tables.get(number) else {
         return false;
     };
+    let is_emptied = |(name, mark): (&String, &Mark)| {
+        let written = expected.chains.get(name);
+        mark.digest.is_empty() && written.is_some_and(|written| !written.digest.is_empty())
+    };
+    if listing.held.chains.iter().any(is_emptied) {
+        return true;
+    }
     let sorted = |hooks: &[String]| {
         let mut hooks = hooks.to_vec();
         hooks.sort_unstable();
@@ -112,9 +122,14 @@ fn differs(tool: &Tool, known: &Known, number: usize, look: &mut Look) -> bool {
         // It was in the middle of one of ours.
         return false;
     }
-    let same = listing.held.chains == expected.chains;
+    if listing.held.chains != expected.chains {
+        return true;
+    }
+    if exact {
+        return false;
+    }
     let was = look.seen.replace((changes, listing.print));
     let is_other = was.is_some_and(|(then, print)| then == changes && print != listing.print);
-    known.doubtful |= same && is_other && !exact;
-    !same || is_other
+    known.doubtful |= is_other;
+    is_other
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use rustc_hash::FxBuildHasher;
 
 use super::chain::Chain;
 use super::fixed::{self, Hook};
@@ -35,8 +34,7 @@ pub(super) struct FamilyTables {
     pub(super) last: [usize; 2],
     /// How long the last change took.
     pub(super) took: Duration,
-    /// Chains that remember clients, and those that are not as they were written, as they were read.
-    remembering: HashSet<String, FxBuildHasher>,
+    /// Chains that were not as their marks say when they were read.
     suspects: Vec<(usize, Unlike)>,
     /// Whether there were chains of kube-proxy's when it was read.
     pub(super) has_kube_proxys: bool,
@@ -62,7 +60,6 @@ impl FamilyTables {
             known: Arc::default(),
             last: [0; 2],
             took: Duration::ZERO,
-            remembering: HashSet::default(),
             suspects: Vec::new(),
             has_kube_proxys: false,
             remembers: None,
@@ -73,8 +70,8 @@ impl FamilyTables {
     pub(super) fn read(&mut self, options: &Options) -> Result<(), ToolError> {
         let mut tables = [saved::Held::default(), saved::Held::default()];
         let mut exact = None;
+        let mut remembering = HashSet::default();
         self.has_kube_proxys = false;
-        self.remembering.clear();
         self.suspects.clear();
         for (number, (table, name)) in tables.iter_mut().zip(TABLES).enumerate() {
             let saved = match self.tool.save(name) {
@@ -94,7 +91,7 @@ impl FamilyTables {
             self.has_kube_proxys |= !listing.kube_proxy.is_empty();
             *table = listing.held;
             exact = exact.or(is_exact);
-            self.remembering.extend(listing.remembering);
+            remembering.extend(listing.remembering);
             for unlike in listing
                 .unlike
                 .into_iter()
@@ -120,7 +117,7 @@ impl FamilyTables {
         known.changes += 1;
         drop(known);
         self.program = Program::new(options, self.tool.family);
-        self.program.remembering = std::mem::take(&mut self.remembering);
+        self.program.remembering = remembering;
         Ok(())
     }
 
@@ -136,7 +133,7 @@ impl FamilyTables {
                 continue;
             };
             let listing = saved::read(&saved);
-            let again = listing.forged().filter(|unlike| {
+            let again = listing.unlike.iter().filter(|unlike| {
                 let mut same = suspects.iter().filter(|(of, _)| *of == number);
                 same.any(|(_, suspect)| {
                     suspect.chain == unlike.chain && suspect.listed == unlike.listed

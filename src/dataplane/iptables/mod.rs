@@ -31,6 +31,7 @@ use std::time::Duration;
 use crate::core::ir::{Delta, Entry};
 use crate::core::model::{Family, Protocol};
 use crate::dataplane::nftables::Nftables;
+use crate::dataplane::owners;
 use crate::dataplane::{Applied, ApplyError, Backend, Changed, Mode, Options, Unavailable};
 
 use drift::Watched;
@@ -93,7 +94,7 @@ impl Iptables {
         if !used.contains(&Variant::Nft)
             && let Ok(mut other) = Nftables::open(Options::default())
         {
-            told(other.remove_other_mode()?, Variant::Nft);
+            other.remove_other_mode()?;
         }
         Ok(())
     }
@@ -119,14 +120,8 @@ pub fn remove_legacy() -> Result<usize, Unavailable> {
             chains += removal::remove(&tool, What::Ours)?;
         }
     }
-    told(chains, Variant::Legacy);
+    owners::told(chains);
     Ok(chains)
-}
-
-fn told(chains: usize, variant: Variant) {
-    if chains > 0 {
-        tracing::info!(chains, ?variant, "removed our chains of iptables mode");
-    }
 }
 
 impl Backend for Iptables {
@@ -216,13 +211,17 @@ impl Backend for Iptables {
     }
 
     fn clean_up(&mut self) -> Result<(), ApplyError> {
-        let mut failed = None;
+        let (mut chains, mut failed) = (0, None);
         for held in &mut self.families {
             match removal::remove(&held.tool, What::Ours) {
-                Ok(_) => held.forget(&self.options),
+                Ok(removed) => {
+                    chains += removed;
+                    held.forget(&self.options);
+                }
                 Err(error) => failed = Some(error),
             }
         }
+        owners::told(chains);
         self.remove_others()?;
         match failed {
             Some(error) => Err(Unavailable::from(error).into()),

@@ -34,7 +34,7 @@ pub(super) struct Listing {
     pub(super) held: Held,
     /// What all of it comes to: two that are equal are of the same rules.
     pub(super) print: u64,
-    /// Our chains whose rules are not those that their mark is of.
+    /// Our chains whose rules are not those of the mark that they have.
     pub(super) unlike: Vec<Unlike>,
     /// Our chains that remember clients.
     pub(super) remembering: HashSet<String, FxBuildHasher>,
@@ -90,7 +90,7 @@ pub(super) fn read(text: &str) -> Listing {
     for (name, mark) in &listing.held.chains {
         let content = contents.remove(name.as_str()).unwrap_or_default();
         let listed = content.digest();
-        if listed != mark.digest {
+        if !mark.digest.is_empty() && listed != mark.digest {
             listing.unlike.push(Unlike {
                 chain: name.clone(),
                 mark: mark.digest.clone(),
@@ -113,11 +113,6 @@ impl Listing {
         });
         let first = found.next()?;
         Some(first || found.any(|is_like| is_like))
-    }
-
-    /// Our chains whose rules are not those of the mark that they have.
-    pub(super) fn forged(&self) -> impl Iterator<Item = &Unlike> {
-        self.unlike.iter().filter(|unlike| !unlike.mark.is_empty())
     }
 
     fn chain(&mut self, name: &str) -> &mut Mark {

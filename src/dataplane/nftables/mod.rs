@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::ir::{Delta, Destination, Entry};
 use crate::core::model::{Family, PerFamily, Protocol};
-use crate::dataplane::owners::is_ours;
+use crate::dataplane::owners::{self, is_ours};
 use crate::dataplane::{
     Applied, ApplyError, Backend, Changed, Mode, Options, Refused, Unavailable,
 };
@@ -309,7 +309,9 @@ impl Backend for Nftables {
 
     fn remove_other_mode(&mut self) -> Result<usize, ApplyError> {
         let found = leftovers::removal(&mut self.socket, &Family::BOTH, is_ours)?;
-        self.remove(found)
+        let chains = self.remove(found)?;
+        owners::told(chains);
+        Ok(chains)
     }
 
     fn has_leftovers(&mut self) -> Result<bool, Unavailable> {
