@@ -9,9 +9,10 @@ use tokio::time::{Instant, timeout_at};
 use super::convert_options;
 use super::inbox::Events;
 use super::metrics::AgentMetrics;
+use super::watches::Watches;
 use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
-use crate::source::changes::{Changes, Trigger};
+use crate::source::changes::Changes;
 use crate::source::cluster::{self, Kind, Notice, WatchOptions};
 use crate::source::convert::Converter;
 use crate::source::report;
@@ -53,8 +54,8 @@ pub(crate) async fn fill(
     cluster: &mut Cluster,
     desired: &mut Desired,
     mut watch: impl FnMut(&Notice),
-) -> Result<Vec<Trigger>> {
-    let mut triggers = Vec::new();
+) -> Result<Changes> {
+    let mut known = Changes::default();
     let mut missing = vec![Kind::Service, Kind::EndpointSlice, Kind::Node];
     let mut patience: Option<Instant> = None;
     loop {
@@ -62,7 +63,7 @@ pub(crate) async fn fill(
         let enough =
             node.addresses.is_empty() || (config.needs_pod_cidrs() && node.pod_cidrs.is_empty());
         if missing.is_empty() && !enough {
-            return Ok(triggers);
+            return Ok(known);
         }
         if missing.is_empty() && patience.is_none() {
             let long = if config.needs_pod_cidrs() {
@@ -78,16 +79,17 @@ pub(crate) async fn fill(
             Some(deadline) => match timeout_at(deadline, cluster.notices.recv()).await {
                 Ok(notice) => notice,
                 // It goes on without; `program` refuses what cannot be done without.
-                Err(_) => return Ok(triggers),
+                Err(_) => return Ok(known),
             },
         };
         let notice = notice.context("the watch has ended")?;
         watch(&notice);
         match notice {
             Notice::Changes(changes) => {
-                report(changes.warnings);
+                report(changes.warnings.iter().cloned());
                 desired.take(changes.changes);
-                triggers.extend(changes.triggers);
+                known.warnings.extend(changes.warnings);
+                known.triggers.extend(changes.triggers);
             }
             Notice::Complete(kind) => missing.retain(|other| *other != kind),
             Notice::Failed(kind, why) => failed(kind, &why, &cluster.server),
@@ -103,9 +105,11 @@ fn failed(kind: Kind, why: &str, server: &http::Uri) {
 pub(crate) async fn follow(
     mut cluster: Cluster,
     metrics: AgentMetrics,
+    watches: Watches,
     events: Events,
 ) -> Result<()> {
     while let Some(notice) = cluster.notices.recv().await {
+        watches.heard(&notice);
         match notice {
             Notice::Changes(changes) => {
                 if !changes.is_empty() {

@@ -287,6 +287,12 @@ impl Desired {
         sum
     }
 
+    /// Services that are too large, of which destinations are left out.
+    pub(super) fn too_large(&self) -> Vec<String> {
+        let ids = self.too_large.keys();
+        ids.map(|id| self.name(Owner::Service(*id))).collect()
+    }
+
     /// Whether what an `EndpointSlice` was last is programmed.
     #[must_use]
     pub fn has_programmed(&self, slice: &ObjectKey) -> bool {

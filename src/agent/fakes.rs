@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
-use crate::core::ir::{Delta, Destination, Entry, Forwarding, Shared};
+use crate::core::ir::{Delta, Destination, Entry, Forwarding, Operation, Shared};
 use crate::core::model::{
     Change, Family, ObjectKey, Owner, PerFamily, Protocol, Service, ServicePort,
 };
 use crate::dataplane::{
-    Applied, ApplyError, Backend, Changed, Mode, Options, Refused, Unavailable,
+    Applied, ApplyError, Backend, Changed, Difference, Mode, Options, Refused, Unavailable,
 };
 
 /// How a backend holds what it is told.
@@ -272,6 +272,20 @@ impl<H: Holds> Backend for Handle<H> {
 
     fn refused_on_loopback(&mut self) -> Result<Vec<(Family, Protocol, u64)>, Unavailable> {
         Ok(Vec::new())
+    }
+
+    fn differences(&mut self, whole: &Delta) -> Result<Vec<Difference>, Unavailable> {
+        let held = self.lock().held.entries();
+        let missing = whole
+            .add
+            .iter()
+            .filter(|operation| !held.contains(&operation.entry));
+        let difference = |operation: &Operation| Difference {
+            family: operation.entry.family(),
+            owner: operation.owner,
+            what: format!("missing: {:?}", operation.entry),
+        };
+        Ok(missing.map(difference).collect())
     }
 
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {

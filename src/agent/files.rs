@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use super::convert_options;
 use super::inbox::Events;
 use crate::config::Config;
-use crate::core::model::Change;
 use crate::host::file_watch::FileWatch;
-use crate::source::changes::Changes;
+use crate::source::changes::{Cause, Changes};
 use crate::source::manifests::Manifests;
 use crate::source::report;
 
@@ -25,22 +24,24 @@ pub(crate) fn manifests(config: &Config, path: &Path) -> Manifests {
 }
 
 /// Loads for the first time: there is nothing to fall back on, so a broken file is a failure.
-pub(crate) fn load_strictly(manifests: &mut Manifests) -> Result<Vec<Change>> {
-    let mut loaded = manifests.load()?;
-    report(loaded.warnings.drain(..));
+pub(crate) fn load_strictly(manifests: &mut Manifests) -> Result<Changes> {
+    let loaded = manifests.load()?;
+    report(loaded.warnings.iter().cloned());
     for error in loaded.broken {
         if !error.is_harmless() {
             return Err(error.into());
         }
         tracing::warn!("{error}");
     }
-    Ok(loaded.changes)
+    Ok(Changes {
+        changes: loaded.changes,
+        warnings: loaded.warnings,
+        ..Changes::default()
+    })
 }
 
 /// The same where others have to be heard meanwhile: signals, and whoever asks for health.
-pub(crate) async fn load_strictly_aside(
-    mut manifests: Manifests,
-) -> Result<(Manifests, Vec<Change>)> {
+pub(crate) async fn load_strictly_aside(mut manifests: Manifests) -> Result<(Manifests, Changes)> {
     aside(move || {
         let changes = load_strictly(&mut manifests)?;
         Ok((manifests, changes))
@@ -97,6 +98,7 @@ async fn load_again(mut manifests: Manifests, events: &Events) -> Result<Manifes
                 tracing::warn!(%error, "the file counts as it last was");
             }
             let changes = Changes {
+                causes: loaded.changes.iter().filter_map(Cause::of).collect(),
                 changes: loaded.changes,
                 warnings: loaded.warnings,
                 triggers: Vec::new(),

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::inquiries::Asked;
 use crate::dataplane::Culprit;
 use crate::source::changes::Changes;
 
@@ -13,17 +14,23 @@ pub(crate) type Events = mpsc::Sender<Changes>;
 /// Messages that may wait. Who has more waits too, and so does the API server.
 pub(crate) const WAITING: usize = 16;
 
+/// Questions that may wait.
+pub(crate) const MOST_QUESTIONS: usize = 4;
+
 /// What the loop hears.
 pub(crate) struct Inbox {
     pub(crate) events: mpsc::Receiver<Changes>,
     /// Ends the loop when the sender is gone, after the transaction that is under way.
     pub(crate) stop: oneshot::Receiver<()>,
+    /// What somebody wants to know.
+    pub(crate) questions: mpsc::Receiver<Asked>,
 }
 
 /// Why the loop goes on.
 pub(crate) enum Woken {
     Event(Changes),
     Interference(Option<Culprit>),
+    Asked(Asked),
     Time,
     Stop,
 }
@@ -44,6 +51,7 @@ pub(crate) async fn wait(
         biased;
         _ = &mut inbox.stop => Woken::Stop,
         Some(culprit) = interfered.recv() => Woken::Interference(culprit),
+        Some(question) = inbox.questions.recv() => Woken::Asked(question),
         event = inbox.events.recv() => event.map_or(Woken::Stop, Woken::Event),
         () = time => Woken::Time,
     }

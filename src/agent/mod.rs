@@ -4,22 +4,33 @@
 //! objects come from is the business of `files` and `cluster`; what is served to others meanwhile, of
 //! `services`.
 
+mod answers;
 mod budget;
+mod chores;
 pub(crate) mod cluster;
+pub(crate) mod connection_counts;
 mod desired;
 #[cfg(test)]
 mod fakes;
 pub(crate) mod files;
 mod inbox;
+mod inquiries;
+pub(crate) mod local_api;
 mod metrics;
+mod noted;
+pub(crate) mod preflight;
 mod published;
+pub(crate) mod question;
 pub mod reconciler;
+pub(crate) mod record;
 mod repairs;
 mod schedule;
 mod services;
+pub(crate) mod status;
 mod sync_loop;
 mod tasks;
 mod waiting;
+pub(crate) mod watches;
 
 use anyhow::{Context, Result};
 

@@ -352,6 +352,17 @@ impl<B: Backend> Proxy<B> {
         }
     }
 
+    /// Whom the kernel refuses.
+    pub fn left_out(&self) -> impl Iterator<Item = (Owner, Family)> {
+        self.left_out.iter().copied()
+    }
+
+    /// Families that are left as they are because the kernel refuses their program.
+    #[must_use]
+    pub fn resting(&self) -> Vec<Family> {
+        self.resting.clone()
+    }
+
     /// Whether there is something to [`Self::tidy`].
     #[must_use]
     pub fn has_garbage(&self) -> bool {

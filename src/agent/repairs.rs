@@ -3,6 +3,7 @@
 //! At once, as long as that is cheap: whoever flushes them all the time has no connection lost for longer
 //! than a repair takes. What holds repairs back is their cost and nothing else.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::dataplane::Culprit;
@@ -11,6 +12,11 @@ use crate::dataplane::Culprit;
 const REST: u32 = 4;
 /// How often a line is worth it.
 const TELLING: Duration = Duration::from_secs(1);
+
+/// How many repairs are remembered.
+const MOST_TIMES: usize = 256;
+/// For how long.
+const LATELY: Duration = Duration::from_secs(600);
 
 /// What others have done to our tables.
 #[derive(Debug, Default)]
@@ -24,6 +30,10 @@ pub(super) struct Repairs {
     /// When it was last told, and how many repairs have gone without a word since.
     told: Option<Instant>,
     untold: u32,
+    /// When there was one, the oldest first.
+    times: VecDeque<Instant>,
+    /// Who it was last.
+    last_by: Option<String>,
 }
 
 impl Repairs {
@@ -37,6 +47,14 @@ impl Repairs {
     pub(super) fn begin(&mut self, now: Instant) -> bool {
         self.took.get_or_insert_default();
         let heard = std::mem::take(&mut self.changes) > 0;
+        if heard {
+            if self.times.len() >= MOST_TIMES {
+                self.times.pop_front();
+            }
+            self.times.push_back(now);
+            let by = self.culprit.as_ref().map(ToString::to_string);
+            self.last_by = by.or_else(|| self.last_by.take());
+        }
         if heard && self.told.is_none_or(|told| now - told >= TELLING) {
             let by = self.culprit.take().map(|culprit| culprit.to_string());
             let by = by
@@ -53,6 +71,17 @@ impl Repairs {
             self.untold += 1;
         }
         heard
+    }
+
+    /// How often there was one in the last ten minutes.
+    pub(super) fn lately(&self, now: Instant) -> usize {
+        let recent = |time: &&Instant| now.saturating_duration_since(**time) < LATELY;
+        self.times.iter().filter(recent).count()
+    }
+
+    /// Who it was last.
+    pub(super) fn last_by(&self) -> Option<String> {
+        self.last_by.clone()
     }
 
     /// Whether a line was worth it for this repair.

@@ -1,6 +1,7 @@
 //! Being the proxy: the sync loop's thread, the sources that feed it, and the servers beside it,
 //! from the first moment to SIGTERM.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
@@ -10,9 +11,13 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::connection_counts::ConnectionCounts;
 use super::inbox::{self, Inbox};
+use super::inquiries::Asked;
+use super::local_api::{self, LocalApi};
 use super::metrics::AgentMetrics;
 use super::sync_loop::{Outlets, SyncLoop};
+use super::watches::Watches;
 use super::{cluster, files, new_desired};
 use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
@@ -22,14 +27,15 @@ use crate::dataplane::{Backend, Mode, Options};
 use crate::host::descriptors;
 use crate::host::interfaces::AddressWatch;
 use crate::host::ipv6_is_off;
-use crate::serve::admin::{self, Answers};
+use crate::serve::admin::{self, Answers, Refresh};
 use crate::serve::events::{Events, News};
 use crate::serve::health::Health;
 use crate::serve::health_checks::{self, Table};
 use crate::serve::http::Places;
 use crate::serve::loopback::{self, LoopbackMetrics};
 use crate::serve::registry::Metrics;
-use crate::source::changes::{Changes, Trigger};
+use crate::serve::socket;
+use crate::source::changes::Changes;
 use crate::source::cluster::Notice;
 
 /// For so long the end waits for the event that says why.
@@ -49,7 +55,10 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
     let health = Arc::new(Health::new(config.sync_period * 2, families.clone()));
     let registry = Metrics::new()?;
     let metrics = AgentMetrics::new(&registry, &families, B::MODE)?;
+    let (ask, questions) = watch::channel(None);
     let shared = Shared {
+        ask,
+        watches: Watches::default(),
         loopback: LoopbackMetrics::new(&registry, &families)?,
         places: Places::shared(descriptors::raise_limit()),
         health: &health,
@@ -57,7 +66,25 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
     };
     let (news, announced) = mpsc::unbounded_channel();
     let (stop, stopped) = watch::channel(());
-    let telling = answers(config, &health, &registry, B::MODE)?;
+    let counts = ConnectionCounts::new(&registry, B::MODE, config.counting, questions.clone())?;
+    let local = LocalApi {
+        node: config.node_name.clone(),
+        mode: B::MODE,
+        source: source(config),
+        watched: matches!(config.origin, Origin::Cluster { .. }),
+        watches: shared.watches.clone(),
+        questions: questions.clone(),
+        counts: counts.clone(),
+        verify: local_api::verify::<B>,
+    };
+    tokio::spawn(answer_administrators(
+        config.socket.clone(),
+        local,
+        stopped.clone(),
+    ));
+    look_around(B::MODE, &news);
+    counts.start();
+    let telling = answers(config, &health, &registry, (B::MODE, counts))?;
     let mut servers = pin!(serve(config, telling, news.clone(), stopped));
     let mut running = None;
     let result = tokio::select! {
@@ -85,6 +112,62 @@ struct Shared<'a> {
     /// Of health checks, and of `NodePort`s on loopback.
     places: [Places; 2],
     loopback: LoopbackMetrics,
+    /// Where the loop is asked, told when it runs.
+    ask: watch::Sender<Option<mpsc::Sender<Asked>>>,
+    watches: Watches,
+}
+
+/// Where the objects come from, in words.
+fn source(config: &Config) -> String {
+    match &config.origin {
+        Origin::Manifests(path) => format!("files at {}", path.display()),
+        Origin::Cluster { kubeconfig, server } => match (server, kubeconfig) {
+            (Some(server), _) => server.clone(),
+            (None, Some(path)) => format!("of {}", path.display()),
+            (None, None) => "of this pod's service account".to_owned(),
+        },
+    }
+}
+
+/// Says what on this machine keeps connections from endpoints.
+fn look_around(mode: Mode, news: &mpsc::UnboundedSender<News>) {
+    let news = news.clone();
+    tokio::task::spawn_blocking(move || {
+        let (_, findings) = local_api::look_around(mode);
+        for finding in findings {
+            tracing::warn!(
+                finding = finding.id,
+                todo = finding.todo,
+                "{}",
+                finding.what
+            );
+            if finding.certain {
+                let _ = news.send(News::Finding(finding.what));
+            }
+        }
+    });
+}
+
+/// Answers on the socket, if there is to be one. Nobody's connection depends on it.
+async fn answer_administrators(
+    path: Option<PathBuf>,
+    local: LocalApi,
+    mut stopped: watch::Receiver<()>,
+) {
+    let Some(path) = path else { return };
+    match socket::listen(&path).await {
+        Ok(listening) => {
+            let answer = move |uri| local.clone().answer(uri);
+            let stop = async move {
+                // Never sent: it ends when its sender is gone.
+                let _ = stopped.changed().await;
+            };
+            socket::serve(listening, answer, stop).await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "pointsman explain, status, verify, top and history cannot ask this process");
+        }
+    }
 }
 
 /// What the servers answer from.
@@ -92,8 +175,12 @@ fn answers(
     config: &Config,
     health: &Arc<Health>,
     metrics: &Metrics,
-    mode: Mode,
+    (mode, counts): (Mode, ConnectionCounts),
 ) -> Result<Answers> {
+    let refresh: Refresh = Arc::new(move || {
+        let counts = counts.clone();
+        Box::pin(async move { counts.refresh().await })
+    });
     let configuration = serde_json::to_string(&serde_json::json!({
         "kubeproxy.config.k8s.io": config.effective,
     }))
@@ -105,6 +192,7 @@ fn answers(
         metrics.clone(),
         configuration,
         mode.name(),
+        refresh,
     )?)
 }
 
@@ -163,17 +251,13 @@ async fn work<B: Backend + Send + 'static>(
             drop(announced);
             let manifests = files::manifests(config, path);
             let (manifests, changes) = files::load_strictly_aside(manifests).await?;
-            desired.take(changes);
+            let known = Changes {
+                warnings: changes.warnings,
+                ..Changes::default()
+            };
+            desired.take(changes.changes);
             let running = running.insert(
-                Running::start(
-                    config,
-                    (desired, backend),
-                    Vec::new(),
-                    started,
-                    shared,
-                    news,
-                )
-                .await?,
+                Running::start(config, (desired, backend), known, started, shared, news).await?,
             );
             files::follow(manifests, running.events.clone()).await
         }
@@ -182,7 +266,8 @@ async fn work<B: Backend + Send + 'static>(
             let events = Events::new(cluster.client.clone(), &config.node_name);
             tokio::spawn(events.run(announced));
             let _ = news.send(News::Starting);
-            let triggers = cluster::fill(config, &mut cluster, &mut desired, |notice| {
+            let known = cluster::fill(config, &mut cluster, &mut desired, |notice| {
+                shared.watches.heard(notice);
                 if let Notice::Failed(kind, _) = notice {
                     shared
                         .metrics
@@ -193,9 +278,16 @@ async fn work<B: Backend + Send + 'static>(
             })
             .await?;
             let running = running.insert(
-                Running::start(config, (desired, backend), triggers, started, shared, news).await?,
+                Running::start(config, (desired, backend), known, started, shared, news).await?,
             );
-            cluster::follow(cluster, shared.metrics.clone(), running.events.clone()).await
+            let watches = shared.watches.clone();
+            cluster::follow(
+                cluster,
+                shared.metrics.clone(),
+                watches,
+                running.events.clone(),
+            )
+            .await
         }
     }
 }
@@ -213,7 +305,7 @@ impl Running {
     async fn start<B: Backend + Send + 'static>(
         config: &Config,
         (desired, backend): (Desired, B),
-        triggers: Vec<Trigger>,
+        known: Changes,
         started: Timestamp,
         shared: &Shared<'_>,
         news: mpsc::UnboundedSender<News>,
@@ -256,12 +348,17 @@ impl Running {
             metrics: (*metrics).clone(),
         };
         let mut sync_loop = SyncLoop::new(proxy, outlets, config.clone(), started);
-        sync_loop.waiting.await_effect(triggers);
+        sync_loop.waiting.await_effect(known.triggers);
+        sync_loop.noted.take(&known.causes, &known.warnings);
         let (stop, stopped) = oneshot::channel();
+        let (ask, questions) = mpsc::channel(inbox::MOST_QUESTIONS);
         let inbox = Inbox {
             events: inbox,
             stop: stopped,
+            questions,
         };
+        log_history_on_signal(ask.clone())?;
+        shared.ask.send_replace(Some(ask));
         let sync = thread::Builder::new()
             .name("sync".to_owned())
             .spawn(move || {
@@ -326,6 +423,20 @@ fn follow_addresses(events: &inbox::Events) {
     if let Err(error) = watch {
         tracing::warn!(%error, "changes of the node's addresses are not followed");
     }
+}
+
+/// SIGUSR1 has the last transactions logged.
+fn log_history_on_signal(ask: mpsc::Sender<Asked>) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut signals = signal(SignalKind::user_defined1()).context("cannot wait for signals")?;
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            if ask.send(Asked::LogHistory).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
 }
 
 /// SIGTERM and SIGINT.

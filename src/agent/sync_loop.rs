@@ -12,10 +12,11 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::TakenOver;
 use super::inbox::{Inbox, WAITING, Woken, wait};
 use super::metrics::{AgentMetrics, SyncTimes};
+use super::noted::Noted;
 use super::published::{self, log_sync, stale_flows};
+use super::record::Record;
 use super::repairs::Repairs;
 use super::tasks::Tasks;
 use super::waiting::Waiting;
@@ -33,12 +34,6 @@ use crate::source::report;
 /// The verbosity from which on every sync is logged: "useful steady state information", as
 /// Kubernetes' logging conventions have it.
 const STEADY: u32 = 2;
-/// How often what rules have counted is read.
-const COUNT: Duration = Duration::from_secs(5);
-/// How old what is unused becomes: it may be of use again soon, and is gone by then however busy the
-/// node is.
-const QUIET: Duration = Duration::from_secs(1);
-
 /// Where the loop tells what a sync has brought.
 pub(crate) struct Outlets {
     pub(crate) cleaner: Cleaner,
@@ -54,24 +49,32 @@ pub(crate) struct SyncLoop<B> {
     pub(crate) outlets: Outlets,
     pub(crate) config: Config,
     pub(super) waiting: Waiting,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     /// Wakes the loop when somebody else has changed our tables.
-    interfered: (
+    pub(super) interfered: (
         mpsc::Sender<Option<Culprit>>,
         mpsc::Receiver<Option<Culprit>>,
     ),
-    repairs: Repairs,
+    pub(super) repairs: Repairs,
     /// What the kernel holds has to be read before anything is sent.
     outdated: bool,
     first: bool,
     /// What rules had counted.
-    refused_on_loopback: HashMap<(Family, Protocol), u64>,
+    pub(super) refused_on_loopback: HashMap<(Family, Protocol), u64>,
     /// What ipvs leaves is here, which has been said.
-    ipvs: bool,
+    pub(super) ipvs: bool,
     /// The kernel was read anew, so that the next sync compares everything.
     full: bool,
     /// What the transactions since the kernel was last as wanted have been.
     round: Option<Round>,
+    /// What a person is told who asks.
+    pub(super) record: Record,
+    /// What of the cluster's objects could not be used.
+    pub(super) noted: Noted,
+    /// Since when nothing can be programmed, and why.
+    pub(super) failing: Option<(Timestamp, String)>,
+    /// When everything that was wanted was programmed last.
+    pub(super) settled: Option<Timestamp>,
 }
 
 /// Transactions, of which the last leaves nothing to do.
@@ -104,6 +107,10 @@ impl<B: Backend> SyncLoop<B> {
             ipvs: false,
             full: true,
             round: None,
+            record: Record::new(),
+            noted: Noted::default(),
+            failing: None,
+            settled: None,
             config,
         }
     }
@@ -131,6 +138,7 @@ impl<B: Backend> SyncLoop<B> {
                 Woken::Stop => return Ok(()),
                 Woken::Time => {}
                 Woken::Interference(culprit) => self.interference(culprit),
+                Woken::Asked(question) => self.answer(question),
                 Woken::Event(changes) => {
                     self.take(changes);
                     heard = true;
@@ -191,46 +199,21 @@ impl<B: Backend> SyncLoop<B> {
     }
 
     /// Has everything read, before anything else is sent.
-    fn begin_anew(&mut self) {
+    pub(super) fn begin_anew(&mut self) {
         self.outdated = true;
         self.tasks.repair.succeeded();
         self.tasks.repair.want(Instant::now());
         self.queued();
     }
 
-    /// Counts what rules have refused; a table that was replaced begins at nothing.
-    fn count(&mut self) {
-        let counts = self.proxy.backend_mut().refused_on_loopback();
-        for (family, protocol, now) in counts.unwrap_or_default() {
-            let known = self.refused_on_loopback.entry((family, protocol));
-            let before = std::mem::replace(known.or_default(), now);
-            let by = now.checked_sub(before).unwrap_or(now);
-            self.outlets
-                .metrics
-                .refused_on_loopback(family, protocol, by);
-        }
-        self.tasks.count.want(Instant::now() + COUNT);
-    }
-
-    /// Programs families that the kernel has not had before.
-    fn look_for_families(&mut self) {
-        if self.proxy.backend_mut().look_for_families() {
-            tracing::info!("the kernel has both families now");
-            self.begin_anew();
-        }
-        if self.proxy.backend().families().len() < Family::BOTH.len() {
-            let next = Instant::now() + self.config.sync_period;
-            self.tasks.families.want(next);
-        }
-    }
-
-    fn queued(&self) {
+    pub(super) fn queued(&self) {
         self.outlets.health.queued();
         self.outlets.metrics.queued();
     }
 
     fn take(&mut self, changes: Changes) {
         let metrics = &self.outlets.metrics;
+        self.noted.take(&changes.causes, &changes.warnings);
         for field in report(changes.warnings) {
             metrics.warnings.with_label_values(&[field.as_str()]).inc();
         }
@@ -238,6 +221,7 @@ impl<B: Backend> SyncLoop<B> {
         self.waiting.await_effect(changes.triggers);
         let before = self.proxy.desired().state().node().pod_cidrs.clone();
         self.proxy.take(changes.changes);
+        self.record.heard(changes.causes, self.proxy.desired());
         let node = self.proxy.desired().state().node();
         self.outlets.health.set_eligible(node.eligible);
         if self.config.needs_pod_cidrs() && node.pod_cidrs != before {
@@ -264,6 +248,11 @@ impl<B: Backend> SyncLoop<B> {
         if self.repairs.begin(began) {
             self.outlets.metrics.interference.inc();
         }
+        self.record.other_cause(if self.first {
+            "the start"
+        } else {
+            "our tables, read anew"
+        });
         let read = self.proxy.read_again();
         self.repairs.spend(began.elapsed());
         match read {
@@ -278,6 +267,7 @@ impl<B: Backend> SyncLoop<B> {
             Err(error) => {
                 let retry = self.tasks.repair.failed(Instant::now());
                 tracing::error!(%error, ?retry, "cannot read our tables; what was programmed stays in place");
+                self.fails(&error);
             }
         }
     }
@@ -325,6 +315,9 @@ impl<B: Backend> SyncLoop<B> {
                 }
                 self.rest_from_repair();
                 self.repairs.done();
+                self.record.synced(&synced, self.proxy.desired());
+                self.failing = None;
+                self.settled = Some(Timestamp::now());
                 self.measure(&synced, now - began);
                 self.rest(synced.resting);
                 self.publish(synced.compiled > 0 || self.full);
@@ -352,6 +345,7 @@ impl<B: Backend> SyncLoop<B> {
                 self.repairs.done();
                 // If nobody has asked for it but the time, health has to know.
                 self.queued();
+                self.fails(&error);
                 let retry = self.tasks.sync.failed(now);
                 tracing::error!(%error, ?retry, "sync failed; what was programmed stays in place");
                 self.outlets.metrics.sync_failed(&Family::BOTH);
@@ -360,6 +354,16 @@ impl<B: Backend> SyncLoop<B> {
                 self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
             }
         }
+    }
+
+    fn fails(&mut self, error: &dyn std::fmt::Display) {
+        let why = error.to_string();
+        self.record.failed(why.clone());
+        let since = self
+            .failing
+            .take()
+            .map_or_else(Timestamp::now, |(since, _)| since);
+        self.failing = Some((since, why));
     }
 
     /// What the kernel refuses is tried again after a while.
@@ -375,68 +379,6 @@ impl<B: Backend> SyncLoop<B> {
             let retry = self.tasks.resting.failed(Instant::now());
             tracing::warn!(?retry, "the family that is refused is tried again");
             self.outlets.metrics.sync_failed(&refused);
-        }
-    }
-
-    /// Begins to hear of changes by others.
-    fn watch(&mut self) {
-        let interfered = self.interfered.0.clone();
-        let changed = move |culprit| {
-            // One that waits already says the same.
-            let _ = interfered.try_send(culprit);
-        };
-        match self.proxy.backend_mut().watch(Box::new(changed)) {
-            Ok(true) => self.tasks.watch.succeeded(),
-            Ok(false) => {
-                self.tasks.watch.succeeded();
-                tracing::info!(
-                    "another program has changed nftables meanwhile (nft monitor shows who): reading our tables again"
-                );
-                self.tasks.repair.want(Instant::now());
-                self.queued();
-            }
-            Err(error) => {
-                let retry = self.tasks.watch.failed(Instant::now());
-                tracing::warn!(%error, ?retry, "changes of our tables by others are not noticed yet");
-            }
-        }
-    }
-
-    /// Removes what another proxy has left, until that is done.
-    fn take_over(&mut self) {
-        match super::take_over_leftovers(&mut self.proxy) {
-            Ok(TakenOver::Done) => self.tasks.take_over.succeeded(),
-            Ok(TakenOver::NotYet) => {
-                if !std::mem::replace(&mut self.ipvs, true) {
-                    super::warn_of_ipvs();
-                }
-                let next = Instant::now() + self.config.sync_period;
-                self.tasks.take_over.want(next);
-            }
-            Err(error) => {
-                let retry = self.tasks.take_over.failed(Instant::now());
-                tracing::warn!(
-                    %error, ?retry,
-                    "kube-proxy's iptables chains could not be removed; kube-proxy --cleanup does it",
-                );
-            }
-        }
-    }
-
-    /// What is unused is taken away when it has been so for a while, whatever comes meanwhile.
-    fn expect_garbage(&mut self) {
-        if self.tasks.tidy.at().is_none() && self.proxy.has_garbage() {
-            self.tasks.tidy.want(Instant::now() + QUIET);
-        }
-    }
-
-    fn tidy(&mut self) {
-        if self.proxy.tidy() {
-            self.tasks.tidy.succeeded();
-            self.expect_garbage();
-        } else {
-            self.outlets.metrics.cleanup_failed();
-            self.tasks.tidy.failed(Instant::now());
         }
     }
 

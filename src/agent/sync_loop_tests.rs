@@ -9,8 +9,10 @@ use super::*;
 use crate::agent::fakes::{
     Fake, Handle, Holds, moved, there_is, there_is_dual_stack, there_is_no, with_both_backends,
 };
-use crate::agent::inbox::Events;
+use crate::agent::inbox::{Events, MOST_QUESTIONS};
+use crate::agent::inquiries::Asked;
 use crate::agent::reconciler::Desired;
+use crate::agent::status::Loop;
 use crate::config::Args;
 use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Family, Node};
@@ -21,6 +23,7 @@ with_both_backends! {
     g3_what_is_heard_is_programmed_and_the_rest_stays_when_the_loop_ends,
     g4_a_backend_that_cannot_be_asked_is_asked_again_and_events_do_not_hurry_it,
     g6_what_somebody_else_takes_away_is_put_back,
+    who_asks_is_answered_and_nothing_changes_for_it,
     one_who_is_refused_does_not_keep_the_others_from_being_programmed,
     events_are_heard_between_the_transactions_of_a_large_change,
     a_family_that_was_refused_has_another_chance,
@@ -32,6 +35,7 @@ struct Running<H> {
     events: Events,
     health: Arc<Health>,
     tables: watch::Receiver<Table>,
+    ask: mpsc::Sender<Asked>,
     stop: Option<oneshot::Sender<()>>,
     thread: JoinHandle<Result<()>>,
 }
@@ -62,15 +66,18 @@ fn run<H: Holds>(fake: Fake<H>) -> Running<H> {
     let sync_loop = SyncLoop::new(proxy, outlets, config, Timestamp::now());
     let (events, inbox) = mpsc::channel(WAITING);
     let (stop, stopped) = oneshot::channel();
+    let (ask, questions) = mpsc::channel(MOST_QUESTIONS);
     let inbox = Inbox {
         events: inbox,
         stop: stopped,
+        questions,
     };
     Running {
         backend,
         events,
         health,
         tables,
+        ask,
         stop: Some(stop),
         thread: std::thread::spawn(move || sync_loop.run(inbox)),
     }
@@ -93,11 +100,40 @@ impl<H: Holds> Running<H> {
         }
     }
 
+    fn answer<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Asked) -> T {
+        let (told, answer) = oneshot::channel();
+        assert!(
+            self.ask.blocking_send(question(told)).is_ok(),
+            "the loop has ended"
+        );
+        answer.blocking_recv().unwrap()
+    }
+
     fn end(mut self) -> Handle<H> {
         drop(self.stop.take());
         self.thread.join().unwrap().unwrap();
         self.backend
     }
+}
+
+fn who_asks_is_answered_and_nothing_changes_for_it<H: Holds>() {
+    let running = run::<H>(Fake::default());
+    running.tell([81, 82].map(there_is));
+    running.until(|fake| fake.served() == [81, 82]);
+    let status: Loop = running.answer(Asked::Status);
+    assert_eq!((status.services, status.failing), (2, None));
+    let wanted = running.answer(Asked::Wanted).unwrap();
+    let mut backend = running.backend.clone();
+    assert_eq!(backend.differences(&wanted.whole).unwrap(), []);
+    assert_eq!(running.answer(Asked::Number), wanted.number);
+    let entries = running.answer(|told| Asked::History(10, told));
+    assert!(
+        entries.iter().any(|entry| entry.causes == ["the start"]),
+        "{entries:?}"
+    );
+    let transactions = running.backend.lock().transactions;
+    running.end();
+    assert_eq!(backend.lock().transactions, transactions);
 }
 
 fn g3_what_is_heard_is_programmed_and_the_rest_stays_when_the_loop_ends<H: Holds>() {

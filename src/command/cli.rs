@@ -10,6 +10,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
 use super::perform::perform;
+use super::subcommands;
 use crate::config::{Args, Config, ConfigError, LogFormat, NoPodCidrs};
 
 /// Something was asked that makes no sense.
@@ -20,7 +21,11 @@ const FAILURE: u8 = 1;
 /// The program: reads its flags, starts logging, and does what it was asked. Returns how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = Args::parse_from(std::env::args_os().map(with_dashes));
+    let arguments: Vec<OsString> = std::env::args_os().map(with_dashes).collect();
+    if let Some(code) = subcommands::run(&arguments) {
+        return code;
+    }
+    let args = Args::parse_from(arguments);
     let hostname = nix::unistd::gethostname()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
@@ -50,7 +55,7 @@ pub fn main() -> ExitCode {
 }
 
 /// An error and its causes, each said once.
-fn in_one_line(error: &anyhow::Error) -> String {
+pub(super) fn in_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
         let text = cause.to_string();

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use backon::{BlockingRetryable, ExponentialBuilder};
 
 use super::dry_run;
+use super::output::print_whole;
 use crate::agent::reconciler::{Desired, Proxy};
 use crate::agent::{self, TakenOver, cluster, files};
 use crate::config::{self, Action, Config, Origin, Output};
@@ -114,12 +115,12 @@ fn cleanup() -> Result<()> {
 }
 
 /// The cluster as it is now.
-fn load(config: &Config) -> Result<Desired> {
+pub(super) fn load(config: &Config) -> Result<Desired> {
     let mut desired = agent::new_desired(config)?;
     match &config.origin {
         Origin::Manifests(path) => {
             let mut manifests = files::manifests(config, path);
-            desired.take(files::load_strictly(&mut manifests)?);
+            desired.take(files::load_strictly(&mut manifests)?.changes);
             say_what_was_read(manifests.tally());
         }
         Origin::Cluster { .. } => {
@@ -198,19 +199,4 @@ fn once<B: Backend>(config: &Config, desired: Desired, backend: B) -> Result<()>
     proxy.tidy();
     agent::log_sync(&proxy, &synced);
     Ok(())
-}
-
-/// Prints all of a text; a reader that goes away early is no error of ours.
-fn print_whole(text: &str) -> Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    let newline = if text.ends_with('\n') { "" } else { "\n" };
-    match out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.write_all(newline.as_bytes()))
-        .and_then(|()| out.flush())
-    {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("cannot write to standard output"),
-    }
 }

@@ -17,6 +17,20 @@ pub enum Output {
     Json,
 }
 
+/// Where the running agent is asked.
+pub const DEFAULT_SOCKET: &str = "/run/pointsman/pointsman.sock";
+
+/// Of what connections are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ServiceMetrics {
+    /// Nothing is counted
+    Off,
+    /// By Service port
+    Services,
+    /// By Service port, and by endpoint
+    Endpoints,
+}
+
 /// Makes every connection to a Kubernetes Service reach one of its endpoints.
 ///
 /// Without --once, --dry-run or --cleanup it keeps the node's nftables in step with the
@@ -62,6 +76,21 @@ pub struct Args {
     /// Remove kube-proxy's nftables tables and iptables chains with our first transaction
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = go_bool())]
     pub takeover: Option<bool>,
+
+    /// Where this node's administrators ask what is going on: pointsman explain, status, verify, top and history
+    /// do; nowhere if it is empty
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, help_heading = "Observing")]
+    pub socket: PathBuf,
+
+    /// Count connections to Services, for /metrics and pointsman top; of each endpoint besides
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value = "off",
+        help_heading = "Observing"
+    )]
+    pub service_metrics: ServiceMetrics,
 
     /// Print the version and exit
     #[arg(long, action = clap::ArgAction::Version)]

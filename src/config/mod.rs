@@ -13,7 +13,7 @@ mod settings;
 mod table;
 mod validate;
 
-pub use args::{Args, Output};
+pub use args::{Args, DEFAULT_SOCKET, Output};
 #[cfg(feature = "internals")]
 pub use component_config::KubeProxyConfiguration;
 pub use errors::{ConfigError, NoPodCidrs};

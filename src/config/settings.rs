@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::addresses::{DetectLocal, detect_local, node_port_addresses};
-use super::args::{Args, Output};
+use super::args::{Args, Output, ServiceMetrics};
 use super::component_config::{self as file, KubeProxyConfiguration};
 use super::errors::{ConfigError, NoPodCidrs, UsageError};
 use super::file::load;
@@ -17,7 +17,7 @@ use crate::core::compile::NodePortAddresses;
 use crate::core::model::LocalDetector;
 use crate::core::model::{Node, PerFamily};
 use crate::core::networks;
-use crate::dataplane::Mode;
+use crate::dataplane::{CountingLevel, Mode};
 use crate::host::sysctl::Conntrack;
 
 /// How logs are printed.
@@ -106,6 +106,10 @@ pub struct Config {
     pub oom_score_adj: i16,
     /// Whether kube-proxy's leftovers are removed.
     pub takeover: bool,
+    /// Where administrators ask, if anywhere.
+    pub socket: Option<PathBuf>,
+    /// Of what connections are counted.
+    pub counting: CountingLevel,
     /// How much to log.
     pub verbosity: u32,
     /// How to log.
@@ -236,6 +240,12 @@ impl Config {
                 .and_then(|adjustment| i16::try_from(adjustment).ok())
                 .unwrap_or(0),
             takeover: args.takeover.unwrap_or_default(),
+            socket: Some(args.socket.clone()).filter(|path| !path.as_os_str().is_empty()),
+            counting: match args.service_metrics {
+                ServiceMetrics::Off => CountingLevel::Nothing,
+                ServiceMetrics::Services => CountingLevel::Services,
+                ServiceMetrics::Endpoints => CountingLevel::Endpoints,
+            },
             verbosity: raw.logging.verbosity,
             log_format,
             file: config_file,

@@ -4,6 +4,7 @@
 
 pub mod compile;
 pub mod diff;
+pub mod explain;
 pub mod incremental;
 pub mod ir;
 pub mod model;

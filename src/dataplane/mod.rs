@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::core::ir::{Delta, Entry};
 use crate::core::model::{Family, Owner, Protocol};
 
-pub use options::{Mode, Options};
+pub use options::{CountingLevel, Mode, Options};
 
 /// The kernel could not be asked at all. Nothing has changed; try again after a while.
 #[derive(Debug, Error)]
@@ -148,6 +148,28 @@ impl fmt::Display for Culprit {
     }
 }
 
+/// Something that is held otherwise than it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Whose tables it is in.
+    pub family: Family,
+    /// On whose behalf it is wanted, or was.
+    pub owner: Owner,
+    /// What it is, and how it differs.
+    pub what: String,
+}
+
+/// A chain, not ours, that drops what this node forwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropping {
+    /// Its table, with the family.
+    pub table: String,
+    /// Its name.
+    pub chain: String,
+    /// What it does: "drops" or "rejects".
+    pub how: &'static str,
+}
+
 /// The node's packet filter, as far as it is ours.
 pub trait Backend {
     /// What it programs.
@@ -256,6 +278,14 @@ pub trait Backend {
     ///
     /// If the kernel cannot be asked.
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable>;
+
+    /// Reads what it holds and says in what that differs from what is wanted, of which this is all. Changes
+    /// nothing. For a backend that has programmed nothing and will not.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel cannot be asked.
+    fn differences(&mut self, whole: &Delta) -> Result<Vec<Difference>, Unavailable>;
 
     /// Applies a delta, all of it or nothing.
     ///

@@ -72,3 +72,14 @@ impl Options {
         1u32.wrapping_shl(self.masquerade_bit as u32)
     }
 }
+
+/// Of what connections are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CountingLevel {
+    /// Of nothing.
+    Nothing,
+    /// Of each Service.
+    Services,
+    /// The same, and of each of its endpoints.
+    Endpoints,
+}

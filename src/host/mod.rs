@@ -1,6 +1,7 @@
 //! What this machine is, and what it lets us do.
 
 pub mod descriptors;
+pub mod facts;
 pub mod file_watch;
 pub mod interfaces;
 pub mod netlink;

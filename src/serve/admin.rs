@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
@@ -20,9 +21,17 @@ use crate::serve::registry::{Made, Metrics};
 /// The pause before an address that could not be had is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Has metrics say what is so now, before they are told.
+pub type Refresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// What the servers answer from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
+#[allow(
+    missing_debug_implementations,
+    reason = "of what refreshes, there is nothing to print"
+)]
 pub struct Answers {
+    refresh: Refresh,
     health: Arc<Health>,
     metrics: Metrics,
     configuration: Arc<str>,
@@ -44,6 +53,7 @@ impl Answers {
         metrics: Metrics,
         configuration: Arc<str>,
         mode: &'static str,
+        refresh: Refresh,
     ) -> Made<Self> {
         let answers = |name, help| {
             let counters = metrics.counters(name, help, &["code"])?;
@@ -54,6 +64,7 @@ impl Answers {
             Made::Ok(counters)
         };
         Ok(Self {
+            refresh,
             healthz: answers(
                 "kubeproxy_proxy_healthz_total",
                 "Cumulative proxy healthz HTTP status",
@@ -92,8 +103,11 @@ impl Answers {
     }
 
     /// The metrics port.
-    fn metrics(&self, request: &Request<Incoming>) -> Answer {
-        match request.uri().path() {
+    async fn metrics(self, path: String) -> Answer {
+        if path == "/metrics" {
+            (self.refresh)().await;
+        }
+        match path.as_str() {
             "/metrics" => match self.metrics.text() {
                 Ok(text) => answer(
                     StatusCode::OK,
@@ -198,7 +212,7 @@ pub async fn serve_health(
     hard_fail: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<(), BindError> {
-    let answer = move |request: &Request<Incoming>| sources.health(request);
+    let answer = move |request: &Request<Incoming>| std::future::ready(sources.health(request));
     serve("health", answer, address, hard_fail, stop).await
 }
 
@@ -213,17 +227,23 @@ pub async fn serve_metrics(
     hard_fail: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<(), BindError> {
-    let answer = move |request: &Request<Incoming>| sources.metrics(request);
+    let answer = move |request: &Request<Incoming>| {
+        let path = request.uri().path().to_owned();
+        sources.clone().metrics(path)
+    };
     serve("metrics", answer, address, hard_fail, stop).await
 }
 
-async fn serve(
+async fn serve<F>(
     what: &'static str,
-    answer: impl Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
+    answer: impl Fn(&Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     address: SocketAddr,
     hard_fail: bool,
     stop: impl Future<Output = ()>,
-) -> Result<(), BindError> {
+) -> Result<(), BindError>
+where
+    F: Future<Output = Answer> + Send + 'static,
+{
     let mut stop = pin!(stop);
     let listener = tokio::select! {
         listener = bind(what, address, hard_fail) => listener?,

@@ -18,6 +18,8 @@ pub enum News {
     ServerFailed(&'static str, String, oneshot::Sender<()>),
     /// A Service's health checks cannot be served; why.
     HealthCheckFailed(ObjectKey, String),
+    /// Something on this machine keeps connections from endpoints.
+    Finding(String),
 }
 
 /// Writes events.
@@ -84,6 +86,13 @@ impl Events {
                     Some(why.clone()),
                 );
                 (event, node)
+            }
+            News::Finding(what) => {
+                let (reason, note) = ("NodeLosesConnections", Some(what.clone()));
+                (
+                    event(EventType::Warning, reason, "StartKubeProxy", note),
+                    node,
+                )
             }
             News::HealthCheckFailed(service, why) => {
                 let reason = "FailedToStartServiceHealthcheck";

@@ -167,7 +167,7 @@ impl Servers {
             local_endpoints: Arc::clone(&local_endpoints),
             healthy: Arc::clone(&self.healthy),
         };
-        let answer = move |_: &Request<Incoming>| answers.response();
+        let answer = move |_: &Request<Incoming>| std::future::ready(answers.response());
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             // Never sent: it ends when its sender is gone.

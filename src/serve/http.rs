@@ -153,13 +153,14 @@ pub fn listen_everywhere(address: SocketAddr) -> io::Result<TcpListener> {
 /// request are closed, and answers that are under way are finished.
 ///
 /// Where there is no place for one more connection the oldest gives up its own.
-pub async fn serve<A>(
+pub async fn serve<A, F>(
     listener: TcpListener,
     answer: A,
     places: Places,
     stop: impl Future<Output = ()>,
 ) where
-    A: Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
+    A: Fn(&Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
 {
     let graceful = GracefulShutdown::new();
     let mut connections = Connections {
@@ -192,9 +193,10 @@ struct Connections {
 }
 
 impl Connections {
-    async fn add<A>(&mut self, stream: TcpStream, answer: A, graceful: &GracefulShutdown)
+    async fn add<A, F>(&mut self, stream: TcpStream, answer: A, graceful: &GracefulShutdown)
     where
-        A: Fn(&Request<Incoming>) -> Answer + Clone + Send + Sync + 'static,
+        A: Fn(&Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Answer> + Send + 'static,
     {
         while self.tasks.try_join_next().is_some() {}
         if self.order.len() >= self.places.most() {
@@ -212,7 +214,7 @@ impl Connections {
         let Some(place) = place else { return };
         let service = service_fn(move |request: Request<Incoming>| {
             let response = answer(&request);
-            async move { Ok::<_, Infallible>(response) }
+            async move { Ok::<_, Infallible>(response.await) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .title_case_headers(true)

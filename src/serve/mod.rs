@@ -8,3 +8,4 @@ pub mod health_checks;
 pub mod http;
 pub mod loopback;
 pub mod registry;
+pub mod socket;

@@ -11,7 +11,9 @@ use pointsman::core::model::{
     ServicePort, SliceEndpoint, SlicePort, SourceRanges,
 };
 use pointsman::dataplane::nftables::Encoder;
-use pointsman::dataplane::{Applied, ApplyError, Backend, Changed, Mode, Options, Unavailable};
+use pointsman::dataplane::{
+    Applied, ApplyError, Backend, Changed, Difference, Mode, Options, Unavailable,
+};
 
 /// Endpoints of Services, the smallest first. A hundred thousand would take callgrind minutes to
 /// load, and makes trees that are one step higher than the last of these.
@@ -67,6 +69,10 @@ impl Backend for Encoding {
 
     fn counts(&self) -> Vec<(Family, &'static str, usize)> {
         Vec::new()
+    }
+
+    fn differences(&mut self, _: &Delta) -> Result<Vec<Difference>, Unavailable> {
+        Ok(Vec::new())
     }
 
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {

@@ -145,6 +145,15 @@ impl Claims {
         }
     }
 
+    /// All claims to a destination, the one that is served first.
+    pub(super) fn all_of(&self, destination: Destination) -> &[Claim] {
+        match self.by_destination.get(&destination) {
+            None => &[],
+            Some(Claimants::One(claim)) => std::slice::from_ref(claim),
+            Some(Claimants::Many(many)) => many,
+        }
+    }
+
     /// All claims that are served.
     pub(super) fn winners(&self) -> impl Iterator<Item = (Destination, &Claim)> {
         self.by_destination

@@ -1,8 +1,10 @@
 //! What the engine knows, for those who ask: what is wanted, and what is applied.
 
 use super::{Engine, StaleFlows};
-use crate::core::ir::{Destination, Entry, Forwarding, Host, Shared};
-use crate::core::model::Family;
+use crate::core::ir::{
+    Delta, Destination, DestinationChange, Entry, Forwarding, Host, Operation, Shared,
+};
+use crate::core::model::{Family, Owner};
 
 impl Engine {
     /// All entries that are wanted, in a stable order, as if compiled from nothing.
@@ -31,6 +33,40 @@ impl Engine {
             .collect();
         wanted.sort_unstable_by_key(|(destination, _)| *destination);
         wanted
+    }
+
+    /// What would be applied where there is nothing.
+    #[must_use]
+    pub fn whole(&self) -> Delta {
+        let mut whole = Delta::default();
+        for (destination, claim) in self.claims.winners() {
+            let Some(compiled) = self.wanted.get(&claim.owner) else {
+                continue;
+            };
+            let Some((_, forwarding)) = compiled.destinations.get(claim.index as usize) else {
+                continue;
+            };
+            if *self.left_alone.get(destination.family()) {
+                continue;
+            }
+            let owner = claim.owner;
+            forwarding.for_each_entry(destination, |entry| {
+                whole.add.push(Operation { owner, entry })
+            });
+            whole.destinations.push(DestinationChange {
+                owner,
+                destination,
+                before: None,
+                after: Some(forwarding.clone()),
+            });
+        }
+        let shared = self.stated.keys().copied();
+        let shared = shared.filter(|shared| !*self.left_alone.get(shared.family()));
+        whole.add.extend(shared.map(|shared| Operation {
+            owner: Owner::Cluster,
+            entry: Entry::Shared(shared),
+        }));
+        whole
     }
 
     /// The shared facts that are wanted, in a stable order.
@@ -73,6 +109,39 @@ impl Engine {
             destination: *destination,
             keep: keep.clone(),
         })
+    }
+
+    /// What is wanted at a destination, and by whom: who has it, and then who waits for it.
+    #[must_use]
+    pub fn claims_to(&self, destination: Destination) -> Vec<(Owner, &Forwarding)> {
+        let claims = self.claims.all_of(destination).iter();
+        claims
+            .filter_map(|claim| {
+                let compiled = self.wanted.get(&claim.owner)?;
+                let (_, forwarding) = compiled.destinations.get(claim.index as usize)?;
+                Some((claim.owner, forwarding))
+            })
+            .collect()
+    }
+
+    /// The destinations of one Service, whether it has them or waits for them.
+    pub fn destinations_of(&self, owner: Owner) -> impl Iterator<Item = Destination> {
+        let compiled = self.wanted.get(&owner);
+        let destinations = compiled
+            .into_iter()
+            .flat_map(|compiled| &compiled.destinations);
+        destinations.map(|(destination, _)| *destination)
+    }
+
+    /// All destinations that somebody has.
+    pub fn claimed_destinations(&self) -> impl Iterator<Item = Destination> {
+        self.claims.winners().map(|(destination, _)| destination)
+    }
+
+    /// Whether a shared fact is wanted.
+    #[must_use]
+    pub fn states(&self, shared: &Shared) -> bool {
+        self.stated.contains_key(shared)
     }
 
     /// What is applied at a destination.

@@ -131,6 +131,12 @@ impl<'a> KnownService<'a> {
         self.record.slices.iter().map(|(_, slice)| &**slice)
     }
 
+    /// The same with their names.
+    pub fn named_slices(self) -> impl Iterator<Item = (&'a Name, &'a EndpointSlice)> {
+        let slices = self.record.slices.iter();
+        slices.map(|(name, slice)| (name, &**slice))
+    }
+
     /// One of its slices.
     #[must_use]
     pub fn slice(self, name: &Name) -> Option<&'a EndpointSlice> {
@@ -366,7 +372,6 @@ impl State {
 
     /// The id of a Service that is known, or of whose slices some are.
     #[must_use]
-    #[cfg(any(test, feature = "internals"))]
     pub fn id_of(&self, service: &ObjectKey) -> Option<ServiceId> {
         self.ids.get(service).copied()
     }
@@ -400,6 +405,17 @@ impl State {
         let record = self.ids.get(key).and_then(|id| self.services.get(id));
         let slices = record.into_iter().flat_map(|record| record.slices.iter());
         slices.map(|(_, slice)| &**slice)
+    }
+
+    /// All Services that a proxy serves, in no order.
+    pub fn all_services(&self) -> impl Iterator<Item = (ServiceId, KnownService<'_>)> {
+        let ids = self.services.keys();
+        ids.filter_map(|id| Some((*id, self.service(*id)?)))
+    }
+
+    /// All slices and whose they are, in no order.
+    pub fn all_slices(&self) -> impl Iterator<Item = (&ObjectKey, ServiceId)> {
+        self.slices.iter().map(|(slice, id)| (slice, *id))
     }
 
     /// This node.

@@ -4,9 +4,11 @@
 //! What the lists are used for is `compile`'s business. [`select`] selects all at once, [`Tracked`]
 //! the same by what changes.
 
+mod reasons;
 mod slots;
 mod tracked;
 
+pub use reasons::{Hints, Judged, NotFollowed, Standing, judge};
 pub use slots::Slots;
 pub use tracked::Tracked;
 

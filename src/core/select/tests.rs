@@ -320,3 +320,27 @@ fn c1_each_port_of_a_slice_makes_an_endpoint_of_each_address() {
         .collect();
     assert_eq!(ports, [8080, 9090]);
 }
+
+proptest::proptest! {
+    #[test]
+    fn what_is_said_of_an_endpoint_is_what_is_selected(
+        flags in proptest::collection::vec("[RSTLnNzZ]{0,5}", 0..12),
+        has_zone in proptest::bool::ANY,
+    ) {
+        let texts: Vec<String> = flags.iter().enumerate().map(|(last, flags)| format!("{last} {flags}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let slices = [slice(&texts)];
+        let node = if has_zone { node() } else { Node::named("node-1") };
+        let selection = run(&slices, BOTH, &node);
+        let of_port = |slice| serving(slice, Family::V4, "http", Protocol::Tcp);
+        let (judged, _) = judge(slices.iter().flat_map(of_port), &node);
+        let used = |standing: fn(&Judged) -> &Standing| -> Vec<Endpoint> {
+            let used = judged.iter().filter(|one| standing(one).is_used());
+            used.map(|one| one.endpoint).collect()
+        };
+        let cluster: Vec<Endpoint> = selection.cluster.iter().copied().collect();
+        let local: Vec<Endpoint> = selection.local.iter().copied().collect();
+        proptest::prop_assert_eq!(used(|one| &one.anywhere), cluster);
+        proptest::prop_assert_eq!(used(|one| &one.here), local);
+    }
+}

@@ -7,9 +7,11 @@
 
 mod cleaner;
 mod flow;
+mod live;
 
 #[cfg(feature = "internals")]
 pub use cleaner::Cleaned;
 pub use cleaner::{Cleaner, Work, clean};
 #[cfg(feature = "internals")]
 pub use flow::{Flow, listed};
+pub use live::live;

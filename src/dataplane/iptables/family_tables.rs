@@ -66,6 +66,16 @@ impl FamilyTables {
         })
     }
 
+    /// What a table was found to hold.
+    pub(super) fn held(&self, table: usize) -> saved::Held {
+        lock(&self.known).tables[table].clone()
+    }
+
+    /// Whether the tool prints rules as they are written.
+    pub(super) fn exact(&self) -> Option<bool> {
+        lock(&self.known).exact
+    }
+
     /// Reads what the tables hold. What they are to be is not known from then on.
     pub(super) fn read(&mut self, options: &Options) -> Result<(), ToolError> {
         let mut tables = [saved::Held::default(), saved::Held::default()];
@@ -215,7 +225,7 @@ impl FamilyTables {
     }
 
     /// The hooks that are missing, and the rules of the kernel's chains that lead to ours and should not.
-    fn unlike(
+    pub(super) fn unlike(
         &self,
         table: usize,
         held: &saved::Held,

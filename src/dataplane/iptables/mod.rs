@@ -7,6 +7,7 @@
 
 mod chain;
 mod chain_names;
+mod differences;
 mod dispatch;
 mod draw;
 mod drift;
@@ -32,7 +33,9 @@ use crate::core::ir::{Delta, Entry};
 use crate::core::model::{Family, Protocol};
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::owners;
-use crate::dataplane::{Applied, ApplyError, Backend, Changed, Mode, Options, Unavailable};
+use crate::dataplane::{
+    Applied, ApplyError, Backend, Changed, Difference, Dropping, Mode, Options, Unavailable,
+};
 
 use drift::Watched;
 use family_tables::FamilyTables;
@@ -122,6 +125,30 @@ pub fn remove_legacy() -> Result<usize, Unavailable> {
     }
     owners::told(chains);
     Ok(chains)
+}
+
+/// Chains of iptables-legacy, where it is in use, that drop what is forwarded by their policy. What the nft variant
+/// has is among nftables' chains.
+#[must_use]
+pub fn legacy_dropping() -> Vec<Dropping> {
+    let mut all = Vec::new();
+    for (family, command) in [
+        (Family::V4, "iptables-legacy"),
+        (Family::V6, "ip6tables-legacy"),
+    ] {
+        let [_, legacy] = Tool::variants(family);
+        let saved = legacy
+            .filter(Tool::is_used)
+            .and_then(|tool| tool.save("filter").ok());
+        if saved.is_some_and(|saved| saved.contains("\n:FORWARD DROP ")) {
+            all.push(Dropping {
+                table: format!("filter of {command}"),
+                chain: "FORWARD".to_owned(),
+                how: "drops",
+            });
+        }
+    }
+    all
 }
 
 impl Backend for Iptables {
@@ -255,6 +282,16 @@ impl Backend for Iptables {
 
     fn refused_on_loopback(&mut self) -> Result<Vec<(Family, Protocol, u64)>, Unavailable> {
         Ok(Vec::new())
+    }
+
+    fn differences(&mut self, whole: &Delta) -> Result<Vec<Difference>, Unavailable> {
+        let options = self.options.clone();
+        let mut all = Vec::new();
+        for held in self.programmed() {
+            held.read(&options)?;
+            all.extend(held.differences(whole));
+        }
+        Ok(all)
     }
 
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {

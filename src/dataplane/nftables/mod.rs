@@ -5,10 +5,13 @@
 //! uses any more stay until [`Nftables::tidy`].
 
 mod affinity;
+mod compared;
 mod contents;
+pub mod counting;
 mod interference;
 mod leftovers;
 mod program;
+mod reading;
 mod socket_errors;
 mod text;
 mod transaction;
@@ -22,19 +25,18 @@ use crate::core::ir::{Delta, Destination, Entry};
 use crate::core::model::{Family, PerFamily, Protocol};
 use crate::dataplane::owners::{self, is_ours};
 use crate::dataplane::{
-    Applied, ApplyError, Backend, Changed, Mode, Options, Refused, Unavailable,
+    Applied, ApplyError, Backend, Changed, Difference, Dropping, Mode, Options, Refused,
+    Unavailable,
 };
 use crate::host::netlink::socket::{Refusal, Socket, SocketError};
 
 use affinity::Rounded;
-use contents::Contents;
-use program::element::Element;
+use program::KUBE_PROXY_TABLE;
 use program::sets::SETS;
-use program::{KUBE_PROXY_TABLE, Program};
+use reading::{Odd, Reading};
 use transaction::Programmed;
 use wire::batch::{Batch, FinishedBatch, Subject};
-use wire::dump::{self, Found, Lister};
-use wire::{counters, foreign, presence, tables};
+use wire::{counters, foreign, forward, presence, tables};
 
 #[cfg(feature = "internals")]
 pub use interference::Watched;
@@ -68,6 +70,15 @@ pub struct Nftables {
     /// When it was last told that a table is another program.
     told: Option<Instant>,
     socket: Socket,
+}
+
+/// Chains of others that drop what is forwarded.
+///
+/// # Errors
+///
+/// If the kernel cannot be asked.
+pub fn dropping() -> Result<Vec<Dropping>, SocketError> {
+    forward::dropping(&mut Socket::open()?)
 }
 
 impl Nftables {
@@ -168,6 +179,26 @@ impl Nftables {
         }
     }
 
+    /// What the kernel holds.
+    fn look(&mut self) -> Result<Reading, SocketError> {
+        let mut found = Reading::of(&self.programmed.config);
+        for family in self.programmed.config.families.clone() {
+            found.read(&mut self.socket, family, self.refused)?;
+        }
+        Ok(found)
+    }
+
+    /// Says what is not as we program it.
+    fn tell(&mut self, all: &[Odd]) {
+        for Odd { family, what, .. } in all {
+            let now = Instant::now();
+            if self.told.is_none_or(|told| now - told >= TELLING) {
+                tracing::info!(%family, "{what}");
+                self.told = Some(now);
+            }
+        }
+    }
+
     fn send(&mut self, batch: &FinishedBatch) -> Result<Duration, ApplyError> {
         let started = Instant::now();
         let refusals = self.socket.transact(batch.bytes(), batch.last())?;
@@ -182,68 +213,6 @@ impl Nftables {
                 .map(|refusal| refused(batch, refusal))
                 .collect(),
         ))
-    }
-}
-
-/// What is found in the kernel.
-struct Reading {
-    programmed: Programmed,
-    entries: Vec<Entry>,
-    /// There is a table, whatever is in it.
-    existed: PerFamily<bool>,
-    /// Somebody has changed the ruleset meanwhile, not necessarily our part of it.
-    disturbed: bool,
-}
-
-impl Reading {
-    fn read(&mut self, backend: &mut Nftables, family: Family) -> Result<(), SocketError> {
-        let thorough = backend.refused;
-        let program = Program::new(&backend.programmed.config, family);
-        let mut lister = Lister {
-            socket: &mut backend.socket,
-            family,
-            disturbed: false,
-        };
-        let installed = match dump::program(&mut lister, &program)? {
-            Found::Ours(installed) => installed,
-            Found::Nothing => return Ok(()),
-            Found::Another(why) => {
-                *self.existed.get_mut(family) = true;
-                let now = Instant::now();
-                if backend.told.is_none_or(|told| now - told >= TELLING) {
-                    tracing::info!(%family, why, "the table is not this program: it will be replaced");
-                    backend.told = Some(now);
-                }
-                return Ok(());
-            }
-        };
-        *self.existed.get_mut(family) = true;
-        let programmed = &mut self.programmed;
-        let each = |element: &Element<'_>| programmed.found(family, element);
-        let assembly = dump::contents(&mut lister, &installed, thorough, each)?;
-        self.disturbed |= lister.disturbed;
-        let Some(assembly) = assembly else {
-            tracing::warn!(%family, "the table holds elements that are not ours: it will be replaced");
-            programmed.start_over(family);
-            return Ok(());
-        };
-        let Contents {
-            mut entries,
-            remembering,
-            debris,
-        } = assembly.finish(&installed.parts.timeouts);
-        if !debris.is_empty() {
-            let elements = debris.len();
-            tracing::warn!(%family, elements, "elements that belong to nothing will be removed");
-        }
-        self.entries.append(&mut entries);
-        programmed.debris.extend(debris);
-        for found in remembering {
-            programmed.affinity.found(found);
-        }
-        *programmed.parts.get_mut(family) = installed.parts;
-        *programmed.replace.get_mut(family) = false;
-        Ok(())
     }
 }
 
@@ -368,18 +337,14 @@ impl Backend for Nftables {
         Ok(all)
     }
 
+    fn differences(&mut self, whole: &Delta) -> Result<Vec<Difference>, Unavailable> {
+        Ok(compared::between(whole, self.look()?))
+    }
+
     fn read(&mut self) -> Result<Vec<Entry>, Unavailable> {
-        let config = self.programmed.config.clone();
-        let mut found = Reading {
-            programmed: Programmed::new(config),
-            entries: Vec::new(),
-            existed: PerFamily::default(),
-            disturbed: false,
-        };
         let generation = foreign::generation(&mut self.socket)?;
-        for family in self.programmed.config.families.clone() {
-            found.read(self, family)?;
-        }
+        let found = self.look()?;
+        self.tell(&found.odd);
         // From here on nothing can fail: what we know is as old as before, or new as a whole.
         self.existed = found.existed;
         self.generation = generation;

@@ -72,15 +72,13 @@ pub(crate) fn close_message(out: &mut [u8], start: usize) {
 /// A request to list objects in a family, narrowed down by attributes. `kind` is a
 /// [`message_type`].
 pub(crate) fn dump_request(kind: u16, family: Family, attributes: &[u8]) -> Vec<u8> {
+    dump_request_of(kind, family_number(family), attributes)
+}
+
+/// The same for a family by its number (`NFPROTO_*`).
+pub(crate) fn dump_request_of(kind: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
     let mut request = Vec::with_capacity(NLMSG_HEADER + NFGEN_HEADER + attributes.len());
-    put_headers(
-        &mut request,
-        kind,
-        NLM_F_REQUEST | NLM_F_DUMP,
-        0,
-        family_number(family),
-        0,
-    );
+    put_headers(&mut request, kind, NLM_F_REQUEST | NLM_F_DUMP, 0, family, 0);
     request.extend_from_slice(attributes);
     close_message(&mut request, 0);
     request

@@ -19,7 +19,7 @@ pub use watch::WatchOptions;
 
 use tokio::sync::mpsc;
 
-use super::changes::{Changes, Trigger};
+use super::changes::{Cause, Changes, Trigger};
 use super::convert::Converter;
 use super::objects::Metadata;
 use crate::core::model::{Change, ObjectKey};
@@ -203,12 +203,19 @@ impl Changes {
             self.triggers
                 .extend(began.map(|at| Trigger::At(name.clone(), slice.family, at)));
         }
-        self.changes.extend(change);
+        if let Some(change) = change {
+            let cause = Cause::of(&change);
+            self.causes.extend(cause.map(|cause| Cause {
+                version: version(object.metadata()),
+                ..cause
+            }));
+            self.changes.push(change);
+        }
         self.warnings.append(&mut converter.take_warnings());
     }
 
     fn gone(&mut self, kind: Kind, name: &Name) {
-        self.changes.push(match kind {
+        let change = match kind {
             Kind::Service => Change::Service(name.clone(), None),
             Kind::EndpointSlice => {
                 self.triggers.push(Trigger::Gone(name.clone()));
@@ -216,7 +223,9 @@ impl Changes {
             }
             Kind::Node => Change::Node(None),
             Kind::ServiceCidr => Change::ServiceCidr(name.name.to_string(), None),
-        });
+        };
+        self.causes.extend(Cause::of(&change));
+        self.changes.push(change);
     }
 }
 

@@ -29,6 +29,13 @@ pub(crate) const ON_LOOPBACK: &str = "on-loopback";
 /// The protocols of what it refuses.
 pub(crate) const COUNTED_ON_LOOPBACK: [Protocol; 2] = [Protocol::Udp, Protocol::Sctp];
 
+/// The chain that refuses connections to Services without endpoints.
+pub(crate) const NO_ENDPOINTS: &str = "no-endpoints";
+/// The chain that refuses undefined ports and unused addresses, of what comes in.
+pub(crate) const UNUSED_ADDRESSES: &str = "unused-addresses";
+/// The same of what this node sends.
+pub(crate) const UNUSED_ADDRESSES_OUTPUT: &str = "unused-addresses-output";
+
 impl Program<'_> {
     /// The chains that every ruleset has. A chain comes after those that it leads to.
     pub(crate) fn fixed_chains(&self) -> Vec<Chain> {
@@ -36,9 +43,10 @@ impl Program<'_> {
         chains.extend([
             sources::check_source(self.family, &BTreeSet::new()),
             sources::source_ranges(),
+            sources::outside_ranges(),
             self.no_endpoints(),
-            Self::unused_addresses("unused-addresses", true),
-            Self::unused_addresses("unused-addresses-output", false),
+            Self::unused_addresses(UNUSED_ADDRESSES, true),
+            Self::unused_addresses(UNUSED_ADDRESSES_OUTPUT, false),
         ]);
         let on_loopback = *self.config.on_loopback.get(self.family);
         if on_loopback {
@@ -56,14 +64,14 @@ impl Program<'_> {
             });
         };
         for (hook, unused) in [
-            (Hook::Prerouting, "unused-addresses"),
-            (Hook::Output, "unused-addresses-output"),
+            (Hook::Prerouting, UNUSED_ADDRESSES),
+            (Hook::Output, UNUSED_ADDRESSES_OUTPUT),
         ] {
             let name = |what: &str| format!("{what}-{}", hook.name());
             let ranges = jumps(&["source-ranges"]);
             base(&name("guard"), hook, BEFORE_DSTNAT, ranges);
             base(&name("nat"), hook, DSTNAT, jumps(&["services"]));
-            let mut refusals = jumps(&["no-endpoints", unused]);
+            let mut refusals = jumps(&[NO_ENDPOINTS, unused]);
             if on_loopback && matches!(hook, Hook::Output) {
                 refusals.splice(..0, jumps(&[ON_LOOPBACK]));
             }
@@ -99,14 +107,15 @@ impl Program<'_> {
         let refuse = |key: &[Load], set| {
             let key = key.to_vec();
             let negate = false;
-            vec![Statement::InSet { key, set, negate }, Statement::Reject]
+            let is_refused = Statement::InSet { key, set, negate };
+            vec![is_refused, Statement::Counter, Statement::Reject]
         };
         let node_ports = refuse(&NODE_PORT, SetId::NoEndpointsNodePorts);
         let rules = vec![
             refuse(&DESTINATION, SetId::NoEndpointsIps),
             [self.node_port_condition(), node_ports].concat(),
         ];
-        Chain::regular("no-endpoints", rules)
+        Chain::regular(NO_ENDPOINTS, rules)
     }
 
     /// Undefined ports of `ClusterIP`s and unused addresses. What comes in for an address of this
@@ -122,7 +131,7 @@ impl Program<'_> {
             if elsewhere_only {
                 rule.push(Statement::AddressIsLocal { load, negate: true });
             }
-            rule.push(verdict);
+            rule.extend([Statement::Counter, verdict]);
             rule
         };
         let rules = vec![

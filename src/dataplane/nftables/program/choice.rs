@@ -209,6 +209,13 @@ fn policies() -> impl Iterator<Item = (bool, SourcePolicy, &'static str, bool)> 
     })
 }
 
+/// The chain that counts and drops what a Local policy leaves without endpoints.
+pub(crate) const NO_LOCAL_ENDPOINTS: &str = "no-local-endpoints";
+
+fn nobody_here() -> Verdict {
+    Verdict::Goto(NO_LOCAL_ENDPOINTS.to_owned())
+}
+
 /// What the verdict maps hold whatever the cluster is.
 pub(crate) fn fixed_elements() -> impl Iterator<Item = (SetId, u32, Verdict)> {
     let routes = policies().map(|(node_port, policy, name, remembered)| {
@@ -222,8 +229,8 @@ pub(crate) fn fixed_elements() -> impl Iterator<Item = (SetId, u32, Verdict)> {
         (SetId::Routes, shape.route(), Verdict::Goto(chain))
     });
     routes.chain([
-        (SetId::Routes, Shape::Drop.route(), Verdict::Drop),
-        (SetId::Draws, u32::from(Size::NONE.code()), Verdict::Drop),
+        (SetId::Routes, Shape::Drop.route(), nobody_here()),
+        (SetId::Draws, u32::from(Size::NONE.code()), nobody_here()),
     ])
 }
 
@@ -247,6 +254,8 @@ impl Program<'_> {
             chains.push(Chain::regular(name, rules));
         }
         chains.push(self.services());
+        let nobody = vec![Statement::Counter, Statement::Drop];
+        chains.push(Chain::regular(NO_LOCAL_ENDPOINTS, vec![nobody]));
         chains
     }
 
@@ -284,7 +293,8 @@ impl Program<'_> {
                     Statement::Goto(local.balance(remembered)),
                 ];
                 pod.into_iter()
-                    .chain([vec![source, mark, next], local, vec![Statement::Drop]])
+                    .chain([vec![source, mark, next], local])
+                    .chain([vec![Statement::Goto(NO_LOCAL_ENDPOINTS.to_owned())]])
                     .collect()
             }
         }

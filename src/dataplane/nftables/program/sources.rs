@@ -17,6 +17,16 @@ use crate::core::model::Family;
 /// with the lengths in use.
 pub(crate) const CHECK_SOURCE: &str = "check-source";
 
+/// The chain that counts and drops what no range admits: a rule that comes and goes with the ranges would forget
+/// what it has counted.
+pub(crate) const OUTSIDE_RANGES: &str = "outside-ranges";
+
+/// Drops what no range admits.
+pub(crate) fn outside_ranges() -> Chain {
+    let rule = vec![Statement::Counter, Statement::Drop];
+    Chain::regular(OUTSIDE_RANGES, vec![rule])
+}
+
 /// Drops what comes to a guarded VIP from a source that it does not admit.
 pub(crate) fn source_ranges() -> Chain {
     let guarded = Statement::InSet {
@@ -34,7 +44,7 @@ pub(crate) fn check_source(family: Family, lengths: &BTreeSet<u8>) -> Chain {
         .iter()
         .map(|length| admit(family, *length))
         .collect();
-    rules.push(vec![Statement::Drop]);
+    rules.push(vec![Statement::Goto(OUTSIDE_RANGES.to_owned())]);
     Chain::regular(CHECK_SOURCE, rules)
 }
 

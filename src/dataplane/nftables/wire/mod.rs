@@ -4,10 +4,12 @@
 
 pub(crate) mod batch;
 pub(crate) mod counters;
+pub(crate) mod counts_table;
 pub(crate) mod dump;
 pub(crate) mod elements;
 mod expressions;
 pub(crate) mod foreign;
+pub(crate) mod forward;
 mod intervals;
 mod libnftnl;
 mod lookup;

@@ -1,0 +1,357 @@
+//! A table of its own that counts connections: sets that an element enters with its first connection, and a
+//! counter in each.
+//!
+//! It sees the first packet of each connection where it leaves for an endpoint, after everything that might have
+//! dropped it, and knows from conntrack what the client had connected to. Taking it away leaves nothing.
+
+use std::net::IpAddr;
+
+use super::uapi::*;
+use crate::core::ir::{Destination, Host};
+use crate::core::model::{Endpoint, Family, Protocol};
+use crate::host::netlink::attributes::{
+    Attributes, begin_nest, end_nest, find, put_bytes, put_string, put_u32, string,
+};
+use crate::host::netlink::socket::{Socket, SocketError};
+use crate::host::netlink::{
+    NLM_F_REQUEST, close_message, dump_request, family_number, message_type, put_headers,
+};
+
+/// The table.
+pub(crate) const COUNTS: &str = "pointsman-counts";
+/// By destination.
+pub(crate) const CONNECTIONS: &str = "connections";
+/// By destination and endpoint.
+pub(crate) const ENDPOINT_CONNECTIONS: &str = "endpoint-connections";
+
+/// Elements of a set: whoever comes when it is full is not counted.
+const MOST: u32 = 1 << 18;
+/// Before all that translate sources: the kernel asks nobody after the first that does.
+const PRIORITY: i32 = 80;
+/// `NF_INET_LOCAL_IN`, for endpoints of this host, and `NF_INET_POST_ROUTING`, for all others.
+const HOOKS: [(u32, &str); 2] = [(1, "input"), (4, "postrouting")];
+const ACCEPT: u32 = 1;
+/// `NLM_F_CREATE`, and `NLM_F_APPEND`: rules come after those that are there.
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+
+const NFT_MSG_NEWTABLE: u16 = 0;
+const NFTA_SET_DESC: u16 = 9;
+const NFTA_SET_DESC_SIZE: u16 = 1;
+const NFTA_SET_ID: u16 = 10;
+const NFTA_SET_EXPR: u16 = 17;
+const NFTA_SET_ELEM_EXPR: u16 = 7;
+
+/// `NFT_CT_STATUS`, `NFT_CT_PROTO_DST`, `NFT_CT_DST_IP`, `NFT_CT_DST_IP6`.
+mod ct {
+    pub(super) const STATUS: u32 = 2;
+    pub(super) const PROTO_DST: u32 = 12;
+    pub(super) const DST_IP: u32 = 20;
+    pub(super) const DST_IP6: u32 = 22;
+}
+/// `IPS_DST_NAT`.
+const DST_NAT: u32 = 1 << 5;
+/// `NFT_REG32_00`, the first of the small registers.
+const REGISTER: u32 = 8;
+
+/// Of which length the key's parts are.
+const fn address_length(family: Family) -> usize {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    }
+}
+
+/// Messages that make the table, in order; each has to get its sequence number from `next`.
+pub(crate) fn table(family: Family, endpoints: bool) -> Vec<(Vec<u8>, &'static str)> {
+    let mut messages = vec![(
+        message(NFT_MSG_NEWTABLE, family, 0, |out| {
+            put_string(out, NFTA_TABLE_NAME, COUNTS);
+        }),
+        "table of counts",
+    )];
+    messages.push((set(family, CONNECTIONS, 1, false), "set of counts"));
+    if endpoints {
+        messages.push((set(family, ENDPOINT_CONNECTIONS, 2, true), "set of counts"));
+    }
+    for (hook, name) in HOOKS {
+        messages.push((chain(family, name, hook), "chain of counts"));
+        messages.push((rule(family, name, CONNECTIONS, false), "rule of counts"));
+        if endpoints {
+            let rule = rule(family, name, ENDPOINT_CONNECTIONS, true);
+            messages.push((rule, "rule of counts"));
+        }
+    }
+    messages
+}
+
+fn message(kind: u16, family: Family, flags: u16, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_headers(
+        &mut out,
+        message_type(NFNL_SUBSYS_NFTABLES, kind),
+        NLM_F_REQUEST | CREATE | flags,
+        0,
+        family_number(family),
+        0,
+    );
+    put(&mut out);
+    close_message(&mut out, 0);
+    out
+}
+
+fn nest(out: &mut Vec<u8>, kind: u16, put: impl FnOnce(&mut Vec<u8>)) {
+    let start = begin_nest(out, kind);
+    put(out);
+    end_nest(out, start);
+}
+
+fn expression(out: &mut Vec<u8>, kind: u16, name: &str, put: impl FnOnce(&mut Vec<u8>)) {
+    nest(out, kind, |out| {
+        put_string(out, NFTA_EXPR_NAME, name);
+        nest(out, NFTA_EXPR_DATA, put);
+    });
+}
+
+fn set(family: Family, name: &str, id: u32, endpoints: bool) -> Vec<u8> {
+    let address = match family {
+        Family::V4 => datatype::IPV4_ADDR,
+        Family::V6 => datatype::IPV6_ADDR,
+    };
+    let mut types = vec![address, datatype::INET_PROTOCOL, datatype::INET_SERVICE];
+    let mut length = address_length(family) + 8;
+    if endpoints {
+        types.extend([address, datatype::INET_SERVICE]);
+        length += address_length(family) + 4;
+    }
+    let key = types
+        .into_iter()
+        .fold(0, |key, part| (key << datatype::CONCAT_BITS) | part);
+    message(NFT_MSG_NEWSET, family, 0, |out| {
+        put_string(out, NFTA_SET_TABLE, COUNTS);
+        put_string(out, NFTA_SET_NAME, name);
+        put_u32(out, NFTA_SET_FLAGS, NFT_SET_EVAL);
+        put_u32(out, NFTA_SET_KEY_TYPE, key);
+        put_u32(out, NFTA_SET_KEY_LEN, u32::try_from(length).unwrap_or(0));
+        put_u32(out, NFTA_SET_ID, id);
+        nest(out, NFTA_SET_DESC, |out| {
+            put_u32(out, NFTA_SET_DESC_SIZE, MOST)
+        });
+        expression(out, NFTA_SET_EXPR, "counter", |_| ());
+    })
+}
+
+fn chain(family: Family, name: &str, hook: u32) -> Vec<u8> {
+    message(NFT_MSG_NEWCHAIN, family, 0, |out| {
+        put_string(out, NFTA_CHAIN_TABLE, COUNTS);
+        put_string(out, NFTA_CHAIN_NAME, name);
+        nest(out, NFTA_CHAIN_HOOK, |out| {
+            put_u32(out, NFTA_HOOK_HOOKNUM, hook);
+            put_u32(out, NFTA_HOOK_PRIORITY, PRIORITY.cast_unsigned());
+        });
+        put_u32(out, NFTA_CHAIN_POLICY, ACCEPT);
+        put_string(out, NFTA_CHAIN_TYPE, "nat");
+    })
+}
+
+/// `ct status dnat update @connections { ct original ip daddr . meta l4proto . ct original proto-dst counter }`, and
+/// the translated address and port after it.
+fn rule(family: Family, chain: &str, set: &str, endpoints: bool) -> Vec<u8> {
+    message(NFT_MSG_NEWRULE, family, APPEND, |out| {
+        put_string(out, NFTA_RULE_TABLE, COUNTS);
+        put_string(out, NFTA_RULE_CHAIN, chain);
+        nest(out, NFTA_RULE_EXPRESSIONS, |out| {
+            // Attributes: NFTA_CT_DREG 1, _KEY 2, _DIRECTION 3; NFTA_META_DREG 1, _KEY 2; NFTA_BITWISE_SREG 1, _DREG 2,
+            // _LEN 3, _MASK 4, _XOR 5; NFTA_CMP_SREG 1, _OP 2, _DATA 3; NFTA_PAYLOAD_DREG 1, _BASE 2, _OFFSET 3, _LEN 4;
+            // NFTA_DYNSET_SET_NAME 1, _OP 3, _SREG_KEY 4, _EXPR 7.
+            let load = |out: &mut Vec<u8>, name: &str, register: u32, key: u32, original: bool| {
+                expression(out, NFTA_LIST_ELEM, name, |out| {
+                    put_u32(out, 1, register);
+                    put_u32(out, 2, key);
+                    if original {
+                        put_bytes(out, 3, &[0]);
+                    }
+                });
+            };
+            let payload =
+                |out: &mut Vec<u8>, register: u32, (base, offset, length): (u32, u32, u32)| {
+                    expression(out, NFTA_LIST_ELEM, "payload", |out| {
+                        put_u32(out, 1, register);
+                        put_u32(out, 2, base);
+                        put_u32(out, 3, offset);
+                        put_u32(out, 4, length);
+                    });
+                };
+            let value = |out: &mut Vec<u8>, kind: u16, value: u32| {
+                nest(out, kind, |out| {
+                    put_bytes(out, NFTA_DATA_VALUE, &value.to_ne_bytes())
+                });
+            };
+            load(out, "ct", REGISTER, ct::STATUS, false);
+            expression(out, NFTA_LIST_ELEM, "bitwise", |out| {
+                put_u32(out, 1, REGISTER);
+                put_u32(out, 2, REGISTER);
+                put_u32(out, 3, 4);
+                value(out, 4, DST_NAT);
+                value(out, 5, 0);
+            });
+            expression(out, NFTA_LIST_ELEM, "cmp", |out| {
+                put_u32(out, 1, REGISTER);
+                put_u32(out, 2, 1);
+                value(out, 3, 0);
+            });
+            let (address, words) = match family {
+                Family::V4 => (ct::DST_IP, 1),
+                Family::V6 => (ct::DST_IP6, 4),
+            };
+            load(out, "ct", REGISTER, address, true);
+            // `NFT_META_L4PROTO`.
+            load(out, "meta", REGISTER + words, 16, false);
+            load(out, "ct", REGISTER + words + 1, ct::PROTO_DST, true);
+            if endpoints {
+                // The network header's destination, and the transport header's.
+                let daddr = match family {
+                    Family::V4 => (1, 16, 4),
+                    Family::V6 => (1, 24, 16),
+                };
+                payload(out, REGISTER + words + 2, daddr);
+                payload(out, REGISTER + words + 2 + words, (2, 2, 2));
+            }
+            expression(out, NFTA_LIST_ELEM, "dynset", |out| {
+                put_string(out, 1, set);
+                // `NFT_DYNSET_OP_UPDATE`.
+                put_u32(out, 3, 1);
+                put_u32(out, 4, REGISTER);
+                expression(out, 7, "counter", |_| ());
+            });
+        });
+    })
+}
+
+/// The sets of the table, if it is there.
+pub(crate) fn sets(socket: &mut Socket, family: Family) -> Result<Vec<String>, SocketError> {
+    let mut narrow = Vec::new();
+    put_string(&mut narrow, NFTA_SET_TABLE, COUNTS);
+    let kind = message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETSET);
+    let request = dump_request(kind, family, &narrow);
+    let listed = socket.dump_once(&request, Vec::new(), |names, message| {
+        let attributes = message.attributes();
+        if find(attributes, NFTA_SET_TABLE).and_then(string) == Some(COUNTS) {
+            let name = find(attributes, NFTA_SET_NAME).and_then(string);
+            names.extend(name.map(str::to_owned));
+        }
+    });
+    match listed {
+        Ok((names, _)) => Ok(names),
+        Err(SocketError::Dump(nix::errno::Errno::ENOENT)) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What one element has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// What was connected to.
+    pub destination: Destination,
+    /// Where to, if that is counted.
+    pub endpoint: Option<Endpoint>,
+    /// How many connections began.
+    pub connections: u64,
+}
+
+/// Reads a set.
+pub(crate) fn read(
+    socket: &mut Socket,
+    family: Family,
+    set: &str,
+) -> Result<Vec<Counted>, SocketError> {
+    let mut narrow = Vec::new();
+    put_string(&mut narrow, NFTA_SET_ELEM_LIST_TABLE, COUNTS);
+    put_string(&mut narrow, NFTA_SET_ELEM_LIST_SET, set);
+    let kind = message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETSETELEM);
+    let request = dump_request(kind, family, &narrow);
+    let (counted, _) = socket.dump_once(&request, Vec::new(), |counted, message| {
+        let elements = find(message.attributes(), NFTA_SET_ELEM_LIST_ELEMENTS);
+        let elements = elements.into_iter().flat_map(Attributes);
+        counted.extend(elements.filter_map(|(_, element)| element_of(family, element)));
+    })?;
+    Ok(counted)
+}
+
+fn element_of(family: Family, element: &[u8]) -> Option<Counted> {
+    let key = find(find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
+    let counter = find(find(element, NFTA_SET_ELEM_EXPR)?, NFTA_EXPR_DATA)?;
+    let packets = find(counter, NFTA_COUNTER_PACKETS)?;
+    let (host, rest) = address(family, key)?;
+    let protocol = Protocol::from_number(*rest.first()?)?;
+    let port = u16::from_be_bytes(rest.get(4..6)?.try_into().ok()?);
+    let endpoint = rest.get(8..).and_then(|rest| {
+        let (address, rest) = address(family, rest)?;
+        let port = u16::from_be_bytes(rest.get(..2)?.try_into().ok()?);
+        Some(Endpoint::new(address, port))
+    });
+    Some(Counted {
+        destination: Destination {
+            host: Host::Address(host),
+            protocol,
+            port,
+        },
+        endpoint,
+        connections: u64::from_be_bytes(packets.try_into().ok()?),
+    })
+}
+
+fn address(family: Family, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
+    Some(match family {
+        Family::V4 => {
+            let (address, rest) = bytes.split_first_chunk::<4>()?;
+            (IpAddr::from(*address), rest)
+        }
+        Family::V6 => {
+            let (address, rest) = bytes.split_first_chunk::<16>()?;
+            (IpAddr::from(*address), rest)
+        }
+    })
+}
+
+/// A message that takes elements away.
+pub(crate) fn removal(family: Family, set: &str, gone: &[Counted]) -> Vec<u8> {
+    message(NFT_MSG_DELSETELEM, family, 0, |out| {
+        put_string(out, NFTA_SET_ELEM_LIST_TABLE, COUNTS);
+        put_string(out, NFTA_SET_ELEM_LIST_SET, set);
+        nest(out, NFTA_SET_ELEM_LIST_ELEMENTS, |out| {
+            for counted in gone {
+                nest(out, NFTA_LIST_ELEM, |out| {
+                    nest(out, NFTA_SET_ELEM_KEY, |out| {
+                        put_bytes(out, NFTA_DATA_VALUE, &key(counted));
+                    });
+                });
+            }
+        });
+    })
+}
+
+fn key(counted: &Counted) -> Vec<u8> {
+    let mut key = Vec::new();
+    let put_address = |key: &mut Vec<u8>, address: IpAddr| match address {
+        IpAddr::V4(address) => key.extend(address.octets()),
+        IpAddr::V6(address) => key.extend(address.octets()),
+    };
+    let Destination {
+        host,
+        protocol,
+        port,
+    } = counted.destination;
+    if let Host::Address(address) = host {
+        put_address(&mut key, address);
+    }
+    key.extend([protocol.number(), 0, 0, 0]);
+    key.extend(port.to_be_bytes());
+    key.extend([0, 0]);
+    if let Some(endpoint) = counted.endpoint {
+        put_address(&mut key, endpoint.address);
+        key.extend(endpoint.port.to_be_bytes());
+        key.extend([0, 0]);
+    }
+    key
+}
