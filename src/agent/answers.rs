@@ -25,13 +25,13 @@ impl<B: Backend> SyncLoop<B> {
                 let _ = told.send(self.status());
             }
             Asked::History(most, told) => {
-                let _ = told.send(self.record.entries(most));
+                let _ = told.send(self.journal.entries(most));
             }
             Asked::Wanted(told) => {
                 let _ = told.send(self.wanted());
             }
             Asked::Number(told) => {
-                let _ = told.send(self.record.number());
+                let _ = told.send(self.journal.number());
             }
             Asked::Names(owners, told) => {
                 let state = self.proxy.desired().state();
@@ -42,7 +42,7 @@ impl<B: Backend> SyncLoop<B> {
                 let owners = destinations.iter().map(|to| self.owner(*to)).collect();
                 let _ = told.send(owners);
             }
-            Asked::LogHistory => self.record.log(),
+            Asked::LogHistory => self.journal.log(),
         }
     }
 
@@ -71,7 +71,7 @@ impl<B: Backend> SyncLoop<B> {
                     .map(|(owner, _)| *owner)
             });
             let id = owner.and_then(Owner::service);
-            route.programmed = id.and_then(|id| self.record.programmed(id));
+            route.programmed = id.and_then(|id| self.journal.programmed(id));
             if let Some(key) = id.and_then(|id| state.name(id)) {
                 let object = format!("Service {key}");
                 explanation.notes.extend(self.noted.about(&object));
@@ -120,8 +120,8 @@ impl<B: Backend> SyncLoop<B> {
         options.families = self.proxy.backend().families();
         Ok(Wanted {
             whole: desired.engine().whole(),
-            number: self.record.number(),
-            pending: !desired.engine().is_settled() || self.record.pending() > 0,
+            number: self.journal.number(),
+            pending: !desired.engine().is_settled() || self.journal.pending() > 0,
             options,
         })
     }
@@ -148,7 +148,7 @@ impl<B: Backend> SyncLoop<B> {
                 let seconds = Timestamp::now().as_second() - since.as_second();
                 (seconds, why.clone())
             }),
-            pending: self.record.pending(),
+            pending: self.journal.pending(),
             repairs: Repaired {
                 lately: self.repairs.lately(std::time::Instant::now()),
                 by: self.repairs.last_by(),
@@ -162,7 +162,7 @@ impl<B: Backend> SyncLoop<B> {
             },
             more_warnings: warnings.len().saturating_sub(MOST_WARNINGS),
             warnings: warnings.into_iter().take(MOST_WARNINGS).collect(),
-            last: self.record.entries(1).pop(),
+            last: self.journal.entries(1).pop(),
             elements: backend.counts().iter().map(|(_, _, count)| count).sum(),
         }
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tokio::sync::oneshot;
 
-use super::record::Entry;
+use super::journal::Entry;
 use super::status::Loop;
 use crate::core::explain::{Explanation, Question};
 use crate::core::ir::{Delta, Destination};

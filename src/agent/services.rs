@@ -32,9 +32,9 @@ use crate::serve::events::{Events, News};
 use crate::serve::health::Health;
 use crate::serve::health_checks::{self, Table};
 use crate::serve::http::Places;
+use crate::serve::local_socket;
 use crate::serve::loopback::{self, LoopbackMetrics};
 use crate::serve::registry::Metrics;
-use crate::serve::socket;
 use crate::source::changes::Changes;
 use crate::source::cluster::Notice;
 
@@ -155,14 +155,14 @@ async fn answer_administrators(
     mut stopped: watch::Receiver<()>,
 ) {
     let Some(path) = path else { return };
-    match socket::listen(&path).await {
+    match local_socket::listen(&path).await {
         Ok(listening) => {
             let answer = move |uri| local.clone().answer(uri);
             let stop = async move {
                 // Never sent: it ends when its sender is gone.
                 let _ = stopped.changed().await;
             };
-            socket::serve(listening, answer, stop).await;
+            local_socket::serve(listening, answer, stop).await;
         }
         Err(error) => {
             tracing::warn!(%error, "pointsman explain, status, verify, top and history cannot ask this process");

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::journal::Entry;
 use super::preflight::Finding;
-use super::record::Entry;
 use super::watches::Watch;
 use crate::host::facts::Facts;
 

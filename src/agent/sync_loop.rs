@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::inbox::{Inbox, WAITING, Woken, wait};
+use super::journal::Journal;
 use super::metrics::{AgentMetrics, SyncTimes};
 use super::noted::Noted;
 use super::published::{self, log_sync, stale_flows};
-use super::record::Record;
 use super::repairs::Repairs;
 use super::tasks::Tasks;
 use super::waiting::Waiting;
@@ -68,7 +68,7 @@ pub(crate) struct SyncLoop<B> {
     /// What the transactions since the kernel was last as wanted have been.
     round: Option<Round>,
     /// What a person is told who asks.
-    pub(super) record: Record,
+    pub(super) journal: Journal,
     /// What of the cluster's objects could not be used.
     pub(super) noted: Noted,
     /// Since when nothing can be programmed, and why.
@@ -107,7 +107,7 @@ impl<B: Backend> SyncLoop<B> {
             ipvs: false,
             full: true,
             round: None,
-            record: Record::new(),
+            journal: Journal::new(),
             noted: Noted::default(),
             failing: None,
             settled: None,
@@ -221,7 +221,7 @@ impl<B: Backend> SyncLoop<B> {
         self.waiting.await_effect(changes.triggers);
         let before = self.proxy.desired().state().node().pod_cidrs.clone();
         self.proxy.take(changes.changes);
-        self.record.heard(changes.causes, self.proxy.desired());
+        self.journal.heard(changes.causes, self.proxy.desired());
         let node = self.proxy.desired().state().node();
         self.outlets.health.set_eligible(node.eligible);
         if self.config.needs_pod_cidrs() && node.pod_cidrs != before {
@@ -248,7 +248,7 @@ impl<B: Backend> SyncLoop<B> {
         if self.repairs.begin(began) {
             self.outlets.metrics.interference.inc();
         }
-        self.record.other_cause(if self.first {
+        self.journal.other_cause(if self.first {
             "the start"
         } else {
             "our tables, read anew"
@@ -315,7 +315,7 @@ impl<B: Backend> SyncLoop<B> {
                 }
                 self.rest_from_repair();
                 self.repairs.done();
-                self.record.synced(&synced, self.proxy.desired());
+                self.journal.synced(&synced, self.proxy.desired());
                 self.failing = None;
                 self.settled = Some(Timestamp::now());
                 self.measure(&synced, now - began);
@@ -358,7 +358,7 @@ impl<B: Backend> SyncLoop<B> {
 
     fn fails(&mut self, error: &dyn std::fmt::Display) {
         let why = error.to_string();
-        self.record.failed(why.clone());
+        self.journal.failed(why.clone());
         let since = self
             .failing
             .take()

@@ -9,6 +9,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
+use super::output::in_one_line;
 use super::perform::perform;
 use super::subcommands;
 use crate::config::{Args, Config, ConfigError, LogFormat, NoPodCidrs};
@@ -52,21 +53,6 @@ pub fn main() -> ExitCode {
             })
         }
     }
-}
-
-/// An error and its causes, each said once.
-pub(super) fn in_one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        if !line.contains(&text) {
-            if !line.is_empty() {
-                line.push_str(": ");
-            }
-            line.push_str(&text);
-        }
-    }
-    line
 }
 
 /// kube-proxy takes `--cluster_cidr` for `--cluster-cidr`.

@@ -6,8 +6,9 @@ use anyhow::Result;
 use tokio::runtime::Runtime;
 
 use super::ask::ask;
+use super::common_flags::{Common, GOOD};
+use super::output::microseconds;
 use super::perform::load;
-use super::subcommands::{Common, GOOD};
 use crate::agent::question;
 use crate::config::Config;
 use crate::core::explain::{Explanation, Route, Surroundings};
@@ -146,14 +147,5 @@ fn put_route(out: &mut String, route: &Route) {
     }
     if route.more_endpoints > 0 {
         let _ = writeln!(out, "    and {} more", route.more_endpoints);
-    }
-}
-
-/// A time that people can read.
-pub(super) fn microseconds(micros: u64) -> String {
-    match micros {
-        0..1000 => format!("{micros} µs"),
-        1000..1_000_000 => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
-        _ => format!("{}.{} s", micros / 1_000_000, micros % 1_000_000 / 100_000),
     }
 }

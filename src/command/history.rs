@@ -6,9 +6,9 @@ use anyhow::Result;
 use tokio::runtime::Runtime;
 
 use super::ask::ask;
-use super::explain::microseconds;
-use super::subcommands::{Agent, GOOD};
-use crate::agent::record::Entry;
+use super::common_flags::{Agent, GOOD};
+use super::output::microseconds;
+use crate::agent::journal::Entry;
 
 pub(super) fn run(runtime: &Runtime, agent: &Agent, most: usize) -> Result<u8> {
     let most = most.to_string();

@@ -3,6 +3,7 @@
 
 mod ask;
 mod cli;
+mod common_flags;
 pub mod dry_run;
 mod explain;
 mod history;

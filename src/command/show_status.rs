@@ -6,8 +6,8 @@ use anyhow::Result;
 use tokio::runtime::Runtime;
 
 use super::ask::ask;
-use super::explain::microseconds;
-use super::subcommands::{Agent, BAD, GOOD};
+use super::common_flags::{Agent, BAD, GOOD};
+use super::output::microseconds;
 use crate::agent::status::{Problem, Status};
 
 pub(super) fn run(runtime: &Runtime, agent: &Agent) -> Result<u8> {

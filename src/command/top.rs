@@ -16,8 +16,8 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use super::ask::{AskError, ask};
+use super::common_flags::{Agent, GOOD};
 use super::output::Format;
-use super::subcommands::{Agent, GOOD};
 use crate::agent::connection_counts::Counts;
 
 /// The shortest time that says something of a rate, and the longest that somebody waits for.

@@ -7,8 +7,8 @@ use anyhow::Result;
 use tokio::runtime::Runtime;
 
 use super::ask::ask;
+use super::common_flags::{BAD, Common, GOOD};
 use super::perform::load;
-use super::subcommands::{BAD, Common, GOOD};
 use crate::agent;
 use crate::agent::local_api::{self, Differs, MOST_DIFFERENCES, Verified};
 use crate::config::Config;

@@ -80,7 +80,7 @@ pub struct Args {
     /// Where this node's administrators ask what is going on: pointsman explain, status, verify, top and history
     /// do; nowhere if it is empty
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, help_heading = "Observing")]
-    pub socket: PathBuf,
+    pub socket: String,
 
     /// Count connections to Services, for /metrics and pointsman top; of each endpoint besides
     #[arg(

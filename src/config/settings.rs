@@ -240,7 +240,7 @@ impl Config {
                 .and_then(|adjustment| i16::try_from(adjustment).ok())
                 .unwrap_or(0),
             takeover: args.takeover.unwrap_or_default(),
-            socket: Some(args.socket.clone()).filter(|path| !path.as_os_str().is_empty()),
+            socket: Some(PathBuf::from(&args.socket)).filter(|path| !path.as_os_str().is_empty()),
             counting: match args.service_metrics {
                 ServiceMetrics::Off => CountingLevel::Nothing,
                 ServiceMetrics::Services => CountingLevel::Services,

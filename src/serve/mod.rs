@@ -6,6 +6,6 @@ pub mod events;
 pub mod health;
 pub mod health_checks;
 pub mod http;
+pub mod local_socket;
 pub mod loopback;
 pub mod registry;
-pub mod socket;

@@ -688,6 +688,7 @@ pub struct Pointsman {
     log: Arc<Mutex<String>>,
     /// Who keeps the program of a family from its host, if a test is to be without it.
     _usurper: Option<Usurper>,
+    directory: tempfile::TempDir,
 }
 
 /// The program under test. Cargo names it to tests; the demo, an example, finds it one directory
@@ -789,11 +790,15 @@ impl Pointsman {
             host.sh("iptables-legacy -w -t mangle -N KUBE-IPTABLES-HINT 2>/dev/null || true");
             host.sh("ip6tables-legacy -w -t mangle -N KUBE-IPTABLES-HINT 2>/dev/null || true");
         }
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("pointsman.sock");
         let mut child = host.run(move || {
             Command::new(&other[0])
                 .args(&other[1..])
                 .arg(BINARY.as_path())
                 .args(["--hostname-override", NODE])
+                .arg("--socket")
+                .arg(path)
                 .args(LEAVE_CONNTRACK)
                 .args(mode)
                 .args(&arguments)
@@ -816,8 +821,60 @@ impl Pointsman {
         Self {
             child,
             log,
+            directory,
             _usurper: usurper,
         }
+    }
+
+    /// Where it answers.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("pointsman.sock")
+    }
+
+    /// What it answers on its socket.
+    pub fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> serde_json::Value {
+        let encode = |text: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+            let encode = |byte: u8| match plain(byte) {
+                true => char::from(byte).to_string(),
+                false => format!("%{byte:02X}"),
+            };
+            text.bytes().map(encode).collect::<String>()
+        };
+        let query = parameters
+            .iter()
+            .map(|(name, value)| format!("{name}={}", encode(value)));
+        let query = query.collect::<Vec<_>>().join("&");
+        let request =
+            format!("GET {path}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let mut stream =
+            std::os::unix::net::UnixStream::connect(self.socket()).expect("the agent's socket");
+        stream.write_all(request.as_bytes()).expect("a question");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+    }
+
+    /// What a command says that asks it: how it ended, and what it printed.
+    pub fn command(&self, command: &str, arguments: &[&str]) -> (Option<i32>, String) {
+        let output = Command::new(BINARY.as_path())
+            .arg(command)
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("pointsman");
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), text)
+    }
+
+    /// The first line that a command says.
+    pub fn first_line(&self, command: &str, arguments: &[&str]) -> String {
+        let (_, text) = self.command(command, arguments);
+        text.lines().next().unwrap_or_default().to_owned()
     }
 
     /// Its process number.

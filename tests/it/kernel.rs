@@ -475,6 +475,7 @@ fn nobody_is_warned_of_a_contest_that_the_same_change_ends_nor_of_affinity_that_
         slice("b", "TCP", &["10.244.1.1"]),
     ]);
     let host = Host::new();
+    host.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
     let process = Pointsman::start(&host, &["--manifests", manifests.path()]);
     // What the one has goes to the other as it goes itself.
     manifests.write(

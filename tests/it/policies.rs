@@ -476,6 +476,34 @@ impl Sites {
     }
 }
 
+/// Whether what is said of a connection is what becomes of it.
+fn agrees(said: &Value, expected: &Outcome, from: IpAddr, class: Class) -> bool {
+    let route = &said["answer"]["routes"][0];
+    let outcome = route["outcome"].as_str().unwrap_or_default();
+    let sentence = route["sentence"].as_str().unwrap_or_default();
+    let Outcome::Served(seen) = expected else {
+        let words = match expected {
+            Outcome::Refused => "refused",
+            _ => "dropped",
+        };
+        return outcome == words && sentence.starts_with(words);
+    };
+    let endpoints = route["endpoints"].as_array().into_iter().flatten();
+    let used: BTreeSet<SocketAddr> = endpoints
+        .filter(|endpoint| endpoint["used"] == json!(true))
+        .filter_map(|endpoint| endpoint["endpoint"].as_str()?.parse().ok())
+        .collect();
+    let reached: BTreeSet<SocketAddr> = seen.iter().map(|(endpoint, _)| *endpoint).collect();
+    let is_hidden = seen.iter().any(|(_, source)| *source != from);
+    let masqueraded = route["masqueraded"] == json!(true);
+    // Of the node's own addresses, one may be what it is masqueraded to.
+    let is_so = masqueraded == is_hidden || (class == Class::H && masqueraded);
+    outcome == "connects"
+        && used == reached
+        && is_so
+        && sentence.contains("masqueraded") == masqueraded
+}
+
 /// Walks the whole table in one mode.
 fn walk(mode: Mode) {
     walk_where(mode, |_, _| true);
@@ -511,15 +539,26 @@ fn walk_where(mode: Mode, part: impl Fn(&Subject, Destination) -> bool) {
                         .spawn(move || observe(from, target, &goal));
                     let name =
                         format!("{family:?} {source:?} to {destination:?} {target}, {subject}");
-                    attempts.push((name, expected, attempt));
+                    attempts.push((name, expected, attempt, (from, target)));
                 }
             }
         }
-        for (name, expected, attempt) in attempts {
+        for (name, expected, attempt, (from, target)) in attempts {
             let observed = attempt.join().expect("an attempt");
             walked += 1;
             if observed != expected {
                 wrong.push(format!("{name}\n  want {expected:?}\n  got  {observed:?}"));
+            }
+            // One family says it for both, but once.
+            if from.is_ipv6() && mode != Mode::ClusterCidr {
+                continue;
+            }
+            let said = process.ask(
+                "/v1/explain",
+                &[("from", &from.to_string()), ("to", &target.to_string())],
+            );
+            if !agrees(&said, &expected, from, mode.class(source)) {
+                wrong.push(format!("{name}\n  want {expected:?}\n  said {said}"));
             }
         }
     }

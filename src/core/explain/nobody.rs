@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::asked::{Explanation, From};
-use super::words;
-use super::{NEAREST, Surroundings};
+use super::surroundings::Surroundings;
+use super::words::{self, NEAREST};
 use crate::core::compile::accepted_node_port_addresses;
 use crate::core::ir::{Destination, Host, Shared};
 use crate::core::model::{Family, KnownService, ObjectKey, Owner, Protocol};

@@ -1,7 +1,7 @@
 //! What becomes of connections to a destination that somebody has.
 
-use super::Surroundings;
 use super::asked::{EndpointLine, From, Outcome, Route};
+use super::surroundings::Surroundings;
 use super::words;
 use crate::core::ir::{Action, Destination, Forwarding, Host, SourcePolicy, Sources};
 use crate::core::model::{

@@ -3,11 +3,14 @@
 
 use std::net::IpAddr;
 
+use super::asked::Outcome;
 use super::*;
-use crate::core::compile;
+use crate::core::compile::{self, NodePortAddresses};
+use crate::core::diff::Engine;
 use crate::core::model::{
-    Affinity, Change, EndpointSlice, Hint, Name, Node, Service, ServicePort, SliceEndpoint,
-    SlicePort, SourceRanges, ZoneHints,
+    Affinity, Change, EndpointSlice, Family, Hint, LocalDetector, Name, Node, ObjectKey, Owner,
+    PerFamily, Protocol, Service, ServicePort, SliceEndpoint, SlicePort, SourceRanges, State,
+    ZoneHints,
 };
 
 const CLUSTER_IP: &str = "10.96.0.10";

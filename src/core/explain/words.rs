@@ -6,6 +6,9 @@ use super::asked::{From, Route};
 use crate::core::model::Name;
 use crate::core::select::{Hints, NotFollowed, Standing};
 
+/// How many names are given to someone who has asked for one that there is not.
+pub(super) const NEAREST: usize = 5;
+
 /// The first line.
 pub(super) fn headline(from: &From, route: &Route) -> String {
     let who = match from {

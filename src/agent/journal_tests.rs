@@ -33,11 +33,11 @@ fn synced(operations: usize) -> Synced {
 #[test]
 fn a_transaction_is_told_with_the_objects_that_brought_it() {
     let desired = desired();
-    let mut record = Record::new();
-    record.heard(vec![cause("web", 7), cause("api", 8)], &desired);
-    record.synced(&synced(5), &desired);
-    record.synced(&synced(0), &desired);
-    let entries = record.entries(10);
+    let mut journal = Journal::new();
+    journal.heard(vec![cause("web", 7), cause("api", 8)], &desired);
+    journal.synced(&synced(5), &desired);
+    journal.synced(&synced(0), &desired);
+    let entries = journal.entries(10);
     assert_eq!(entries.len(), 1, "one that did nothing for nobody is none");
     let entry = &entries[0];
     assert_eq!((entry.number, entry.operations), (1, 5));
@@ -51,11 +51,11 @@ fn a_transaction_is_told_with_the_objects_that_brought_it() {
 #[test]
 fn one_that_failed_is_told_with_the_reason() {
     let desired = desired();
-    let mut record = Record::new();
-    record.heard(vec![cause("web", 7)], &desired);
-    record.failed("no memory".to_owned());
-    record.synced(&synced(5), &desired);
-    let entries = record.entries(10);
+    let mut journal = Journal::new();
+    journal.heard(vec![cause("web", 7)], &desired);
+    journal.failed("no memory".to_owned());
+    journal.synced(&synced(5), &desired);
+    let entries = journal.entries(10);
     assert_eq!(entries[0].refused.as_deref(), Some("no memory"));
     assert_eq!(entries[1].refused, None);
 }
@@ -63,15 +63,15 @@ fn one_that_failed_is_told_with_the_reason() {
 #[test]
 fn however_much_happens_what_is_kept_of_it_is_bounded() {
     let desired = desired();
-    let mut record = Record::new();
+    let mut journal = Journal::new();
     for number in 0..1000 {
         let many = (0..100)
             .map(|one| cause(&one.to_string(), number))
             .collect();
-        record.heard(many, &desired);
-        record.synced(&synced(1), &desired);
+        journal.heard(many, &desired);
+        journal.synced(&synced(1), &desired);
     }
-    let entries = record.entries(usize::MAX);
+    let entries = journal.entries(usize::MAX);
     assert_eq!(entries.len(), MOST_TRANSACTIONS);
     assert_eq!(entries.last().map(|entry| entry.number), Some(1000));
     assert!(
@@ -84,29 +84,29 @@ fn however_much_happens_what_is_kept_of_it_is_bounded() {
 #[test]
 fn a_service_is_told_when_and_for_what_it_was_programmed_last() {
     let mut desired = desired();
-    let mut record = Record::new();
+    let mut journal = Journal::new();
     let Change::Service(key, _) = crate::agent::fakes::there_is(81) else {
         panic!("it is a Service");
     };
     let id = desired.state().id_of(&key).unwrap();
-    assert_eq!(record.programmed(id), None, "nothing is programmed yet");
-    record.synced(&synced(1), &desired);
+    assert_eq!(journal.programmed(id), None, "nothing is programmed yet");
+    journal.synced(&synced(1), &desired);
     assert_eq!(
-        record.programmed(id).unwrap().because_of,
+        journal.programmed(id).unwrap().because_of,
         "the start of this process"
     );
     let cause = Cause {
         key: key.clone(),
         ..cause("", 12)
     };
-    record.heard(vec![cause], &desired);
-    record.synced(&synced(1), &desired);
-    assert_eq!(record.pending(), 1, "it is not compiled yet");
+    journal.heard(vec![cause], &desired);
+    journal.synced(&synced(1), &desired);
+    assert_eq!(journal.pending(), 1, "it is not compiled yet");
     desired.compile();
     let pending = desired.engine.pending_up_to(usize::MAX);
     desired.engine.commit(pending);
-    record.synced(&synced(1), &desired);
-    assert_eq!(record.pending(), 0);
-    let because_of = record.programmed(id).unwrap().because_of;
+    journal.synced(&synced(1), &desired);
+    assert_eq!(journal.pending(), 0);
+    let because_of = journal.programmed(id).unwrap().because_of;
     assert_eq!(because_of, format!("Service {key} at resourceVersion 12"));
 }

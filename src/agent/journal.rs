@@ -59,7 +59,7 @@ struct Last {
 
 /// What has been programmed.
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct Journal {
     entries: VecDeque<Entry>,
     numbers: u64,
     /// What has been heard since the last entry.
@@ -74,7 +74,7 @@ pub(crate) struct Record {
     begun: Option<Timestamp>,
 }
 
-impl Record {
+impl Journal {
     pub(super) fn new() -> Self {
         Self {
             entries: VecDeque::new(),
@@ -234,5 +234,5 @@ impl Record {
 }
 
 #[cfg(test)]
-#[path = "record_tests.rs"]
+#[path = "journal_tests.rs"]
 mod tests;
