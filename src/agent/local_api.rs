@@ -3,6 +3,8 @@
 //! `/v1/status`, `/v1/explain?from=…&to=…`, `/v1/verify`, `/v1/history?most=…`, `/v1/top?endpoints=…`. Each answer says
 //! of which format it is and who gave it.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use hyper::{StatusCode, Uri};
@@ -16,7 +18,8 @@ use super::preflight::{self, Finding};
 use super::question;
 use super::status::{Found, Status};
 use super::watches::Watches;
-use crate::core::ir::Delta;
+use crate::core::explain::{Explanation, Remembered};
+use crate::core::ir::{Delta, Destination, Host};
 use crate::core::model::Owner;
 use crate::dataplane::{
     Backend, CountingLevel, Difference, Mode, Options, Unavailable, conntrack, iptables, nftables,
@@ -196,12 +199,16 @@ impl LocalApi {
         &self,
         from: Option<String>,
         to: Option<String>,
-    ) -> Result<crate::core::explain::Explanation, String> {
+    ) -> Result<Explanation, String> {
         let to = to.unwrap_or_default();
         let question = question::parse(from.as_deref(), &to).map_err(|error| error.to_string())?;
         let asked = |told| Asked::Explain(Box::new(question), told);
         let explained = self.ask(asked).await?;
-        let counted = tokio::task::spawn_blocking(move || with_flows(explained)).await;
+        let client = match from.as_deref().map(str::parse::<IpAddr>) {
+            Some(Ok(client)) if self.mode == Mode::Nftables => Some(client),
+            _ => None,
+        };
+        let counted = tokio::task::spawn_blocking(move || with_kernel(explained, client)).await;
         counted.map_err(|_| "the thread that counts flows has ended".to_owned())
     }
 
@@ -255,14 +262,19 @@ impl LocalApi {
     }
 }
 
-/// Counts flows, where conntrack can be asked.
-fn with_flows(explained: Explained) -> crate::core::explain::Explanation {
+/// Adds what the kernel knows, where it can be asked: flows, and whom the client comes back to.
+fn with_kernel(explained: Explained, client: Option<IpAddr>) -> Explanation {
     let Explained {
         mut explanation,
         node_addresses,
     } = explained;
     for route in explanation.routes.iter_mut().take(MOST_COUNTED) {
         let Some(key) = route.key else { continue };
+        if let Some(client) = client
+            && route.affinity_seconds.is_some()
+        {
+            route.remembered = remembered(client, key, &node_addresses);
+        }
         let counts = match conntrack::live(key, &node_addresses) {
             Ok(counts) => counts,
             Err(error) => {
@@ -270,14 +282,33 @@ fn with_flows(explained: Explained) -> crate::core::explain::Explanation {
                 return explanation;
             }
         };
+        let counts: HashMap<String, u64> = counts
+            .into_iter()
+            .map(|(endpoint, count)| (endpoint.to_string(), count))
+            .collect();
         route.live_flows = Some(counts.values().sum());
         for line in &mut route.endpoints {
-            let mut counts = counts.iter();
-            let found = counts.find(|(endpoint, _)| endpoint.to_string() == line.endpoint);
-            line.live_flows = found.map(|(_, count)| *count);
+            line.live_flows = counts.get(&line.endpoint).copied();
         }
     }
     explanation
+}
+
+fn remembered(client: IpAddr, to: Destination, node_addresses: &[IpAddr]) -> Option<Remembered> {
+    let addresses = match to.host {
+        Host::Address(address) => vec![address],
+        Host::Node(_) => node_addresses.to_vec(),
+    };
+    let of_family = addresses
+        .into_iter()
+        .filter(|address| address.is_ipv4() == client.is_ipv4());
+    of_family.take(MOST_COUNTED).find_map(|at| {
+        let memory = nftables::remembered(client, to, at).ok()??;
+        Some(Remembered {
+            endpoint: memory.endpoint.to_string(),
+            seconds_left: memory.left_ms / 1000,
+        })
+    })
 }
 
 fn told<T: Serialize>(answer: Result<T, String>) -> (StatusCode, Vec<u8>) {

@@ -70,10 +70,7 @@ fn explain_tells_flows_and_when_and_for_which_change_it_was_programmed() {
     });
     let (code, text) = process.command("history", &[]);
     assert_eq!(code, Some(0));
-    assert!(
-        text.contains("EndpointSlice default/web-IPv4"),
-        "{text}"
-    );
+    assert!(text.contains("EndpointSlice default/web-IPv4"), "{text}");
     let kill = Command::new("kill")
         .args(["-USR1", &process.id().to_string()])
         .status();
@@ -449,4 +446,49 @@ fn refusals_are_counted_by_their_reason() {
     assert_eq!(process.terminate(), Some(0));
     let _process = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
     assert!((metric(&world.node, &name("no_endpoints")) - before).abs() < 0.1);
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn f1_explain_tells_whom_a_client_comes_back_to_and_for_how_long() {
+    if by().is_some() {
+        eprintln!("ignored: iptables mode does not tell");
+        return;
+    }
+    let world = World::new();
+    let _servers = Servers::tcp(&world.pods, &[8080]);
+    let affine = service("web", &["10.96.0.10", "fd00:96::10"])
+        .node_port(30080)
+        .affinity(600);
+    let manifests = Manifests::new(vec![
+        affine.0,
+        slice("web", "TCP", &["10.244.1.11", "10.244.1.12", "10.244.1.13"]),
+        slice(
+            "web",
+            "TCP",
+            &["fd00:244:0:1::11", "fd00:244:0:1::12", "fd00:244:0:1::13"],
+        ),
+    ]);
+    let process = Pointsman::start(&world.node, &["--manifests", manifests.path()]);
+    let cases = [
+        (&world.pod, "10.244.1.200", "10.96.0.10:80"),
+        (&world.client, "192.0.2.2", "192.0.2.1:30080"),
+        (&world.pod, "fd00:244:0:1:1::c8", "[fd00:96::10]:80"),
+        (&world.client, "2001:db8:2::2", "[2001:db8:2::1]:30080"),
+    ];
+    for (host, from, to) in cases {
+        let without_family = crate::harness::without();
+        let is_v6 = from.contains(':');
+        if without_family == Some(if is_v6 { "IPv6" } else { "IPv4" }) {
+            continue;
+        }
+        let ask = || process.ask("/v1/explain", &[("from", from), ("to", to)]);
+        assert_eq!(ask()["answer"]["routes"][0]["remembered"], Value::Null);
+        let seen = host.connect(to).expect("an endpoint");
+        let said = ask();
+        let remembered = &said["answer"]["routes"][0]["remembered"];
+        assert_eq!(remembered["endpoint"], seen.endpoint.to_string(), "{said}");
+        let left = remembered["secondsLeft"].as_u64().expect("a time");
+        assert!((500..=600).contains(&left), "{said}");
+    }
 }

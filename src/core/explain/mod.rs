@@ -12,7 +12,7 @@ mod route;
 mod surroundings;
 mod words;
 
-pub use asked::{Explanation, From, Programmed, Question, Route, To};
+pub use asked::{Explanation, From, Programmed, Question, Remembered, Route, To};
 pub use surroundings::Surroundings;
 
 #[cfg(test)]

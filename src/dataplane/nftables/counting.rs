@@ -3,6 +3,8 @@
 //! It serves both modes. Nobody's connection depends on it.
 
 use super::wire::batch::Batch;
+pub(super) use super::wire::counts_table::COUNTS as TABLE;
+
 pub use super::wire::counters::Refusal;
 use super::wire::counters::refusals;
 pub use super::wire::counts_table::Counted;

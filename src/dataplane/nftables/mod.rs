@@ -19,6 +19,7 @@ mod unchanged;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::core::ir::{Delta, Destination, Entry};
@@ -36,6 +37,7 @@ use program::sets::SETS;
 use reading::{Odd, Reading};
 use transaction::Programmed;
 use wire::batch::{Batch, FinishedBatch, Subject};
+use wire::remembered::{self, Memory};
 use wire::{counters, foreign, forward, presence, tables};
 
 #[cfg(feature = "internals")]
@@ -70,6 +72,20 @@ pub struct Nftables {
     /// When it was last told that a table is another program.
     told: Option<Instant>,
     socket: Socket,
+}
+
+/// Whom a client comes back to that connects to a destination at an address, which of a `NodePort` is one of the
+/// node's.
+///
+/// # Errors
+///
+/// If the kernel cannot be asked.
+pub fn remembered(
+    client: IpAddr,
+    destination: Destination,
+    at: IpAddr,
+) -> Result<Option<Memory>, SocketError> {
+    remembered::remembered(&mut Socket::open()?, client, destination, at)
 }
 
 /// Chains of others that drop what is forwarded.
@@ -293,6 +309,9 @@ impl Backend for Nftables {
             let mut batch = Batch::new(false);
             if presence::table_exists(&mut self.socket, family)? {
                 tables::put_delete_table(&mut batch, family);
+            }
+            if presence::named_table_exists(&mut self.socket, family, counting::TABLE)? {
+                tables::put_delete_named_table(&mut batch, family, counting::TABLE);
             }
             if !batch.is_empty()
                 && let Err(error) = self.send(&batch.finish())

@@ -18,5 +18,6 @@ pub(crate) mod offline;
 mod operands;
 pub(crate) mod presence;
 mod registers;
+pub(crate) mod remembered;
 pub(crate) mod tables;
 pub(crate) mod uapi;
