@@ -5,9 +5,9 @@
 //! Without cargo's `--bench`, as under `cargo test`, everything is done once on small clusters, to
 //! see that it works.
 //!
-//! `--json PATH` writes the figures there too. `whole`, `iptables`, `attacks`, `live` and `path` measure that
+//! `--json PATH` writes the figures there too. `whole`, `iptables`, `attacks`, `live`, `observe` and `path` measure that
 //! part alone: whole states and changes, the same in iptables mode, what hostile Services do, the program
-//! beside an API server, the data path. `--beside PROGRAM` has
+//! beside an API server, what questions cost that it answers, the data path. `--beside PROGRAM` has
 //! another program measured in the data path too: it is started in the network namespace of a node
 //! with the path of a file of objects, one in a line as JSON, and prints a line once it serves them.
 
@@ -35,6 +35,7 @@ mod live;
 #[path = "../../tests/it/objects.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod objects;
+mod observe;
 mod output;
 mod traffic;
 mod whole;
@@ -54,6 +55,8 @@ struct Plan {
     live: &'static [(u32, u32, Effort)],
     /// In iptables mode: clusters, and changes.
     iptables: &'static [(Shape, u32)],
+    /// Of which clusters questions are asked, and how often each.
+    observe: &'static [(Shape, usize)],
     traffic: &'static [u32],
     /// By what attacks are divided.
     attacks: u32,
@@ -110,6 +113,7 @@ const FULL: Plan = Plan {
         (shape(5_000, 10), 20),
         (shape(20_000, 10), 9),
     ],
+    observe: &[(shape(20_000, 10), 100)],
     traffic: &[1_000, 5_000],
     attacks: 1,
     turns: 100,
@@ -138,6 +142,7 @@ const SMALL: Plan = Plan {
         ),
     ],
     iptables: &[(shape(50, 3), 3)],
+    observe: &[(shape(50, 3), 2)],
     traffic: &[10],
     attacks: 100,
     turns: 1,
@@ -150,7 +155,7 @@ const fn shape(services: u32, endpoints: u32) -> Shape {
     }
 }
 
-const PARTS: [&str; 5] = ["whole", "iptables", "attacks", "live", "path"];
+const PARTS: [&str; 6] = ["whole", "iptables", "attacks", "live", "observe", "path"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -221,6 +226,10 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
             empty = resident;
         }
     }
+    let mut questions = observe::table();
+    for (shape, times) in plan.observe.iter().filter(|_| of("observe")) {
+        observe::measure(*shape, &name(*shape), *times, &mut questions);
+    }
     let mut paths = traffic::Tables::new();
     if of("path") {
         traffic::measure(plan.traffic, plan.turns, another, &mut paths);
@@ -235,6 +244,7 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
         lives.memory,
         wholes.restart,
         by_iptables,
+        questions,
         paths.connections,
         paths.flows,
     ];

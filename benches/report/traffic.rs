@@ -14,7 +14,8 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use pointsman::agent::reconciler::Proxy;
-use pointsman::dataplane::Backend;
+use pointsman::dataplane::nftables::counting;
+use pointsman::dataplane::{Backend, CountingLevel};
 use pointsman::source::convert::Converter;
 use serde_json::{Value, json};
 
@@ -84,6 +85,8 @@ enum Between {
     Conntrack,
     /// pointsman, with so many Services.
     Pointsman(u32),
+    /// The same, which counts connections.
+    Counting(CountingLevel, u32),
     /// The same in iptables mode, by a variant.
     Iptables(&'static str, u32),
     /// Another program, with so many Services: it is started in the node's network namespace with
@@ -127,6 +130,8 @@ pub fn measure(services: &[u32], turns: usize, another: Option<&str>, tables: &m
     let mut between = vec![Between::Nothing, Between::Conntrack];
     for count in services {
         between.push(Between::Pointsman(*count));
+        between.push(Between::Counting(CountingLevel::Services, *count));
+        between.push(Between::Counting(CountingLevel::Endpoints, *count));
         let variants = iptables::VARIANTS.into_iter();
         let variants = variants.filter(|variant| iptables::has(variant));
         between.extend(variants.map(|variant| Between::Iptables(variant, *count)));
@@ -216,6 +221,19 @@ impl Node {
                 let fill = fill(services);
                 let kernel = world.node.run(move || loaded(whole::start(), fill));
                 let name = format!("pointsman, {services} Services");
+                (name, Program::Pointsman(Box::new(kernel)))
+            }
+            Between::Counting(level, services) => {
+                let fill = fill(services);
+                let kernel = world.node.run(move || {
+                    counting::set_level(level).expect("a table that counts");
+                    loaded(whole::start(), fill)
+                });
+                let what = match level {
+                    CountingLevel::Endpoints => "endpoints",
+                    _ => "Services",
+                };
+                let name = format!("pointsman, {services} Services, counting {what}");
                 (name, Program::Pointsman(Box::new(kernel)))
             }
             Between::Iptables(variant, services) => {

@@ -199,14 +199,14 @@ mod tests {
             ("ip-forward-off", |facts| facts.ipv4_forwarding = Some(0)),
             ("ipv6-forward-off", |facts| facts.ipv6_forwarding = Some(0)),
             ("conntrack-full", |facts| {
-                facts.conntrack_count = Some(250_000)
+                facts.conntrack_count = Some(250_000);
             }),
             ("ipvs-leftovers", |facts| facts.ipvs_services = 3),
             ("iptables-legacy", |facts| {
-                facts.legacy_tables = vec!["nat".to_owned()]
+                facts.legacy_tables = vec!["nat".to_owned()];
             }),
             ("tcp-be-liberal", |facts| {
-                facts.kernel = "5.15.0-91-generic".to_owned()
+                facts.kernel = "5.15.0-91-generic".to_owned();
             }),
             ("rp-filter", |facts| facts.rp_filter = Some(1)),
             ("bridge-nf", |facts| facts.has_bridge = true),

@@ -51,7 +51,7 @@ impl Engine {
             }
             let owner = claim.owner;
             forwarding.for_each_entry(destination, |entry| {
-                whole.add.push(Operation { owner, entry })
+                whole.add.push(Operation { owner, entry });
             });
             whole.destinations.push(DestinationChange {
                 owner,

@@ -437,7 +437,7 @@ impl Case<'_> {
             match &self.hints {
                 Hints::None => {}
                 Hints::ThisNode => {
-                    words.push_str("; only those that are hinted to this node count")
+                    words.push_str("; only those that are hinted to this node count");
                 }
                 Hints::Zone(zone) => {
                     words = format!("{words}; only those that are hinted to zone {zone} count");

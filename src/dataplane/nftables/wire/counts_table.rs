@@ -135,7 +135,7 @@ fn set(family: Family, name: &str, id: u32, endpoints: bool) -> Vec<u8> {
         put_u32(out, NFTA_SET_KEY_LEN, u32::try_from(length).unwrap_or(0));
         put_u32(out, NFTA_SET_ID, id);
         nest(out, NFTA_SET_DESC, |out| {
-            put_u32(out, NFTA_SET_DESC_SIZE, MOST)
+            put_u32(out, NFTA_SET_DESC_SIZE, MOST);
         });
         expression(out, NFTA_SET_EXPR, "counter", |_| ());
     })
@@ -184,7 +184,7 @@ fn rule(family: Family, chain: &str, set: &str, endpoints: bool) -> Vec<u8> {
                 };
             let value = |out: &mut Vec<u8>, kind: u16, value: u32| {
                 nest(out, kind, |out| {
-                    put_bytes(out, NFTA_DATA_VALUE, &value.to_ne_bytes())
+                    put_bytes(out, NFTA_DATA_VALUE, &value.to_ne_bytes());
                 });
             };
             load(out, "ct", REGISTER, ct::STATUS, false);
