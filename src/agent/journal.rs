@@ -233,6 +233,15 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// What led to a panic is told with it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.log();
+        }
+    }
+}
+
 #[cfg(test)]
 #[path = "journal_tests.rs"]
 mod tests;

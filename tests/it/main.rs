@@ -22,6 +22,7 @@ mod incidents;
 mod iptables;
 mod kernel;
 mod layers;
+mod monitoring;
 mod objects;
 mod observed;
 mod packets;
