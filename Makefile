@@ -26,7 +26,7 @@ test: setup
 	for by in nft legacy; do \
 		iptables-$$by-save -t nat >/dev/null || { echo "ignored: this kernel has no iptables-$$by"; continue; }; \
 		POINTSMAN_TEST_BY=iptables-$$by cargo test --test it -- \
-		policies packets flows health_checks api:: $(foreach test,$(NFTABLES_ONLY),--skip $(test)) || exit 1; done
+		policies packets flows health_checks api:: observed incidents $(foreach test,$(NFTABLES_ONLY),--skip $(test)) || exit 1; done
 
 # Hours of everything at once: objects that change by chance, an API server that goes and comes, kills and
 # tampering, while traffic goes on; a table, and what was wrong. SECONDS says for how long. Needs root.

@@ -266,10 +266,6 @@ fn verify_asks_a_running_agent_and_finds_nothing_while_it_programs() {
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn connections_are_counted_exactly_and_counts_survive_syncs_and_restarts() {
-    if by() == Some("iptables-legacy") {
-        eprintln!("ignored: what is counted is in nftables");
-        return;
-    }
     let world = World::new();
     let _servers = [
         Servers::tcp(&world.pods, &[8080]),
@@ -360,10 +356,6 @@ fn connections_are_counted_exactly_and_counts_survive_syncs_and_restarts() {
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn top_counts_while_somebody_looks() {
-    if by() == Some("iptables-legacy") {
-        eprintln!("ignored: what is counted is in nftables");
-        return;
-    }
     let world = World::new();
     let _servers = Servers::tcp(&world.pods, &[8080]);
     let manifests = Manifests::new(web());
