@@ -503,6 +503,7 @@ fn n_h5_the_kernel_hands_out_the_flows_that_matter_and_not_its_whole_table() {
                     port: 80,
                 },
                 keep: Default::default(),
+                gone: Vec::new(),
             })
             .collect(),
         node_addresses: Vec::new(),
@@ -648,6 +649,55 @@ fn begin_connections(world: &World) -> Vec<(&'static Net, Connection)> {
         })
     });
     begun
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn h2_who_waits_for_an_endpoint_that_leaves_reaches_another_with_its_next_attempt() {
+    let world = World::new();
+    let _servers = Servers::tcp(&world.pods, &[8080]);
+    let to = |endpoint: fn(&Net) -> &'static str| {
+        let mut objects = vec![service("web", &NETS.each_ref().map(|net| net.web)).0];
+        objects.extend(tested().map(|(_, net)| slice("web", "TCP", &[endpoint(net)])));
+        objects
+    };
+    let manifests = Manifests::new(to(|net| net.one));
+    let process = start(&world, &manifests);
+    // A connection that stands, and those that the endpoint does not answer any more.
+    let hold = |net: &Net| {
+        let target: SocketAddr = at(net.web, 80).parse().unwrap();
+        world
+            .pod
+            .run(move || std::net::TcpStream::connect_timeout(&target, Duration::from_secs(5)))
+    };
+    let held: Vec<_> = tested()
+        .map(|(_, net)| (net, hold(net).expect("an endpoint")))
+        .collect();
+    world.pods.sh("nft 'table inet silence { chain input { type filter hook prerouting priority -300; tcp flags syn drop; }; }'");
+    let connections = begin_connections(&world);
+    world.pods.sh("nft delete table inet silence");
+    world.pods.sh(&(tested().fold(
+        "nft 'table inet silence { chain input { type filter hook prerouting priority -300; "
+            .to_owned(),
+        |all, (_, net)| {
+            let family = if net.one.contains(':') { "ip6" } else { "ip" };
+            format!("{all}{family} daddr {} tcp flags syn drop; ", net.one)
+        },
+    ) + "}; }'"));
+    manifests.write("objects.json", to(|net| net.two));
+    for (net, connection) in connections {
+        let seen = connection.join().unwrap();
+        let endpoint = seen.map(|seen| seen.endpoint.to_string());
+        assert_eq!(endpoint, Ok(at(net.two, 8080)), "{}", process.log());
+    }
+    // What is established is left alone.
+    for (net, _) in &held {
+        let flows = world.node.sh(&format!(
+            "conntrack -L -f {} -p tcp --orig-dst {} 2>/dev/null",
+            net.family, net.web
+        ));
+        assert!(flows.contains(&format!("src={} ", net.one)), "{flows}");
+    }
 }
 
 #[test]

@@ -2,22 +2,27 @@
 //!
 //! A UDP client keeps sending to an endpoint that is gone for as long as its conntrack entry
 //! lives, and to nobody at all if it began when there was no endpoint. TCP and SCTP notice, but for who
-//! has begun while there were no rules: what is sent again then follows the first packet to nobody.
+//! has begun while there were no rules, or waits for an answer of an endpoint that has left: what is sent again then
+//! follows the first packet to nobody.
+
+use std::collections::BTreeSet;
 
 use rustc_hash::FxHashSet;
 
 use crate::core::compile::Compiled;
-use crate::core::ir::{Action, Destination, DestinationChange};
-use crate::core::model::{Endpoints, Protocol};
+use crate::core::ir::{Action, Delta, Destination, DestinationChange, Entry, Operation};
+use crate::core::model::{Endpoint, Endpoints, Protocol};
 
 /// A destination whose flows have to be looked through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleFlows {
     /// What the clients connected to.
     pub destination: Destination,
-    /// Flows that go here are well; all others to this destination are stale. With TCP and SCTP the list is
-    /// empty, and stale is only what goes to the destination itself and was never answered.
+    /// Flows of UDP that go here are well; all others to this destination are stale. With TCP and SCTP the list is
+    /// empty, and stale is only what was never answered, and goes to the destination itself or to who is gone.
     pub keep: Endpoints,
+    /// Endpoints that have left, of TCP and SCTP: whoever waits for an answer of theirs is to begin anew.
+    pub gone: Vec<Endpoint>,
 }
 
 /// Where flows to a destination of a Service may go.
@@ -45,7 +50,11 @@ pub(super) fn stale(
         gone == come
     });
     let keep = now.unwrap_or_default();
-    (!same).then_some(StaleFlows { destination, keep })
+    (!same).then_some(StaleFlows {
+        destination,
+        keep,
+        gone: Vec::new(),
+    })
 }
 
 /// Connections that may have begun before a destination was served.
@@ -56,14 +65,99 @@ pub(super) fn unserved(change: &DestinationChange) -> Option<StaleFlows> {
     (is_new && change.destination.protocol != Protocol::Udp).then(|| StaleFlows {
         destination: change.destination,
         keep: Endpoints::default(),
+        gone: Vec::new(),
     })
+}
+
+/// Connections that wait for an answer of an endpoint that a delta takes away: the client's next attempt is to reach
+/// another one. In order, so that the same delta says the same.
+pub(super) fn unanswered(delta: &Delta) -> Vec<StaleFlows> {
+    let slot = |operation: &Operation| match &operation.entry {
+        Entry::Slot {
+            destination,
+            endpoint,
+            ..
+        } if destination.protocol != Protocol::Udp => Some((*destination, *endpoint)),
+        _ => None,
+    };
+    let mut gone: BTreeSet<(Destination, Endpoint)> =
+        delta.remove.iter().filter_map(slot).collect();
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    // One that changes its place stays.
+    for stays in delta.add.iter().filter_map(slot) {
+        gone.remove(&stays);
+    }
+    let mut all: Vec<StaleFlows> = Vec::new();
+    for (destination, endpoint) in gone {
+        match all.last_mut() {
+            Some(last) if last.destination == destination => last.gone.push(endpoint),
+            _ => all.push(StaleFlows {
+                destination,
+                keep: Endpoints::default(),
+                gone: vec![endpoint],
+            }),
+        }
+    }
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::ir::Host;
-    use crate::core::model::Endpoint;
+    use crate::core::ir::{Host, List};
+    use crate::core::model::Owner;
+
+    #[test]
+    fn h2_who_waits_for_an_endpoint_that_leaves_is_looked_for_and_one_that_changes_its_place_stays()
+    {
+        let to = |protocol| Destination {
+            host: Host::Address([10, 96, 0, 10].into()),
+            protocol,
+            port: 80,
+        };
+        let slot = |protocol, index, byte| Operation {
+            owner: Owner::Cluster,
+            entry: Entry::Slot {
+                destination: to(protocol),
+                list: List::Primary,
+                index,
+                remembered: false,
+                endpoint: Endpoint::new([10, 244, 0, byte].into(), 80),
+            },
+        };
+        let delta = Delta {
+            remove: vec![
+                slot(Protocol::Tcp, 0, 1),
+                slot(Protocol::Tcp, 2, 3),
+                slot(Protocol::Udp, 0, 9),
+                slot(Protocol::Sctp, 1, 5),
+                slot(Protocol::Tcp, 3, 2),
+            ],
+            add: vec![slot(Protocol::Tcp, 0, 3), slot(Protocol::Tcp, 4, 7)],
+            destinations: Vec::new(),
+        };
+        let stale = unanswered(&delta);
+        let found: Vec<(Protocol, Vec<String>)> = stale
+            .iter()
+            .map(|one| {
+                (
+                    one.destination.protocol,
+                    one.gone.iter().map(ToString::to_string).collect(),
+                )
+            })
+            .collect();
+        let expected = [
+            (
+                Protocol::Tcp,
+                vec!["10.244.0.1:80".to_owned(), "10.244.0.2:80".to_owned()],
+            ),
+            (Protocol::Sctp, vec!["10.244.0.5:80".to_owned()]),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(unanswered(&Delta::default()), []);
+    }
 
     #[test]
     fn n_h1_n_h4_flows_are_looked_through_when_the_endpoints_are_others_and_when_the_service_goes()
@@ -96,6 +190,7 @@ mod tests {
             let expected = expected.then(|| StaleFlows {
                 destination,
                 keep: endpoints(now.unwrap_or_default()),
+                gone: Vec::new(),
             });
             assert_eq!(found, expected, "{what}");
         }

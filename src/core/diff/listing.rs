@@ -108,6 +108,7 @@ impl Engine {
         of_node.map(|(destination, keep)| StaleFlows {
             destination: *destination,
             keep: keep.clone(),
+            gone: Vec::new(),
         })
     }
 

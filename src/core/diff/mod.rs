@@ -345,6 +345,7 @@ impl Engine {
             };
             stale.extend(flows::stale(destination, before, now));
         }
+        stale.extend(flows::unanswered(&pending.delta));
         for turn in &pending.done {
             self.queue.done(turn);
         }

@@ -1,6 +1,6 @@
 //! Looking through flows, off the sync loop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -63,6 +63,8 @@ struct Wanted<'a> {
     family: Family,
     protocol: Protocol,
     keep: HashMap<Destination, FxHashSet<&'a Endpoint>, FxBuildHasher>,
+    /// Who has left, of TCP and SCTP.
+    gone: HashMap<Destination, FxHashSet<Endpoint>, FxBuildHasher>,
     node_addresses: FxHashSet<IpAddr>,
 }
 
@@ -71,7 +73,13 @@ impl<'a> Wanted<'a> {
         let of_family = work.destinations.iter().filter(|stale| {
             stale.destination.family() == family && stale.destination.protocol == protocol
         });
+        let mut gone: HashMap<Destination, FxHashSet<Endpoint>, FxBuildHasher> = HashMap::default();
+        for stale in of_family.clone().filter(|stale| !stale.gone.is_empty()) {
+            let known = gone.entry(stale.destination).or_default();
+            known.extend(stale.gone.iter().copied());
+        }
         Self {
+            gone,
             family,
             protocol,
             // Of two entries for one destination the later one is right.
@@ -134,22 +142,26 @@ impl<'a> Wanted<'a> {
             port: flow.destination.port,
         };
         let address = flow.destination.address;
-        let node_port = || {
-            let is_ours = self.node_addresses.contains(&address);
-            is_ours
-                .then(|| self.keep.get(&to(Host::Node(Family::of(address)))))
-                .flatten()
+        let at = to(Host::Address(address));
+        let is_ours = self.node_addresses.contains(&address);
+        let node_port = is_ours.then(|| to(Host::Node(Family::of(address))));
+        let of = [Some(at), node_port].into_iter().flatten();
+        let Some(of) = of.into_iter().find(|to| self.keep.contains_key(to)) else {
+            return false;
         };
-        self.keep
-            .get(&to(Host::Address(address)))
-            .or_else(node_port)
-            .is_some_and(|keep| match flow.protocol {
-                Protocol::Udp => !keep.contains(&flow.answers),
-                // One in progress of which answers take another way would be translated from now on.
-                Protocol::Tcp | Protocol::Sctp => {
-                    flow.answers == flow.destination && !flow.answered && flow.begins
-                }
-            })
+        match flow.protocol {
+            Protocol::Udp => self
+                .keep
+                .get(&of)
+                .is_some_and(|keep| !keep.contains(&flow.answers)),
+            // One in progress of which answers take another way would be translated from now on.
+            Protocol::Tcp | Protocol::Sctp => {
+                let gone = self.gone.get(&of);
+                let goes_nowhere = flow.answers == flow.destination
+                    || gone.is_some_and(|gone| gone.contains(&flow.answers));
+                goes_nowhere && !flow.answered && flow.begins
+            }
+        }
     }
 }
 
@@ -199,18 +211,30 @@ impl Cleaner {
     }
 }
 
+/// For how long flows are left alone after they have been looked through: so many times as long as that took, and no
+/// shorter than this. A client that waits tries again after a second.
+const REST: u32 = 4;
+const SHORTEST_REST: Duration = Duration::from_millis(100);
+/// How many endpoints of a destination are remembered to have left.
+const MOST_GONE: usize = 100_000;
+
 /// Work that is still to be done: per destination, what was said last.
 #[derive(Default)]
 struct Queue {
-    keep: HashMap<Destination, Endpoints, FxBuildHasher>,
+    keep: HashMap<Destination, (Endpoints, BTreeSet<Endpoint>), FxBuildHasher>,
     node_addresses: Vec<IpAddr>,
 }
 
 impl Queue {
     fn add(&mut self, work: Work) {
         self.node_addresses = work.node_addresses;
-        for StaleFlows { destination, keep } in work.destinations {
-            self.keep.insert(destination, keep);
+        for stale in work.destinations {
+            let (keep, gone) = self.keep.entry(stale.destination).or_default();
+            *keep = stale.keep;
+            gone.extend(stale.gone);
+            while gone.len() > MOST_GONE {
+                gone.pop_first();
+            }
         }
     }
 
@@ -219,9 +243,10 @@ impl Queue {
             destinations: self
                 .keep
                 .iter()
-                .map(|(destination, keep)| StaleFlows {
+                .map(|(destination, (keep, gone))| StaleFlows {
                     destination: *destination,
                     keep: Endpoints::clone(keep),
+                    gone: gone.iter().copied().collect(),
                 })
                 .collect(),
             node_addresses: self.node_addresses.clone(),
@@ -277,7 +302,9 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
                 }
                 queue = Queue::default();
                 retries = pauses.build();
-                until = None;
+                // Endpoints may leave hundreds of times a second, and the table have a million flows.
+                let took: Duration = cleaned.iter().map(|(_, cleaned)| cleaned.took).sum();
+                until = Some(Instant::now() + (took * REST).max(SHORTEST_REST));
             }
             Err(error) => {
                 let retry = retries.next().unwrap_or(LAST_RETRY);
@@ -314,10 +341,12 @@ mod tests {
                 StaleFlows {
                     destination: to(Host::Address([10, 96, 0, 10].into()), 53),
                     keep: Endpoints::clone(&keep),
+                    gone: Vec::new(),
                 },
                 StaleFlows {
                     destination: to(Host::Node(Family::V4), 30053),
                     keep,
+                    gone: Vec::new(),
                 },
             ],
             node_addresses: vec![[192, 0, 2, 1].into()],
@@ -379,6 +408,7 @@ mod tests {
     #[test]
     fn h2_of_tcp_and_sctp_only_what_nobody_translated_or_answered_is_stale() {
         let (served, other, answers) = ("10.96.0.10:80", "10.96.0.11:80", "10.244.1.1:8080");
+        let left = "10.244.1.9:8080";
         let cases = [
             (
                 "translated, not answered",
@@ -398,6 +428,27 @@ mod tests {
                 false,
             ),
             ("to another destination", other, other, (false, true), false),
+            (
+                "to one that left, beginning",
+                served,
+                left,
+                (false, true),
+                true,
+            ),
+            (
+                "to one that left, answered",
+                served,
+                left,
+                (true, false),
+                false,
+            ),
+            (
+                "to one that left, established",
+                served,
+                left,
+                (false, false),
+                false,
+            ),
         ];
         for protocol in [Protocol::Tcp, Protocol::Sctp] {
             let work = Work {
@@ -408,6 +459,7 @@ mod tests {
                         port: 80,
                     },
                     keep: Endpoints::default(),
+                    gone: vec![endpoint("10.244.1.9:8080")],
                 }],
                 node_addresses: Vec::new(),
             };
