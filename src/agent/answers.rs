@@ -2,11 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::inquiries::{Asked, Explained, Wanted};
+use super::inquiries::{Asked, Wanted};
 use super::status::{Loop, Repaired};
 use super::sync_loop::SyncLoop;
-use crate::core::compile::accepted_node_port_addresses;
-use crate::core::explain::{Question, Surroundings};
+use crate::core::explain::{Explanation, Question, Surroundings};
 use crate::core::ir::{Destination, Host};
 use crate::core::model::{Family, Owner, PerFamily};
 use crate::dataplane::Backend;
@@ -46,7 +45,7 @@ impl<B: Backend> SyncLoop<B> {
         }
     }
 
-    fn explain(&self, question: &Question) -> Explained {
+    fn explain(&self, question: &Question) -> Explanation {
         let desired = self.proxy.desired();
         let state = desired.state();
         let detector = self.config.local_detector(state.node());
@@ -57,6 +56,7 @@ impl<B: Backend> SyncLoop<B> {
             engine: desired.engine(),
             programs: true,
             node_ports: desired.node_ports(),
+            left_out: desired.left_out(),
             detector: &detector,
             masquerade_all: self.config.masquerade_all,
         };
@@ -89,10 +89,7 @@ impl<B: Backend> SyncLoop<B> {
         }
         explanation.notes.sort_unstable();
         explanation.notes.dedup();
-        Explained {
-            explanation,
-            node_addresses: accepted_node_port_addresses(state, desired.node_ports()),
-        }
+        explanation
     }
 
     /// Whose a destination is: a `NodePort` is asked for by an address of the node.

@@ -74,7 +74,7 @@ impl ConnectionCounts {
         let refused = (mode == Mode::Nftables).then(|| {
             registry.counters(
                 "pointsman_refused_connections_total",
-                "First packets of connections to Services that were refused or dropped, by reason, since the table was made",
+                "Attempts to connect to Services that were refused or dropped, by reason, since the table was made; who is dropped tries again, and each try counts",
                 &["ip_family", "reason"],
             )
         });
@@ -108,23 +108,21 @@ impl ConnectionCounts {
         set(self.configured);
     }
 
-    /// Counts this as well until nobody has asked for a while.
-    async fn count(&self, level: CountingLevel) {
+    /// Counts this as well until nobody has asked for a while. Returns what is to be counted now.
+    fn lease(&self, level: CountingLevel) -> CountingLevel {
+        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
         if level <= self.configured {
-            return;
+            return lease.map_or(self.configured, |(leased, _)| leased.max(self.configured));
         }
         let until = Instant::now() + LEASE;
-        let before = {
-            let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
-            lease.replace((level, until))
-        };
-        if before.is_none_or(|(before, _)| before < level) {
-            aside(move || set(level)).await;
-        }
+        let before = lease.take();
+        let level = before.map_or(level, |(before, _)| before.max(level));
+        *lease = Some((level, until));
         if before.is_none() {
             let counts = self.clone();
             tokio::spawn(async move { counts.end_lease().await });
         }
+        level
     }
 
     async fn end_lease(&self) {
@@ -151,9 +149,11 @@ impl ConnectionCounts {
     ///
     /// If the kernel cannot be asked.
     pub(crate) async fn read(&self, level: CountingLevel) -> Result<Counts, String> {
-        self.count(level).await;
+        let to_count = self.lease(level);
         let mode = self.mode;
         let read = aside(move || {
+            // Somebody may have flushed it.
+            set(to_count);
             let counted = counting::counted(level)?;
             let refused = match mode {
                 Mode::Nftables => counting::refused()?,

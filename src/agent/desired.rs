@@ -293,6 +293,12 @@ impl Desired {
         ids.map(|id| self.name(Owner::Service(*id))).collect()
     }
 
+    /// The same by id, and how many destinations that is.
+    #[must_use]
+    pub const fn left_out(&self) -> &BTreeMap<ServiceId, u32> {
+        &self.too_large
+    }
+
     /// Whether what an `EndpointSlice` was last is programmed.
     #[must_use]
     pub fn has_programmed(&self, slice: &ObjectKey) -> bool {

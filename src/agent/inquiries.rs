@@ -1,7 +1,5 @@
 //! What somebody may want to know of the sync loop.
 
-use std::net::IpAddr;
-
 use tokio::sync::oneshot;
 
 use super::journal::Entry;
@@ -14,7 +12,7 @@ use crate::dataplane::Options;
 /// A question, and where the answer goes.
 pub(crate) enum Asked {
     /// What will happen to a connection.
-    Explain(Box<Question>, oneshot::Sender<Explained>),
+    Explain(Box<Question>, oneshot::Sender<Explanation>),
     /// How the node is.
     Status(oneshot::Sender<Loop>),
     /// The last transactions, so many at most.
@@ -29,13 +27,6 @@ pub(crate) enum Asked {
     Owners(Vec<Destination>, oneshot::Sender<Vec<Option<String>>>),
     /// Log the last transactions.
     LogHistory,
-}
-
-/// An explanation, and what is needed to ask the kernel for the rest of it.
-pub(crate) struct Explained {
-    pub(crate) explanation: Explanation,
-    /// The addresses of this node that accept `NodePort`s.
-    pub(crate) node_addresses: Vec<IpAddr>,
 }
 
 /// What the kernel should hold.

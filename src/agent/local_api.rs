@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::connection_counts::{ConnectionCounts, Questions};
-use super::inquiries::{Asked, Explained, Wanted};
+use super::inquiries::{Asked, Wanted};
 use super::preflight::{self, Finding};
 use super::question;
 use super::status::{Found, Status};
@@ -263,19 +263,15 @@ impl LocalApi {
 }
 
 /// Adds what the kernel knows, where it can be asked: flows, and whom the client comes back to.
-fn with_kernel(explained: Explained, client: Option<IpAddr>) -> Explanation {
-    let Explained {
-        mut explanation,
-        node_addresses,
-    } = explained;
+fn with_kernel(mut explanation: Explanation, client: Option<IpAddr>) -> Explanation {
     for route in explanation.routes.iter_mut().take(MOST_COUNTED) {
         let Some(key) = route.key else { continue };
         if let Some(client) = client
             && route.affinity_seconds.is_some()
         {
-            route.remembered = remembered(client, key, &node_addresses);
+            route.remembered = remembered(client, key, &route.node_addresses);
         }
-        let counts = match conntrack::live(key, &node_addresses) {
+        let counts = match conntrack::live(key, &route.node_addresses) {
             Ok(counts) => counts,
             Err(error) => {
                 tracing::debug!(%error, "flows cannot be counted");

@@ -34,8 +34,9 @@ pub(crate) fn parse(from: Option<&str>, to: &str) -> Result<Question, QuestionEr
         None => From::Anyone,
         Some("host") => From::Host,
         Some(text) => {
-            let address = text.parse().ok();
-            From::Address(address.ok_or_else(|| QuestionError::From(text.to_owned()))?)
+            let address: Option<IpAddr> = text.parse().ok();
+            let address = address.ok_or_else(|| QuestionError::From(text.to_owned()))?;
+            From::Address(address.to_canonical())
         }
     };
     let to = destination(to).ok_or_else(|| QuestionError::To(to.to_owned()))?;
@@ -60,7 +61,7 @@ fn destination(text: &str) -> Option<To> {
     }
     if let Ok(socket) = rest.parse::<SocketAddr>() {
         return (socket.port() > 0).then(|| To::Address {
-            address: socket.ip(),
+            address: socket.ip().to_canonical(),
             port: socket.port(),
             protocol,
         });

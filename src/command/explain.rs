@@ -37,6 +37,7 @@ fn compile(config: &Config, from: Option<&str>, to: &str) -> Result<Explanation>
         engine: desired.engine(),
         programs: false,
         node_ports: desired.node_ports(),
+        left_out: desired.left_out(),
         detector: &detector,
         masquerade_all: config.masquerade_all,
     };

@@ -36,7 +36,7 @@ impl Format {
         text: impl FnOnce(&T) -> String,
     ) -> Result<()> {
         match self {
-            Self::Text => print_whole(&text(answer)),
+            Self::Text => print_whole(&printable(&text(answer))),
             Self::Json => print_whole(&serde_json::to_string_pretty(answer)?),
         }
     }
@@ -63,5 +63,39 @@ pub(super) fn microseconds(micros: u64) -> String {
         0..1000 => format!("{micros} µs"),
         1000..1_000_000 => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
         _ => format!("{}.{} s", micros / 1_000_000, micros % 1_000_000 / 100_000),
+    }
+}
+
+/// A text that does nothing to a terminal: names in it are whoever's.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_do_nothing_to_a_terminal() {
+        assert_eq!(
+            printable("web\u{1b}[31m\u{7}\n→ µs"),
+            "web\\u{1b}[31m\\u{7}\n→ µs"
+        );
+    }
+
+    #[test]
+    fn times_are_printed_as_people_read_them() {
+        let cases = [(7, "7 µs"), (1500, "1.5 ms"), (2_340_000, "2.3 s")];
+        for (micros, text) in cases {
+            assert_eq!(microseconds(micros), text);
+        }
     }
 }

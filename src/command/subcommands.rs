@@ -19,8 +19,8 @@ const NAMES: [&str; 5] = ["explain", "status", "verify", "top", "history"];
 enum Subcommand {
     /// Say what will happen to a connection, and why
     ///
-    /// The first line says it; then come all endpoints, used or not and why. Exit code: 0 if there is an answer,
-    /// 2 if there is none.
+    /// The first line says it; then come all endpoints, used or not and why. Exit code: 0 if there is an answer, whatever
+    /// it says, 2 if nobody could be asked.
     Explain {
         /// Who connects (an address, or `host` for this node; left out: somebody), and whom to:
         /// NAMESPACE/SERVICE[:PORT], ADDRESS:PORT, or the number of a NodePort, each with /tcp, /udp or /sctp after it

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +15,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Table};
 use ratatui::{DefaultTerminal, Frame};
 use serde::Serialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::runtime::Runtime;
 
 use super::ask::{AskError, ask};
@@ -142,12 +145,20 @@ pub(super) fn run(
         let endpoints = if endpoints { "true" } else { "false" };
         runtime.block_on(ask(&agent.socket, "/v1/top", &[("endpoints", endpoints)]))
     };
-    let is_live = !once && std::io::stdout().is_terminal() && agent.output == Format::Text;
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    let is_live =
+        !once && !is_dumb && std::io::stdout().is_terminal() && agent.output == Format::Text;
     if is_live {
+        // Whoever ends it finds the terminal as it was.
+        let ended = Arc::new(AtomicBool::new(false));
+        for signal in [SIGHUP, SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&ended))
+                .context("cannot wait for signals")?;
+        }
         // What cannot be asked is said before the terminal is taken.
         let first = asked(endpoints)?;
         let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;
-        let result = live(&mut terminal, &asked, first, interval, endpoints);
+        let result = live(&mut terminal, &asked, first, interval, endpoints, &ended);
         ratatui::restore();
         result?;
         return Ok(GOOD);
@@ -191,6 +202,7 @@ fn live(
     first: Counts,
     interval: Duration,
     mut endpoints: bool,
+    ended: &AtomicBool,
 ) -> Result<()> {
     let mut before = first;
     let mut shown: Option<Measured> = None;
@@ -200,8 +212,15 @@ fn live(
         terminal.draw(|frame| draw(frame, shown.as_ref(), trouble.as_deref(), skip))?;
         let next = std::time::Instant::now() + interval;
         while let Some(left) = next.checked_duration_since(std::time::Instant::now()) {
-            if !event::poll(left.min(KEYS))? {
-                continue;
+            let pressed = event::poll(left.min(KEYS));
+            if ended.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            match pressed {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
             }
             match key()? {
                 Some(Key::Quit) => return Ok(()),

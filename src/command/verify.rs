@@ -80,9 +80,13 @@ fn text(verified: &Verified) -> String {
             "the kernel holds what is wanted ({wanted} facts, {} ms)",
             verified.took_ms
         ),
+        1 => writeln!(
+            out,
+            "the kernel differs from what is wanted ({wanted} facts) in one thing"
+        ),
         _ => writeln!(
             out,
-            "the kernel differs from what is wanted in {all} of {wanted} facts"
+            "the kernel differs from what is wanted ({wanted} facts) in {all} things"
         ),
     };
     if verified.busy && all > 0 {

@@ -24,6 +24,8 @@ use tokio::task::JoinSet;
 const MOST_CONNECTIONS: usize = 8;
 /// For so long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For so long an answer may take, with its reading by the client.
+const MOST_TIME: Duration = Duration::from_secs(30);
 /// For so long nothing is accepted when there are no descriptors left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -136,12 +138,13 @@ where
                 }
             });
             // A client that goes away early is no error of ours.
-            let _ = hyper::server::conn::http1::Builder::new()
+            let connection = hyper::server::conn::http1::Builder::new()
                 .keep_alive(false)
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+                .serve_connection(TokioIo::new(stream), service);
+            // One that does not read its answer gives up its place.
+            let _ = tokio::time::timeout(MOST_TIME, connection).await;
             drop(place);
         });
     }

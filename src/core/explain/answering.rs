@@ -104,7 +104,14 @@ impl Surroundings<'_> {
             Host::Node(_) => false,
         };
         destinations.sort_by_key(|destination| !is_cluster_ip(destination));
-        self.routes(from, destinations, Some(id))
+        let mut explanation = self.routes(from, destinations, Some(id));
+        if let Some(left_out) = self.left_out.get(&id) {
+            explanation.headline = format!(
+                "{name} is too large, and {left_out} of its destinations are left out; {}",
+                explanation.headline
+            );
+        }
+        explanation
     }
 
     fn routes(

@@ -96,6 +96,9 @@ pub struct Route {
     /// The destination, for who looks it up.
     #[serde(skip)]
     pub key: Option<Destination>,
+    /// Of a `NodePort`: the node's addresses at which it is this Service's.
+    #[serde(skip)]
+    pub node_addresses: Vec<IpAddr>,
     /// The destination in words.
     pub destination: String,
     /// What that is: a `ClusterIP`, a `NodePort`.
@@ -195,8 +198,8 @@ impl Explanation {
     }
 
     /// What happens at the first destination.
-    #[must_use]
-    pub fn outcome(&self) -> Outcome {
+    #[cfg(test)]
+    pub(super) fn outcome(&self) -> Outcome {
         let first = self.routes.first();
         first.map_or(Outcome::Unknown, |route| route.outcome)
     }

@@ -52,6 +52,10 @@ impl Surroundings<'_> {
                 "{at} ({protocol}): left alone: no Service has it; it is an endpoint of {}, and reached directly",
                 words::list(&services)
             )
+        } else if let Some(name) = self.left_out_at(address) {
+            format!(
+                "{at} ({protocol}): left alone: {name} claims the address and is too large: some of its destinations are left out"
+            )
         } else if self.node_port_owner(address, port) {
             let accepted = accepted_node_port_addresses(self.state, self.node_ports);
             let accepted: Vec<String> = accepted.iter().take(8).map(ToString::to_string).collect();
@@ -90,12 +94,43 @@ impl Surroundings<'_> {
             .take(NEAREST)
             .map(|destination| self.with_owner(destination));
         let near: Vec<String> = near.collect();
+        let wanted = |known: &KnownService<'_>| {
+            known
+                .service
+                .ports
+                .iter()
+                .any(|candidate| candidate.node_port == port)
+        };
+        let left_out = self
+            .left_out
+            .keys()
+            .filter_map(|id| self.state.service(*id))
+            .find(wanted);
+        if let Some(known) = left_out {
+            let name = known.key;
+            return Explanation::unknown(
+                format!(
+                    "NodePort {port} ({protocol}): left alone: {name} has it and is too large: some of its destinations are left out"
+                ),
+                Vec::new(),
+            );
+        }
         let notes = match near.as_slice() {
             [] => vec!["no Service has a NodePort".to_owned()],
             near => vec![format!("near: {}", near.join(", "))],
         };
+        let in_other = self.engine.claimed_destinations().find(|destination| {
+            matches!(destination.host, Host::Node(_)) && destination.port == port
+        });
+        let who = match in_other {
+            Some(other) => format!(
+                "only {} has it, of the other IP family",
+                self.with_owner(other)
+            ),
+            None => "no Service has it".to_owned(),
+        };
         Explanation::unknown(
-            format!("NodePort {port} ({protocol}): left alone: no Service has it"),
+            format!("NodePort {port} ({protocol}): left alone: {who}"),
             notes,
         )
     }
@@ -262,6 +297,18 @@ impl Surroundings<'_> {
         names.sort_unstable();
         names.truncate(NEAREST);
         (!names.is_empty()).then_some(names)
+    }
+
+    /// A Service that is too large to have all of its destinations, and claims an address.
+    fn left_out_at(&self, address: IpAddr) -> Option<String> {
+        let known = self
+            .left_out
+            .keys()
+            .filter_map(|id| self.state.service(*id));
+        let mut claiming = known.filter(|known| {
+            known.service.vips.contains(&address) || known.service.external_ips.contains(&address)
+        });
+        claiming.next().map(|known| known.key.to_string())
     }
 
     /// Whether a port is a `NodePort`, and the address this node's.

@@ -1,14 +1,21 @@
 //! What becomes of connections to a destination that somebody has.
 
+use std::net::IpAddr;
+
+use rustc_hash::FxHashSet;
+
 use super::asked::{EndpointLine, From, Outcome, Route};
 use super::surroundings::Surroundings;
 use super::words;
+use crate::core::compile::accepted_node_port_addresses;
 use crate::core::ir::{Action, Destination, Forwarding, Host, SourcePolicy, Sources};
 use crate::core::model::{
     Family, KnownService, LocalDetector, Name, Owner, Service, ServiceId, ServicePort,
 };
 use crate::core::select::{Hints, Judged, Standing, judge, serving};
 
+/// How many others are told that have a `NodePort`'s number.
+const MOST_OTHERS: usize = 4;
 /// How many endpoints are told.
 const MOST_ENDPOINTS: usize = 200;
 
@@ -40,6 +47,8 @@ struct Case<'a> {
     judged: Vec<Judged>,
     hints: Hints,
     zone: Option<&'a Name>,
+    /// The node's own addresses: what goes there leaves the node no more, and is not masqueraded.
+    own: FxHashSet<IpAddr>,
 }
 
 impl Surroundings<'_> {
@@ -67,6 +76,7 @@ impl Surroundings<'_> {
             (false, true) => SourcePolicy::ExternalLocal,
             (false, false) => SourcePolicy::External,
         };
+        let own: FxHashSet<IpAddr> = self.state.interface_addresses().collect();
         let case = Case {
             service,
             known,
@@ -76,9 +86,31 @@ impl Surroundings<'_> {
             judged,
             hints,
             zone: node.zone.as_ref(),
+            own,
         };
-        let masqueraded = self.masquerades(&case, family);
-        let (outcome, mut sentence) = case.outcome(from, forwarding, masqueraded);
+        let sources: Vec<IpAddr> = match from {
+            From::Address(address) => vec![*address],
+            // Which of its own addresses a node takes is the routes' business; as a rule the first.
+            From::Host => {
+                let primary = *node.primary_addresses().get(family);
+                primary
+                    .or_else(|| {
+                        case.own
+                            .iter()
+                            .copied()
+                            .find(|own| Family::of(*own) == family)
+                    })
+                    .into_iter()
+                    .collect()
+            }
+            From::Anyone => Vec::new(),
+        };
+        let masqueraded = self.masquerades(&case, family) && !case.all_are_own();
+        let (outcome, mut sentence) = case.outcome(from, &sources, forwarding, masqueraded);
+        let node_addresses = self.at_node_addresses(destination);
+        if let Host::Node(_) = destination.host {
+            sentence = self.with_others(sentence, destination);
+        }
         let waiting: Vec<String> = claims[1..]
             .iter()
             .map(|(owner, _)| self.name(*owner))
@@ -111,6 +143,7 @@ impl Surroundings<'_> {
         let more_endpoints = lines.len().saturating_sub(MOST_ENDPOINTS);
         Some(Route {
             key: Some(destination),
+            node_addresses,
             destination: destination.to_string(),
             kind: kind(service, destination).to_owned(),
             service: forwarding.label.as_str().to_owned(),
@@ -133,6 +166,46 @@ impl Surroundings<'_> {
             remembered: None,
             live_flows: None,
         })
+    }
+
+    /// The node's addresses at which a `NodePort` is its Service's, and nobody else has the port.
+    fn at_node_addresses(&self, destination: Destination) -> Vec<IpAddr> {
+        let Host::Node(family) = destination.host else {
+            return Vec::new();
+        };
+        let accepted = accepted_node_port_addresses(self.state, self.node_ports).into_iter();
+        let of_family = accepted.filter(|address| Family::of(*address) == family);
+        of_family
+            .filter(|address| self.other_at(*address, destination).is_none())
+            .collect()
+    }
+
+    /// Who has an address with a `NodePort`'s number for a port.
+    fn other_at(&self, address: IpAddr, node_port: Destination) -> Option<String> {
+        let host = Host::Address(address);
+        let claims = self.engine.claims_to(Destination { host, ..node_port });
+        claims.first().map(|(owner, _)| self.name(*owner))
+    }
+
+    /// What is said of a `NodePort`, with who has the port at some of the node's addresses instead.
+    fn with_others(&self, sentence: String, destination: Destination) -> String {
+        let accepted = accepted_node_port_addresses(self.state, self.node_ports).into_iter();
+        let of_family = accepted.filter(|address| Family::of(*address) == destination.family());
+        let others: Vec<String> = of_family
+            .filter_map(|address| {
+                Some(format!(
+                    "{} has {address}",
+                    self.other_at(address, destination)?
+                ))
+            })
+            .take(MOST_OTHERS)
+            .collect();
+        let here = self.at_node_addresses(destination);
+        match (others.is_empty(), here.is_empty()) {
+            (true, _) => sentence,
+            (false, true) => format!("does not get here: {} with this port", words::list(&others)),
+            (false, false) => format!("{sentence}; but {} with this port", words::list(&others)),
+        }
     }
 
     fn class(&self, from: &From, is_cluster_ip: bool, family: Family) -> Class {
@@ -218,6 +291,16 @@ fn kind(service: &Service, destination: Destination) -> &'static str {
 }
 
 impl Case<'_> {
+    /// Every endpoint that takes connections has one of the node's own addresses.
+    fn all_are_own(&self) -> bool {
+        let mut used = self
+            .judged
+            .iter()
+            .filter(|judged| self.standing(judged).is_used())
+            .peekable();
+        used.peek().is_some() && used.all(|judged| self.own.contains(&judged.endpoint.address))
+    }
+
     /// Connections must stay on this node.
     const fn stays_here(&self) -> bool {
         match self.policy {
@@ -252,7 +335,7 @@ impl Case<'_> {
                 EndpointLine {
                     endpoint: judged.endpoint.to_string(),
                     used: standing.is_used(),
-                    why: words::standing(standing, self.policy_field(), self.zone),
+                    why: self.why(judged, standing),
                     on_this_node: judged.on_this_node,
                     live_flows: None,
                 }
@@ -284,6 +367,14 @@ impl Case<'_> {
         lines
     }
 
+    fn why(&self, judged: &Judged, standing: &Standing) -> String {
+        let why = words::standing(standing, self.policy_field(), self.zone);
+        if standing.is_used() && self.own.contains(&judged.endpoint.address) {
+            return format!("{why}; it is this node's own address, where nothing is masqueraded");
+        }
+        why
+    }
+
     /// Slices of the Service that this port has nothing of.
     fn other_slices(&self) -> impl Iterator<Item = (&Name, &crate::core::model::EndpointSlice)> {
         self.known.named_slices().filter(|(_, slice)| {
@@ -298,11 +389,18 @@ impl Case<'_> {
     fn outcome(
         &self,
         from: &From,
+        sources: &[IpAddr],
         forwarding: &Forwarding,
         masqueraded: bool,
     ) -> (Outcome, String) {
-        if let (Sources::Only(networks), From::Address(address)) = (&forwarding.sources, from)
-            && !networks.iter().any(|network| network.contains(*address))
+        let is_admitted = |networks: &[ipnetwork::IpNetwork]| match sources {
+            [] => !networks.is_empty(),
+            some => some
+                .iter()
+                .any(|source| networks.iter().any(|network| network.contains(*source))),
+        };
+        if let Sources::Only(networks) = &forwarding.sources
+            && !is_admitted(networks)
         {
             let ranges: Vec<String> = networks.iter().take(8).map(ToString::to_string).collect();
             let ranges = if ranges.is_empty() {
@@ -450,12 +548,18 @@ impl Case<'_> {
                 }
             }
         }
-        let is_itself = matches!(from, From::Address(address)
-            if used.iter().any(|judged| judged.endpoint.address == *address));
-        if masqueraded {
-            words.push_str("; masqueraded");
-        } else if is_itself {
-            words.push_str("; masqueraded if it goes to itself");
+        let itself = used.iter().find(
+            |judged| matches!(from, From::Address(address) if judged.endpoint.address == *address),
+        );
+        match itself {
+            _ if masqueraded => words.push_str("; masqueraded"),
+            Some(judged) if judged.on_this_node => {
+                words.push_str("; masqueraded if it goes to itself");
+            }
+            Some(_) => words.push_str(
+                "; it would not reach itself, because the EndpointSlice does not say that it is on this node",
+            ),
+            None => {}
         }
         if let Action::Balance {
             affinity: Some(seconds),

@@ -1,11 +1,14 @@
 //! What answers are taken from.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::core::compile::{NodePortAddresses, accepted_node_port_addresses};
 use crate::core::diff::Engine;
 use crate::core::ir::{Destination, Host};
-use crate::core::model::{KnownService, LocalDetector, Owner, PerFamily, Protocol, State};
+use crate::core::model::{
+    KnownService, LocalDetector, Owner, PerFamily, Protocol, ServiceId, State,
+};
 
 /// What the answers are taken from.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +21,8 @@ pub struct Surroundings<'a> {
     pub programs: bool,
     /// Which of the node's addresses accept `NodePort`s.
     pub node_ports: &'a NodePortAddresses,
+    /// Services that are too large, and how many of their destinations are left out.
+    pub left_out: &'a BTreeMap<ServiceId, u32>,
     /// How pods are recognised.
     pub detector: &'a PerFamily<LocalDetector>,
     /// Connections to `ClusterIP`s are always masqueraded.

@@ -90,6 +90,7 @@ struct Cluster {
     state: State,
     engine: Engine,
     node_ports: NodePortAddresses,
+    left_out: std::collections::BTreeMap<crate::core::model::ServiceId, u32>,
     detector: PerFamily<LocalDetector>,
     masquerade_all: bool,
 }
@@ -120,6 +121,7 @@ impl Cluster {
             state,
             engine: Engine::default(),
             node_ports: NodePortAddresses::Primary,
+            left_out: std::collections::BTreeMap::new(),
             detector: PerFamily {
                 v4: LocalDetector::Network("10.244.0.0/16".parse().unwrap()),
                 v6: LocalDetector::None,
@@ -154,6 +156,7 @@ impl Cluster {
             engine: &self.engine,
             programs: false,
             node_ports: &self.node_ports,
+            left_out: &self.left_out,
             detector: &self.detector,
             masquerade_all: self.masquerade_all,
         };
@@ -575,4 +578,115 @@ fn a_service_of_many_endpoints_is_told_in_part() {
     says(&explanation, "one of 250 endpoints");
     let route = &explanation.routes[0];
     assert_eq!((route.endpoints.len(), route.more_endpoints), (200, 50));
+}
+
+#[test]
+fn e10_the_node_itself_is_held_to_ranges_and_nobody_gets_past_none() {
+    let ranges = |v4| Service {
+        source_ranges: PerFamily {
+            v4,
+            v6: SourceRanges::Any,
+        },
+        ..service()
+    };
+    let some: Vec<ipnetwork::IpNetwork> = vec!["203.0.113.0/24".parse().unwrap()];
+    let cluster = with(ranges(SourceRanges::Only(some.into())), &["1 R"]);
+    assert_eq!(cluster.at("host", VIP, 80).outcome(), Outcome::Dropped);
+    let nobody = with(ranges(SourceRanges::Only(Vec::new().into())), &["1 R"]);
+    for from in ["", "host", OUTSIDE] {
+        let explanation = nobody.at(from, VIP, 80);
+        assert_eq!(explanation.outcome(), Outcome::Dropped, "{from}");
+        says(&explanation, "admits nobody");
+    }
+    // Refusing comes after admitting.
+    let some: Vec<ipnetwork::IpNetwork> = vec!["203.0.113.0/24".parse().unwrap()];
+    let empty = with(ranges(SourceRanges::Only(some.into())), &[]);
+    assert_eq!(empty.at(OUTSIDE, VIP, 80).outcome(), Outcome::Dropped);
+}
+
+#[test]
+fn e11_a_node_port_that_another_has_at_the_nodes_address_is_told_so() {
+    let external = Service {
+        created: 9,
+        cluster_ips: PerFamily {
+            v4: Some(ip("10.96.0.77")),
+            v6: None,
+        },
+        external_ips: vec![ip(NODE)],
+        vips: Vec::new(),
+        ports: vec![ServicePort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: 30080,
+            node_port: 0,
+        }],
+        ..service()
+    };
+    let cluster = Cluster::new(
+        &[("shop/web", service()), ("shop/other", external)],
+        &[
+            slice("shop/web", "http", &["1 R"]),
+            slice("shop/other", "http", &["2 R"]),
+        ],
+    );
+    let node_port = To::NodePort {
+        port: 30080,
+        protocol: None,
+    };
+    let explanation = cluster.explain(OUTSIDE, node_port);
+    says(
+        &explanation,
+        "does not get here: shop/other has 192.0.2.1 with this port",
+    );
+    assert_eq!(explanation.routes[0].node_addresses, [""; 0].map(ip));
+}
+
+#[test]
+fn an_endpoint_at_the_nodes_own_address_is_not_masqueraded() {
+    let mut slice = slice("shop/web", "http", &[]);
+    slice.endpoints = [SliceEndpoint {
+        address: ip(NODE),
+        ready: true,
+        serving: true,
+        terminating: false,
+        local: true,
+        node_hint: Hint::None,
+        zone_hints: None,
+    }]
+    .into_iter()
+    .collect();
+    let cluster = Cluster::new(&[("shop/web", service())], &[slice]);
+    let explanation = cluster.at(OUTSIDE, CLUSTER_IP, 80);
+    let route = &explanation.routes[0];
+    assert!(!route.masqueraded, "{route:?}");
+    assert!(route.endpoints[0].why.contains("this node's own address"));
+}
+
+#[test]
+fn one_that_is_not_on_this_node_would_not_reach_itself() {
+    let cluster = with(service(), &["9 R", "1 R"]);
+    says(
+        &cluster.at(POD, CLUSTER_IP, 80),
+        "it would not reach itself, because the EndpointSlice does not say that it is on this node",
+    );
+}
+
+#[test]
+fn a_service_that_is_too_large_is_told_with_what_is_left_out() {
+    let mut cluster = with(service(), &["1 R"]);
+    let id = cluster.state.id_of(&name("shop/web")).unwrap();
+    cluster.left_out.insert(id, 2);
+    says(
+        &cluster.of("", "shop/web", None),
+        "shop/web is too large, and 2 of its destinations are left out; ",
+    );
+    let mut cluster = Cluster::new(&[("shop/web", service())], &[]);
+    let id = cluster.state.id_of(&name("shop/web")).unwrap();
+    cluster.left_out.insert(id, 2);
+    // The engine has nothing of it.
+    cluster.engine.update(Owner::Service(id), None);
+    says(
+        &cluster.at(OUTSIDE, VIP, 80),
+        "shop/web claims the address and is too large",
+    );
 }

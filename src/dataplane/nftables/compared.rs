@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::reading::{Odd, Reading};
-use crate::core::ir::{Delta, Destination, Entry, List, Operation};
+use crate::core::ir::{
+    Delta, Destination, Entry, Label, List, Operation, Route, Shared, SourcePolicy,
+};
 use crate::core::model::{Family, Owner};
 use crate::dataplane::Difference;
 
@@ -124,9 +126,9 @@ fn describe(entry: &Entry) -> String {
             destination,
             route,
             label,
-        } => format!("{destination} of {}: {route:?}", label.as_str()),
+        } => format!("{destination}{}, {}", of_service(label), way(*route)),
         Entry::ExternalRoute { destination, route } => {
-            format!("{destination} for sources outside: {route:?}")
+            format!("{destination} for sources outside, {}", way(*route))
         }
         Entry::Slot {
             destination,
@@ -135,13 +137,52 @@ fn describe(entry: &Entry) -> String {
             ..
         } => format!("endpoint {endpoint} at {destination}{}", list(of)),
         Entry::NoEndpoints { destination, label } => {
-            format!("{destination} of {}, without endpoints", label.as_str())
+            format!("{destination}{}, without endpoints", of_service(label))
         }
         Entry::Guarded { destination } => format!("{destination} admits only some sources"),
         Entry::AllowedSource {
             destination,
             network,
         } => format!("{destination} admits {network}"),
-        Entry::Shared(shared) => format!("{shared:?}"),
+        Entry::Shared(Shared::ClusterIp(address)) => {
+            format!("{address} as a ClusterIP, of which other ports are refused")
+        }
+        Entry::Shared(Shared::ServiceCidr(network)) => {
+            format!("{network} as a range of Services, of which unused addresses are dropped")
+        }
+        Entry::Shared(Shared::Hairpin { protocol, endpoint }) => {
+            format!("endpoint {endpoint}/{protocol} as one that may reach itself")
+        }
+        Entry::Shared(Shared::NodePortAddress(address)) => {
+            format!("{address} as an address that accepts NodePorts")
+        }
+    }
+}
+
+fn of_service(label: &Label) -> String {
+    match label.as_str() {
+        "" => String::new(),
+        label => format!(" of {label}"),
+    }
+}
+
+fn way(route: Route) -> String {
+    match route {
+        Route::Drop => "dropped".to_owned(),
+        Route::Balance {
+            policy,
+            endpoints,
+            affinity,
+        } => {
+            let policy = match policy {
+                SourcePolicy::ClusterIp => "as a ClusterIP",
+                SourcePolicy::External => "as an external address",
+                SourcePolicy::ExternalLocal => "as an external address with policy Local",
+            };
+            let affinity = affinity.map_or_else(String::new, |seconds| {
+                format!(", with affinity for {seconds} s")
+            });
+            format!("to one of {endpoints} endpoints, {policy}{affinity}")
+        }
     }
 }

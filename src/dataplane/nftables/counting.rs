@@ -9,7 +9,8 @@ pub use super::wire::counters::Refusal;
 use super::wire::counters::refusals;
 pub use super::wire::counts_table::Counted;
 use super::wire::counts_table::{
-    CONNECTIONS, COUNTS, ENDPOINT_CONNECTIONS, read, removal, sets, table,
+    CONNECTIONS, COUNTS, ENDPOINT_CONNECTIONS, chains, counting_in, read, removal, rule_count,
+    rules, sets, table, without,
 };
 use super::wire::{presence, tables};
 use crate::core::model::Family;
@@ -27,7 +28,7 @@ const fn sets_of(level: CountingLevel) -> &'static [&'static str] {
     }
 }
 
-/// Counts as wanted from now on. What is counted already goes on.
+/// Counts as wanted from now on. What is counted already goes on; a table that somebody has taken apart is made anew.
 ///
 /// # Errors
 ///
@@ -36,27 +37,74 @@ pub fn set_level(level: CountingLevel) -> Result<(), SocketError> {
     let mut socket = Socket::open()?;
     let mut batch = Batch::new(false);
     for family in Family::BOTH {
-        let exists = presence::named_table_exists(&mut socket, family, COUNTS)?;
-        let mut there = if exists {
-            sets(&mut socket, family)?
-        } else {
-            Vec::new()
-        };
-        there.sort_unstable();
-        if there == sets_of(level) && (exists || level == CountingLevel::Nothing) {
+        let there = whole_sets(&mut socket, family)?;
+        let wanted = sets_of(level);
+        if there.as_deref() == Some(wanted) || (there.is_none() && wanted.is_empty()) {
             continue;
         }
-        if exists {
-            tables::put_delete_named_table(&mut batch, family, COUNTS);
-        }
-        if level > CountingLevel::Nothing {
-            for (mut message, what) in table(family, level == CountingLevel::Endpoints) {
-                number(&mut message, batch.next_sequence());
-                batch.put_program(family, &message, what.to_owned());
+        match there {
+            Some(there) if !wanted.is_empty() => {
+                // What both count goes on.
+                if there.len() > wanted.len() {
+                    for chain in chains() {
+                        tables::put_flush_chain(&mut batch, family, COUNTS, chain);
+                    }
+                    wanted
+                        .iter()
+                        .flat_map(|set| rules(family, set))
+                        .for_each(|message| put(&mut batch, family, message));
+                    let gone = there.iter().filter(|set| !wanted.contains(set));
+                    gone.map(|set| without(family, set))
+                        .for_each(|message| put(&mut batch, family, message));
+                } else {
+                    let new = wanted.iter().filter(|set| !there.contains(set));
+                    new.flat_map(|set| counting_in(family, set))
+                        .for_each(|message| put(&mut batch, family, message));
+                }
+            }
+            there => {
+                if there.is_some() || presence::named_table_exists(&mut socket, family, COUNTS)? {
+                    tables::put_delete_named_table(&mut batch, family, COUNTS);
+                }
+                if wanted.is_empty() {
+                    continue;
+                }
+                table(family)
+                    .into_iter()
+                    .for_each(|message| put(&mut batch, family, message));
+                wanted
+                    .iter()
+                    .flat_map(|set| counting_in(family, set))
+                    .for_each(|message| put(&mut batch, family, message));
             }
         }
     }
     send(&mut socket, batch)
+}
+
+fn put(batch: &mut Batch, family: Family, mut message: Vec<u8>) {
+    number(&mut message, batch.next_sequence());
+    batch.put_program(family, &message, "counting".to_owned());
+}
+
+/// The sets of a table that counts as it should; `None` if there is none, or it does not.
+fn whole_sets(
+    socket: &mut Socket,
+    family: Family,
+) -> Result<Option<Vec<&'static str>>, SocketError> {
+    if !presence::named_table_exists(socket, family, COUNTS)? {
+        return Ok(None);
+    }
+    let there = sets(socket, family)?;
+    let known: Vec<&'static str> = sets_of(CountingLevel::Endpoints)
+        .iter()
+        .copied()
+        .filter(|set| there.iter().any(|name| name == set))
+        .collect();
+    let rules = rule_count(socket, family)?;
+    let is_whole =
+        known.len() == there.len() && !known.is_empty() && rules == known.len() * chains().len();
+    Ok(is_whole.then_some(known))
 }
 
 /// What has been counted.
@@ -71,7 +119,7 @@ pub fn counted(level: CountingLevel) -> Result<Vec<Counted>, SocketError> {
         for set in sets_of(level) {
             match read(&mut socket, family, set) {
                 Ok(counted) => all.extend(counted),
-                // Somebody has flushed everything; who is asked next makes it anew.
+                // Somebody has flushed everything; the next question has it made anew.
                 Err(SocketError::Dump(nix::errno::Errno::ENOENT)) => {}
                 Err(error) => return Err(error),
             }
@@ -116,9 +164,7 @@ pub fn forget(gone: &[Counted]) -> Result<(), SocketError> {
             };
             let gone: Vec<Counted> = gone.iter().filter(is_of_set).copied().collect();
             for some in gone.chunks(AT_ONCE) {
-                let mut message = removal(family, set, some);
-                number(&mut message, batch.next_sequence());
-                batch.put_program(family, &message, "counts of what is gone".to_owned());
+                put(&mut batch, family, removal(family, set, some));
             }
         }
     }

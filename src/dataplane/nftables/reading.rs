@@ -93,6 +93,13 @@ impl Reading {
             programmed.affinity.found(found);
         }
         *programmed.parts.get_mut(family) = installed.parts;
+        if let Some(lacking) = programmed.lacking(family) {
+            let what = format!("the table is not this program, and will be replaced: {lacking}");
+            self.odd.push(Odd { family, what });
+            self.entries.retain(|entry| entry.family() != family);
+            programmed.start_over(family);
+            return Ok(());
+        }
         *programmed.replace.get_mut(family) = false;
         Ok(())
     }

@@ -327,6 +327,17 @@ impl Programmed {
     }
 
     /// Whether the kernel holds parts of the program that nobody uses any more.
+    /// What of the program is in use and not there: somebody has taken it away.
+    pub(super) fn lacking(&self, family: Family) -> Option<String> {
+        let (known, used) = (self.parts.get(family), self.used(family));
+        let size = used.sizes.difference(&known.sizes).next();
+        let length = used.lengths.difference(&known.lengths).next();
+        size.map(|size| format!("nobody draws one of {size} places"))
+            .or_else(|| {
+                length.map(|length| format!("nobody looks for source ranges of length {length}"))
+            })
+    }
+
     pub(super) fn has_garbage(&self) -> bool {
         let mut families = self.config.families.iter();
         families.any(|family| self.used(*family) != *self.parts.get(*family))

@@ -26,8 +26,9 @@ pub(crate) const ENDPOINT_CONNECTIONS: &str = "endpoint-connections";
 
 /// Elements of a set: whoever comes when it is full is not counted.
 const MOST: u32 = 1 << 18;
-/// Before all that translate sources: the kernel asks nobody after the first that does.
-const PRIORITY: i32 = 80;
+/// Before all that translate sources, wherever they stand: the kernel asks nobody after the first that does. A chain of
+/// type nat stands behind conntrack, which is at -200.
+const PRIORITY: i32 = -199;
 /// `NF_INET_LOCAL_IN`, for endpoints of this host, and `NF_INET_POST_ROUTING`, for all others.
 const HOOKS: [(u32, &str); 2] = [(1, "input"), (4, "postrouting")];
 const ACCEPT: u32 = 1;
@@ -36,6 +37,7 @@ const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 
 const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_DELSET: u16 = 11;
 const NFTA_SET_DESC: u16 = 9;
 const NFTA_SET_DESC_SIZE: u16 = 1;
 const NFTA_SET_ID: u16 = 10;
@@ -62,27 +64,56 @@ const fn address_length(family: Family) -> usize {
     }
 }
 
-/// Messages that make the table, in order; each has to get its sequence number from `next`.
-pub(crate) fn table(family: Family, endpoints: bool) -> Vec<(Vec<u8>, &'static str)> {
-    let mut messages = vec![(
-        message(NFT_MSG_NEWTABLE, family, 0, |out| {
-            put_string(out, NFTA_TABLE_NAME, COUNTS);
-        }),
-        "table of counts",
-    )];
-    messages.push((set(family, CONNECTIONS, 1, false), "set of counts"));
-    if endpoints {
-        messages.push((set(family, ENDPOINT_CONNECTIONS, 2, true), "set of counts"));
-    }
-    for (hook, name) in HOOKS {
-        messages.push((chain(family, name, hook), "chain of counts"));
-        messages.push((rule(family, name, CONNECTIONS, false), "rule of counts"));
-        if endpoints {
-            let rule = rule(family, name, ENDPOINT_CONNECTIONS, true);
-            messages.push((rule, "rule of counts"));
-        }
-    }
+/// Messages that make the table, in order; each has to get its number.
+pub(crate) fn table(family: Family) -> Vec<Vec<u8>> {
+    let table = message(NFT_MSG_NEWTABLE, family, 0, |out| {
+        put_string(out, NFTA_TABLE_NAME, COUNTS);
+    });
+    let chains = HOOKS.map(|(hook, name)| chain(family, name, hook));
+    [vec![table], chains.into()].concat()
+}
+
+/// Messages that make one of the sets, and the rules that fill it.
+pub(crate) fn counting_in(family: Family, set_name: &str) -> Vec<Vec<u8>> {
+    let endpoints = set_name == ENDPOINT_CONNECTIONS;
+    let id = 1 + u32::from(endpoints);
+    let mut messages = vec![set(family, set_name, id, endpoints)];
+    messages.extend(rules(family, set_name));
     messages
+}
+
+/// Messages that make the rules that fill a set.
+pub(crate) fn rules(family: Family, set: &str) -> Vec<Vec<u8>> {
+    let endpoints = set == ENDPOINT_CONNECTIONS;
+    HOOKS
+        .map(|(_, chain)| rule(family, chain, set, endpoints))
+        .into()
+}
+
+/// The names of the chains.
+pub(crate) fn chains() -> [&'static str; 2] {
+    HOOKS.map(|(_, name)| name)
+}
+
+/// A message that takes a set away, whose rules are gone.
+pub(crate) fn without(family: Family, set: &str) -> Vec<u8> {
+    message(NFT_MSG_DELSET, family, 0, |out| {
+        put_string(out, NFTA_SET_TABLE, COUNTS);
+        put_string(out, NFTA_SET_NAME, set);
+    })
+}
+
+/// How many rules there are.
+pub(crate) fn rule_count(socket: &mut Socket, family: Family) -> Result<usize, SocketError> {
+    let mut narrow = Vec::new();
+    put_string(&mut narrow, NFTA_RULE_TABLE, COUNTS);
+    let kind = message_type(NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE);
+    let request = dump_request(kind, family, &narrow);
+    let (count, _) = socket.dump_once(&request, 0, |count, message| {
+        let table = find(message.attributes(), NFTA_RULE_TABLE).and_then(string);
+        *count += usize::from(table == Some(COUNTS));
+    })?;
+    Ok(count)
 }
 
 fn message(kind: u16, family: Family, flags: u16, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
