@@ -378,7 +378,29 @@ fn top_counts_while_somebody_looks() {
         measured["services"],
         json!([{"service": "default/web:http", "perSecond": 0.0, "total": 4}])
     );
-    // With endpoints it begins anew.
+    // What has been counted stays when endpoints are counted too, and somebody who flushes all is not the end of it.
+    let (_, text) = process.command(
+        "top",
+        &[
+            "--once",
+            "--interval",
+            "0.05",
+            "--endpoints",
+            "--output",
+            "json",
+        ],
+    );
+    assert!(text.contains("\"total\": 4"), "{text}");
+    if by().is_none() {
+        world.node.sh("nft flush ruleset");
+        eventually("the rules are back", || {
+            world.node.ruleset().contains("default/web")
+        });
+    } else {
+        world.node.sh("nft delete table ip pointsman-counts");
+    }
+    process.command("top", &["--once", "--interval", "0.05", "--endpoints"]);
+    world.node.sh("nft flush table ip pointsman-counts");
     process.command("top", &["--once", "--interval", "0.05", "--endpoints"]);
     world.pod.connect("10.96.0.10:80").expect("an endpoint");
     let (_, text) = process.command("top", &["--once", "--interval", "0.05", "--endpoints"]);

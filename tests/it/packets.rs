@@ -559,9 +559,10 @@ fn f3_clients_of_an_endpoint_that_leaves_are_served_by_another_and_the_rest_stay
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn f3_retries_of_a_hanging_connection_do_not_bring_back_an_endpoint_that_has_left() {
+fn f3_h2_retries_of_a_hanging_connection_reach_another_and_do_not_bring_back_an_endpoint_that_has_left()
+ {
     // Enough for some repeated SYNs, which come once a second at first.
-    const HANGING: Duration = Duration::from_millis(4500);
+    const HANGING: Duration = Duration::from_secs(20);
     let site = Site::new(
         with(affine_service(10800), slices("web", "TCP", &[11, 12, 13])),
         &[],
@@ -605,8 +606,13 @@ fn f3_retries_of_a_hanging_connection_do_not_bring_back_an_endpoint_that_has_lef
             .is_ok_and(|sent: usize| sent >= waiting.len())
     });
     site.apply(with(affine_service(10800), slices("web", "TCP", &[12, 13])));
+    let gone: Vec<SocketAddr> = tested().map(|net| net.endpoint(11)).collect();
     for hanging in hanging {
-        assert_eq!(hanging.join().expect("an attempt"), Err(Failure::TimedOut));
+        let seen = hanging
+            .join()
+            .expect("an attempt")
+            .expect("another endpoint");
+        assert!(!gone.contains(&seen.endpoint), "{seen:?}");
     }
     let attempts: Vec<_> = waiting
         .into_iter()

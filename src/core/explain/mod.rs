@@ -2,11 +2,12 @@
 //!
 //! The same state and the same decisions as everything that is programmed, told for one source and one
 //! destination. `asked` has what can be asked and what is answered, `surroundings` what that is taken from,
-//! `answering` which destinations it is about, `route` what becomes of one that somebody has, `nobody` of one that
-//! nobody has, `words` how it is said.
+//! `answering` which destinations it is about, `route` one that somebody has and `case` what
+//! becomes of a connection to it, `nobody` what becomes of one that nobody has, `words` how it is said.
 
 mod answering;
 mod asked;
+mod case;
 mod nobody;
 mod route;
 mod surroundings;
