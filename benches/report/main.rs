@@ -5,9 +5,9 @@
 //! Without cargo's `--bench`, as under `cargo test`, everything is done once on small clusters, to
 //! see that it works.
 //!
-//! `--json PATH` writes the figures there too. `whole`, `iptables`, `attacks`, `live`, `observe` and `path` measure that
+//! `--json PATH` writes the figures there too. `whole`, `iptables`, `attacks`, `live`, `observe`, `path` and `counting` measure that
 //! part alone: whole states and changes, the same in iptables mode, what hostile Services do, the program
-//! beside an API server, what questions cost that it answers, the data path. `--beside PROGRAM` has
+//! beside an API server, what questions cost that it answers, the data path, of it only what counting costs. `--beside PROGRAM` has
 //! another program measured in the data path too: it is started in the network namespace of a node
 //! with the path of a file of objects, one in a line as JSON, and prints a line once it serves them.
 
@@ -155,7 +155,9 @@ const fn shape(services: u32, endpoints: u32) -> Shape {
     }
 }
 
-const PARTS: [&str; 6] = ["whole", "iptables", "attacks", "live", "observe", "path"];
+const PARTS: [&str; 7] = [
+    "whole", "iptables", "attacks", "live", "observe", "path", "counting",
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -234,6 +236,9 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
     if of("path") {
         traffic::measure(plan.traffic, plan.turns, another, &mut paths);
     }
+    if of("path") || of("counting") {
+        traffic::measure_counting(plan.traffic, 4 * plan.turns, &mut paths.counted);
+    }
     let tables = vec![
         wholes.whole,
         wholes.stages,
@@ -246,6 +251,7 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
         by_iptables,
         questions,
         paths.connections,
+        paths.counted,
         paths.flows,
     ];
     let tables = tables.into_iter().chain(attacks);

@@ -35,6 +35,8 @@ const BLAST: usize = 1_000;
 pub struct Tables {
     /// New connections.
     pub connections: Table,
+    /// New connections that are counted, or not.
+    pub counted: Table,
     /// Flows that are there already.
     pub flows: Table,
 }
@@ -56,6 +58,20 @@ impl Tables {
                     "quartiles",
                     "p99",
                     "over direct",
+                ],
+            ),
+            counted: Table::new(
+                "Counting new connections",
+                "TCP through a ClusterIP as above, on one node, on which connections are counted in turns: not at all, by Service, by\n\
+                 endpoint; beside it, what a rule costs that only counts, and one that only looks into a set of one element, in a chain\n\
+                 of its own. \"over off\" is the difference of the medians.",
+                &[
+                    "node",
+                    "counting",
+                    "times",
+                    "median",
+                    "quartiles",
+                    "over off",
                 ],
             ),
             flows: Table::new(
@@ -85,8 +101,6 @@ enum Between {
     Conntrack,
     /// pointsman, with so many Services.
     Pointsman(u32),
-    /// The same, which counts connections.
-    Counting(CountingLevel, u32),
     /// The same in iptables mode, by a variant.
     Iptables(&'static str, u32),
     /// Another program, with so many Services: it is started in the node's network namespace with
@@ -130,8 +144,6 @@ pub fn measure(services: &[u32], turns: usize, another: Option<&str>, tables: &m
     let mut between = vec![Between::Nothing, Between::Conntrack];
     for count in services {
         between.push(Between::Pointsman(*count));
-        between.push(Between::Counting(CountingLevel::Services, *count));
-        between.push(Between::Counting(CountingLevel::Endpoints, *count));
         let variants = iptables::VARIANTS.into_iter();
         let variants = variants.filter(|variant| iptables::has(variant));
         between.extend(variants.map(|variant| Between::Iptables(variant, *count)));
@@ -153,13 +165,84 @@ pub fn measure(services: &[u32], turns: usize, another: Option<&str>, tables: &m
     report(&nodes, tables);
 }
 
+/// What stands before the choice of an endpoint while connections are made.
+#[derive(Clone, Copy)]
+enum Counting {
+    By(CountingLevel),
+    /// A rule of nft's own in a chain of its own.
+    Rule(&'static str),
+}
+
+/// Measures what counting costs: differences between nodes are larger than that.
+pub fn measure_counting(services: &[u32], turns: usize, table: &mut Table) {
+    const WAYS: [(Counting, &str); 5] = [
+        (Counting::By(CountingLevel::Nothing), "off"),
+        (Counting::By(CountingLevel::Services), "Services"),
+        (Counting::By(CountingLevel::Endpoints), "endpoints"),
+        (
+            Counting::Rule("counter"),
+            "nothing, and one rule that counts",
+        ),
+        (
+            Counting::Rule("ip daddr . meta l4proto . th dport @one"),
+            "nothing, and one lookup in a set",
+        ),
+    ];
+    for count in services {
+        let node = Node::new(Between::Pointsman(*count));
+        let target: SocketAddr = TARGETS[1].1.parse().expect("an address and a port");
+        let mut times: [Vec<Duration>; WAYS.len()] = Default::default();
+        // The first turn fills the caches.
+        for turn in 0..=WAYS.len() * turns {
+            let place = turn % WAYS.len();
+            let level = match WAYS[place].0 {
+                Counting::By(level) => level,
+                Counting::Rule(_) => CountingLevel::Nothing,
+            };
+            node.world
+                .node
+                .run(move || counting::set_level(level).expect("a table that counts"));
+            if let Counting::Rule(rule) = WAYS[place].0 {
+                node.world.node.sh(&format!(
+                    "nft 'table ip baseline {{ set one {{ typeof ip daddr . meta l4proto . th dport; elements = {{ 10.96.0.10 . tcp . 80 }}; }}; \
+                     chain c {{ type nat hook prerouting priority -150; {rule}; }}; }}'"
+                ));
+            }
+            // The first connections make the elements.
+            let first = node.world.pod.run(move || connect(target));
+            let second = node.world.pod.run(move || connect(target));
+            drop(first);
+            if turn > 0 {
+                times[place].extend(second);
+            }
+            if matches!(WAYS[place].0, Counting::Rule(_)) {
+                node.world.node.sh("nft delete table ip baseline");
+            }
+        }
+        let off = quantiles(times[0].clone()).0.as_secs_f64();
+        for ((_, what), times) in WAYS.iter().zip(times) {
+            let median = quantiles(times.clone()).0;
+            table.row(vec![
+                node.name.clone().into(),
+                (*what).into(),
+                Cell::Count(times.len()),
+                precise(median),
+                spread(&times),
+                Cell::Text(format!("{:+.3} µs", (median.as_secs_f64() - off) * 1e6)),
+            ]);
+        }
+    }
+}
+
+/// The middle half of some times.
+fn spread(times: &[Duration]) -> Cell {
+    let (first, third) = quartiles(times.to_vec());
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    Cell::Text(format!("{:.2} to {:.2} µs", micros(first), micros(third)))
+}
+
 fn report(nodes: &[Node], tables: &mut Tables) {
     let median = |times: &[Duration]| quantiles(times.to_vec()).0;
-    let spread = |times: &[Duration]| {
-        let (first, third) = quartiles(times.to_vec());
-        let micros = |time: Duration| time.as_secs_f64() * 1e6;
-        Cell::Text(format!("{:.2} to {:.2} µs", micros(first), micros(third)))
-    };
     for node in nodes {
         let direct = median(&node.connections[0]);
         for ((target, _), times) in TARGETS.iter().zip(&node.connections) {
@@ -221,19 +304,6 @@ impl Node {
                 let fill = fill(services);
                 let kernel = world.node.run(move || loaded(whole::start(), fill));
                 let name = format!("pointsman, {services} Services");
-                (name, Program::Pointsman(Box::new(kernel)))
-            }
-            Between::Counting(level, services) => {
-                let fill = fill(services);
-                let kernel = world.node.run(move || {
-                    counting::set_level(level).expect("a table that counts");
-                    loaded(whole::start(), fill)
-                });
-                let what = match level {
-                    CountingLevel::Endpoints => "endpoints",
-                    _ => "Services",
-                };
-                let name = format!("pointsman, {services} Services, counting {what}");
                 (name, Program::Pointsman(Box::new(kernel)))
             }
             Between::Iptables(variant, services) => {

@@ -8,6 +8,7 @@ use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, In
 use crate::core::model::{Family, Protocol};
 use crate::dataplane::Mode;
 use crate::serve::registry::{Made, Metrics};
+use crate::source::cluster::Kind;
 
 /// 1 ms, doubled fourteen times: what kube-proxy measures syncs with.
 fn doubling() -> Vec<f64> {
@@ -268,6 +269,9 @@ impl AgentMetrics {
             families: families.to_vec(),
         };
         // What has not happened yet is 0, not absent.
+        for kind in Kind::ALL {
+            let _ = metrics.watch_failures.with_label_values(&[kind.name()]);
+        }
         for family in families {
             let family = family.name();
             for histogram in [
