@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::convert_options;
 use super::inbox::Events;
-use crate::config::Config;
+use crate::config::{Config, ConfigFile, Origin};
 use crate::host::file_watch::FileWatch;
 use crate::source::changes::{Cause, Changes};
 use crate::source::manifests::Manifests;
@@ -113,15 +113,40 @@ async fn load_again(mut manifests: Manifests, events: &Events) -> Result<Manifes
     Ok(manifests)
 }
 
-/// Ends when the configuration file says something else than it did (docs/semantics.md, K10).
-pub(crate) async fn until_changed(file: Option<&crate::config::ConfigFile>) -> Result<()> {
-    let Some(file) = file else {
+/// What ends this process when it changes: the configuration file, and the kubeconfig.
+pub(crate) fn of_the_start(config: &Config) -> Vec<ConfigFile> {
+    let mut files: Vec<ConfigFile> = config.file.iter().cloned().collect();
+    if let Origin::Cluster {
+        kubeconfig: Some(path),
+        ..
+    } = &config.origin
+        // One that cannot be read is an error of its own.
+        && let Ok(text) = std::fs::read_to_string(path)
+    {
+        files.push(ConfigFile {
+            path: path.clone(),
+            text,
+        });
+    }
+    files
+}
+
+/// Waits until one of them has changed, which is an error.
+pub(crate) async fn until_any_changed(files: &[ConfigFile]) -> Result<()> {
+    let waiting = files.iter().map(|file| Box::pin(until_changed(file)));
+    let waiting: Vec<_> = waiting.collect();
+    if waiting.is_empty() {
         return std::future::pending().await;
-    };
+    }
+    futures::future::select_all(waiting).await.0
+}
+
+async fn until_changed(file: &ConfigFile) -> Result<()> {
     let mut watch = match FileWatch::start(&file.path) {
         Ok(watch) => watch,
         Err(error) => {
-            tracing::warn!(%error, "changes of the configuration file are not noticed");
+            let path = file.path.display();
+            tracing::warn!(%error, %path, "changes of the file are not noticed");
             return std::future::pending().await;
         }
     };

@@ -87,10 +87,11 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
     let telling = answers(config, &health, &registry, (B::MODE, counts))?;
     let mut servers = pin!(serve(config, telling, news.clone(), stopped));
     let mut running = None;
+    let start = files::of_the_start(config);
     let result = tokio::select! {
         result = work(config, backend, &shared, (news, announced), &mut running) => result,
         result = &mut servers => return result,
-        result = files::until_changed(config.file.as_ref()) => result,
+        result = files::until_any_changed(&start) => result,
         () = signals.received() => Ok(()),
     };
     // Who asks meanwhile hears that this proxy ends.

@@ -57,6 +57,9 @@ struct Body {
     healthy: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<BTreeMap<&'static str, FamilyBody>>,
+    /// Why not, if not. kube-proxy does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -166,6 +169,7 @@ impl Health {
             node_eligible: with_eligible.then_some(state.eligible),
             healthy,
             status: state.updated.is_some().then(|| families.collect()),
+            reason: (!ok).then(|| state.reason(self.timeout)),
         };
         // Numbers, texts and booleans can be written.
         let body = serde_json::to_string(&body).unwrap_or_default();
@@ -179,6 +183,22 @@ const NEVER: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 impl State {
     fn is_healthy(&self, timeout: Duration) -> bool {
         self.updated.is_some() && self.keeps_up(timeout)
+    }
+
+    /// Why something is not as it should be.
+    fn reason(&self, timeout: Duration) -> String {
+        let waiting = self.pending.map(|since| since.elapsed());
+        match waiting.filter(|waiting| *waiting >= timeout) {
+            _ if self.stopping => "the proxy is about to end".to_owned(),
+            _ if self.updated.is_none() => {
+                "nothing is programmed yet; pointsman status says what is waited for".to_owned()
+            }
+            Some(waiting) => format!(
+                "changes have not been in effect for {} s",
+                waiting.as_secs()
+            ),
+            None => "the Node is about to be removed, or has not been seen".to_owned(),
+        }
     }
 
     fn keeps_up(&self, timeout: Duration) -> bool {

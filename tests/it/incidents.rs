@@ -259,6 +259,15 @@ fn the_api_server_is_away() {
     eventually("a Service that came meanwhile is served", || {
         world.pod.connect("10.96.0.11:80").is_ok()
     });
+    // What brought it is told with its version.
+    let said = process.ask("/v1/explain", &[("to", "default/late")]);
+    let because_of = said["answer"]["routes"][0]["programmed"]["becauseOf"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(
+        because_of.contains(" default/late") && because_of.contains(" at resourceVersion "),
+        "{said}"
+    );
 }
 
 #[test]
@@ -320,4 +329,20 @@ fn nothing_is_programmed_because_the_first_lists_do_not_come() {
     let (code, text) = process.command("explain", &["default/web"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("nothing is programmed yet"), "{text}");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_kubeconfig_that_is_corrected_is_taken_up_by_a_new_start() {
+    let host = Host::new();
+    let server = ApiServer::start(&host, vec![node(), service_cidr()]);
+    let path = server.kubeconfig();
+    let text = std::fs::read_to_string(&path).expect("a kubeconfig");
+    let process = Pointsman::launch(&host, &["--kubeconfig", path.to_str().expect("a path")]);
+    process.wait_for("synced");
+    // As the kubelet does with a ConfigMap: the same content is no change.
+    std::fs::write(&path, &text).expect("a file");
+    let log = process.log();
+    std::fs::write(&path, text + "\n# corrected\n").expect("a file");
+    assert_eq!(process.wait(), Some(1), "{log}");
 }

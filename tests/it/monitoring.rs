@@ -129,3 +129,27 @@ fn what_alerts_and_the_dashboard_look_at_is_exported_and_ours_is_as_prometheus_l
     let (ok, said) = host.sh_with_input("promtool check metrics", &ours);
     assert!(ok && said.is_empty(), "{said}");
 }
+
+#[test]
+fn no_overlay_takes_away_what_an_operator_has_configured() {
+    let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
+    let mut seen = 0;
+    for overlay in std::fs::read_dir(&manifests).expect("manifests") {
+        let overlay = overlay.expect("an overlay").path();
+        if overlay.ends_with("base") || !overlay.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(&overlay).expect("files") {
+            let path = file.expect("a file").path();
+            let text = std::fs::read_to_string(&path).expect("a file");
+            let replaces = text.contains("config.conf: |") || text.contains("kubeconfig.conf: |");
+            assert!(
+                !replaces,
+                "{} replaces the configuration of base",
+                path.display()
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 8, "{seen}");
+}

@@ -29,7 +29,7 @@ fn n_i2_healthz_is_503_before_the_first_sync_and_200_after_while_livez_is_200() 
     assert_eq!(json(&healthz)["healthy"], false);
     assert_eq!(
         names(&healthz.body),
-        "lastUpdated currentTime nodeEligible healthy"
+        "lastUpdated currentTime nodeEligible healthy reason nothing is programmed yet; pointsman status says what is waited for"
     );
     let livez = get(&host, HEALTH, "/livez").unwrap();
     assert_eq!(names(&livez.body), "lastUpdated currentTime healthy");
