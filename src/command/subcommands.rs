@@ -22,10 +22,15 @@ enum Subcommand {
     /// The first line says it; then come all endpoints, used or not and why. Exit code: 0 if there is an answer, whatever
     /// it says, 2 if nobody could be asked.
     Explain {
-        /// Who connects (an address, or `host` for this node; left out: somebody), and whom to:
-        /// NAMESPACE/SERVICE[:PORT], ADDRESS:PORT, or the number of a NodePort, each with /tcp, /udp or /sctp after it
-        /// if there are several
-        #[arg(value_name = "[FROM] DESTINATION", required = true, num_args = 1..=2)]
+        /// A connection.
+        #[arg(
+            value_name = "[FROM] DESTINATION",
+            required = true,
+            num_args = 1..=2,
+            help = "Who connects (an address, or `host` for this node; left out: somebody), and whom to: \
+                    NAMESPACE/SERVICE[:PORT], ADDRESS:PORT, or the number of a NodePort, each with /tcp, /udp or /sctp \
+                    after it if there are several"
+        )]
         connection: Vec<String>,
         #[command(flatten)]
         common: Common,
