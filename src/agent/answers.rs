@@ -30,7 +30,7 @@ impl<B: Backend> SyncLoop<B> {
                 let _ = told.send(self.wanted());
             }
             Asked::Number(told) => {
-                let _ = told.send(self.journal.number());
+                let _ = told.send((self.journal.number(), self.is_pending()));
             }
             Asked::Names(owners, told) => {
                 let state = self.proxy.desired().state();
@@ -38,8 +38,8 @@ impl<B: Backend> SyncLoop<B> {
                 let _ = told.send(owners.iter().map(name).collect());
             }
             Asked::Owners(destinations, told) => {
-                let owners = destinations.iter().map(|to| self.owner(*to)).collect();
-                let _ = told.send(owners);
+                let owners = || destinations.iter().map(|to| self.owner(*to)).collect();
+                let _ = told.send(self.settled.is_some().then(owners));
             }
             Asked::LogHistory => self.journal.log(),
         }
@@ -110,6 +110,11 @@ impl<B: Backend> SyncLoop<B> {
         })
     }
 
+    /// Something is wanted that is not in the kernel.
+    fn is_pending(&self) -> bool {
+        !self.proxy.desired().engine().is_settled() || self.journal.pending() > 0
+    }
+
     fn wanted(&self) -> Result<Wanted, String> {
         let desired = self.proxy.desired();
         let options = super::options(&self.config, desired.state().node());
@@ -118,7 +123,7 @@ impl<B: Backend> SyncLoop<B> {
         Ok(Wanted {
             whole: desired.engine().whole(),
             number: self.journal.number(),
-            pending: !desired.engine().is_settled() || self.journal.pending() > 0,
+            pending: self.is_pending(),
             options,
         })
     }
@@ -157,7 +162,7 @@ impl<B: Backend> SyncLoop<B> {
                 let PerFamily { v4, v6 } = desired.without_local();
                 v4.internal + v4.external + v6.internal + v6.external
             },
-            more_warnings: warnings.len().saturating_sub(MOST_WARNINGS),
+            more_warnings: warnings.len().saturating_sub(MOST_WARNINGS) + self.noted.beyond(),
             warnings: warnings.into_iter().take(MOST_WARNINGS).collect(),
             last: self.journal.entries(1).pop(),
             elements: backend.counts().iter().map(|(_, _, count)| count).sum(),

@@ -1,7 +1,7 @@
 //! Connections that the kernel counts: of Services when that is asked for, and refusals always. Read when somebody
 //! asks, and never otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ use crate::serve::registry::{Made, Metrics};
 const LEASE: Duration = Duration::from_secs(60);
 /// How many elements of what is gone are taken away at a time.
 const MOST_FORGOTTEN: usize = 10_000;
+
+/// For so long the loop is waited for: whoever scrapes has more to hear.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the loop is asked, once it runs.
 pub(crate) type Questions = watch::Receiver<Option<mpsc::Sender<Asked>>>;
@@ -104,8 +107,9 @@ impl ConnectionCounts {
     }
 
     /// Counts what is configured from now on, and nothing else.
-    pub(crate) fn start(&self) {
-        set(self.configured);
+    pub(crate) async fn start(&self) {
+        let level = self.configured;
+        aside(move || set(level)).await;
     }
 
     /// Counts this as well until nobody has asked for a while. Returns what is to be counted now.
@@ -139,8 +143,15 @@ impl ConnectionCounts {
             };
             tokio::time::sleep_until(until).await;
         }
-        let level = self.configured;
-        aside(move || set(level)).await;
+        let counts = self.clone();
+        aside(move || {
+            // Somebody may have asked meanwhile.
+            let lease = counts.lease.lock().unwrap_or_else(PoisonError::into_inner);
+            if lease.is_none() {
+                set(counts.configured);
+            }
+        })
+        .await;
     }
 
     /// What has been counted.
@@ -173,6 +184,9 @@ impl ConnectionCounts {
         }
         self.show_refused(&refused);
         let services = self.by_service(counted).await;
+        let services = services.ok_or(
+            "the sync loop is busy, or has not begun: it does not say whose connections are",
+        )?;
         Ok(Counts {
             at_ms: jiff::Timestamp::now().as_millisecond(),
             services,
@@ -180,16 +194,22 @@ impl ConnectionCounts {
         })
     }
 
-    /// Sums by Service port. What belongs to none is forgotten.
-    async fn by_service(&self, counted: Vec<Counted>) -> Vec<ServiceCount> {
-        let destinations: Vec<Destination> = counted.iter().map(|one| one.destination).collect();
-        let Some(owners) = self.owners(destinations).await else {
-            return Vec::new();
-        };
+    /// Sums by Service port. What belongs to none is forgotten. Nothing if the loop is too busy to say whose it is.
+    async fn by_service(&self, counted: Vec<Counted>) -> Option<Vec<ServiceCount>> {
+        if counted.is_empty() {
+            return Some(Vec::new());
+        }
+        let mut destinations: Vec<Destination> =
+            counted.iter().map(|one| one.destination).collect();
+        destinations.sort_unstable();
+        destinations.dedup();
+        let owners = self.owners(destinations.clone()).await?;
+        let owners: HashMap<Destination, Option<String>> =
+            destinations.into_iter().zip(owners).collect();
         let mut sums: BTreeMap<String, ServiceCount> = BTreeMap::new();
         let mut gone = Vec::new();
-        for (one, owner) in counted.into_iter().zip(owners) {
-            let Some(service) = owner else {
+        for one in counted {
+            let Some(service) = owners.get(&one.destination).cloned().flatten() else {
                 gone.push(one);
                 continue;
             };
@@ -212,17 +232,21 @@ impl ConnectionCounts {
                 tracing::debug!(%error, "counts of Services that are gone stay");
             }
         }
-        sums.into_values().collect()
+        Some(sums.into_values().collect())
     }
 
+    /// Whose destinations are, if the loop knows them all by now and has a moment.
     async fn owners(&self, destinations: Vec<Destination>) -> Option<Vec<Option<String>>> {
         let questions = self.questions.borrow().clone()?;
         let (told, answer) = oneshot::channel();
-        questions
-            .send(Asked::Owners(destinations, told))
-            .await
-            .ok()?;
-        answer.await.ok()
+        let answered = async {
+            questions
+                .send(Asked::Owners(destinations, told))
+                .await
+                .ok()?;
+            answer.await.ok()?
+        };
+        tokio::time::timeout(PATIENCE, answered).await.ok()?
     }
 
     /// Has the metrics say what the kernel has counted.

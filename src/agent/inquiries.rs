@@ -19,12 +19,15 @@ pub(crate) enum Asked {
     History(usize, oneshot::Sender<Vec<Entry>>),
     /// Everything that the kernel should hold, or why that cannot be said.
     Wanted(oneshot::Sender<Result<Wanted, String>>),
-    /// How many syncs there have been.
-    Number(oneshot::Sender<u64>),
+    /// How many syncs there have been, and whether something is under way.
+    Number(oneshot::Sender<(u64, bool)>),
     /// What Services are called.
     Names(Vec<Owner>, oneshot::Sender<Vec<Option<String>>>),
-    /// Whose some destinations are.
-    Owners(Vec<Destination>, oneshot::Sender<Vec<Option<String>>>),
+    /// Whose some destinations are, once everything has been programmed.
+    Owners(
+        Vec<Destination>,
+        oneshot::Sender<Option<Vec<Option<String>>>>,
+    ),
     /// Log the last transactions.
     LogHistory,
 }

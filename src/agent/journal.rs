@@ -70,6 +70,8 @@ pub(crate) struct Journal {
     pending: FxHashMap<ServiceId, (Cause, Instant)>,
     /// Services that have changed since the first sync.
     last: FxHashMap<ServiceId, Last>,
+    /// Some object has gone since the last entry.
+    some_gone: bool,
     /// When everything was programmed first.
     begun: Option<Timestamp>,
 }
@@ -84,6 +86,7 @@ impl Journal {
             since: None,
             pending: FxHashMap::default(),
             last: FxHashMap::default(),
+            some_gone: false,
             begun: None,
         }
     }
@@ -96,6 +99,7 @@ impl Journal {
         }
         let state = desired.state();
         for cause in causes {
+            self.some_gone |= cause.gone;
             let of = match cause.kind {
                 "Service" => state.id_of(&cause.key),
                 "EndpointSlice" => state.owner_of(&cause.key),
@@ -143,6 +147,13 @@ impl Journal {
             }
             let took = now - since;
             self.last.insert(id, Last { at, took, cause });
+        }
+        // A Service that goes is known by name only.
+        if std::mem::take(&mut self.some_gone) {
+            self.last
+                .retain(|id, _| desired.state().name(*id).is_some());
+            self.pending
+                .retain(|id, _| desired.state().name(*id).is_some());
         }
         self.begun.get_or_insert(at);
         if synced.applied.operations > 0 || !self.causes.is_empty() {

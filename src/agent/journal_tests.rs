@@ -110,3 +110,24 @@ fn a_service_is_told_when_and_for_what_it_was_programmed_last() {
     let because_of = journal.programmed(id).unwrap().because_of;
     assert_eq!(because_of, format!("Service {key} at resourceVersion 12"));
 }
+
+#[test]
+fn of_services_that_come_and_go_nothing_is_kept() {
+    let mut desired = Desired::new(Node::named("node-1"), NodePortAddresses::Primary);
+    let mut journal = Journal::new();
+    for port in 1..100 {
+        for change in [
+            crate::agent::fakes::there_is(port),
+            crate::agent::fakes::there_is_no(port),
+        ] {
+            let cause = Cause::of(&change).unwrap();
+            desired.take([change]);
+            journal.heard(vec![cause], &desired);
+            desired.compile();
+            let pending = desired.engine.pending_up_to(usize::MAX);
+            desired.engine.commit(pending);
+            journal.synced(&synced(1), &desired);
+        }
+    }
+    assert_eq!((journal.last.len(), journal.pending.len()), (0, 0));
+}

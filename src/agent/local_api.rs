@@ -28,8 +28,10 @@ use crate::host::facts::Facts;
 
 /// The format of the answers. One that is not this cannot be read.
 pub(crate) const FORMAT: u32 = 1;
-/// For so long an answer of the loop is waited for: a first transaction may take as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For so long an answer of the loop is waited for. All that an answer may take is less than the socket allows.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two comparisons with the kernel.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Of so many destinations flows are counted.
 const MOST_COUNTED: usize = 8;
 /// So many differences are told.
@@ -175,6 +177,7 @@ impl LocalApi {
     }
 
     async fn status(&self) -> Status {
+        let runs = self.questions.borrow().is_some();
         let inner = self.ask(Asked::Status).await.ok();
         let mode = self.mode;
         let around = tokio::task::spawn_blocking(move || look_around(mode)).await;
@@ -188,6 +191,7 @@ impl LocalApi {
             } else {
                 Vec::new()
             },
+            is_silent: runs && inner.is_none(),
             inner,
             machine,
             findings,
@@ -232,9 +236,10 @@ impl LocalApi {
                 .await
                 .map_err(|_| "the thread that compares has ended".to_owned())?;
             let (wanted, differences) = compared.map_err(|error| error.to_string())?;
-            let after = self.ask(Asked::Number).await?;
-            let busy = pending || after != number;
-            if busy && !differences.is_empty() && attempt < ATTEMPTS {
+            let (after, still) = self.ask(Asked::Number).await?;
+            let busy = pending || still || after != number;
+            if busy && !differences.is_empty() && attempt < ATTEMPTS && began.elapsed() < PATIENCE {
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
             let owners: Vec<Owner> = differences

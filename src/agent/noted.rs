@@ -14,8 +14,8 @@ const MOST_WARNINGS: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Noted {
     by_object: BTreeMap<String, Vec<Warning>>,
-    /// So many more objects had some.
-    beyond: u64,
+    /// So many warnings of further objects were not kept.
+    beyond: usize,
 }
 
 impl Noted {
@@ -47,6 +47,11 @@ impl Noted {
     pub(crate) fn about(&self, object: &str) -> impl Iterator<Item = String> {
         let warnings = self.by_object.get(object).into_iter().flatten();
         warnings.map(ToString::to_string)
+    }
+
+    /// How many more there have been.
+    pub(crate) const fn beyond(&self) -> usize {
+        self.beyond
     }
 
     /// All of it, in the order of the objects' names.

@@ -40,7 +40,8 @@ pub(crate) fn findings(facts: &Facts, dropping: &[Dropping], mode: Mode) -> Vec<
     if facts.ipv4_forwarding == Some(0) {
         found(
             "ip-forward-off",
-            true,
+            // A node of IPv6 alone does not need it.
+            facts.ipv6_forwarding != Some(1),
             "IPv4 forwarding is off: connections from pods and from outside do not get to endpoints".to_owned(),
             "sysctl -w net.ipv4.ip_forward=1",
         );
@@ -241,6 +242,7 @@ mod tests {
     fn what_is_certain_comes_first() {
         let mut facts = sound();
         (facts.rp_filter, facts.ipv4_forwarding) = (Some(1), Some(0));
+        facts.ipv6_forwarding = None;
         assert_eq!(ids(&facts), ["ip-forward-off", "rp-filter"]);
     }
 

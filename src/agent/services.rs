@@ -83,7 +83,7 @@ pub(crate) async fn run<B: Backend + Send + 'static>(config: &Config) -> Result<
         stopped.clone(),
     ));
     look_around(B::MODE, &news);
-    counts.start();
+    counts.start().await;
     let telling = answers(config, &health, &registry, (B::MODE, counts))?;
     let mut servers = pin!(serve(config, telling, news.clone(), stopped));
     let mut running = None;

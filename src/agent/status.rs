@@ -101,6 +101,8 @@ pub(crate) struct Found {
     pub(crate) source: String,
     pub(crate) watches: Vec<Watch>,
     pub(crate) inner: Option<Loop>,
+    /// The loop runs, and has not answered.
+    pub(crate) is_silent: bool,
     pub(crate) machine: Facts,
     pub(crate) findings: Vec<Finding>,
 }
@@ -133,7 +135,14 @@ impl Found {
             .iter()
             .filter(|watch| watch.why.is_some())
             .collect();
-        let is_programmed = self.inner.as_ref().is_some_and(|inner| inner.programmed);
+        let is_programmed =
+            self.is_silent || self.inner.as_ref().is_some_and(|inner| inner.programmed);
+        if self.is_silent {
+            certain.push(problem(
+                "the sync loop has not answered for ten seconds: it waits for the kernel, or for iptables".to_owned(),
+                "what holds the lock of the rules: nft monitor, or ps for iptables",
+            ));
+        }
         if let Some(longest) = failing.iter().max_by_key(|watch| watch.failing_for) {
             let why = longest.why.as_deref().unwrap_or_default();
             let source = &self.source;

@@ -12,6 +12,7 @@ fn found() -> Found {
             programmed: true,
             ..Loop::default()
         }),
+        is_silent: false,
         machine: Facts::default(),
         findings: Vec::new(),
     }
@@ -51,7 +52,10 @@ fn the_worst_comes_first_and_makes_the_node_unhealthy() {
     fn inner(found: &mut Found) -> &mut Loop {
         found.inner.as_mut().unwrap()
     }
-    let cases: [(&str, Break); 6] = [
+    let cases: [(&str, Break); 7] = [
+        ("the sync loop has not answered", |found| {
+            (found.inner, found.is_silent) = (None, true);
+        }),
         (
             "the API server https://10.0.0.1:6443 has not been reached for 200 s (refused): nothing new is programmed",
             |found| {
@@ -106,6 +110,7 @@ fn found_copy(found: &Found) -> Found {
         source: found.source.clone(),
         watches: found.watches.clone(),
         inner: found.inner.clone(),
+        is_silent: found.is_silent,
         machine: found.machine.clone(),
         findings: found.findings.clone(),
     }

@@ -125,7 +125,7 @@ fn who_asks_is_answered_and_nothing_changes_for_it<H: Holds>() {
     let wanted = running.answer(Asked::Wanted).unwrap();
     let mut backend = running.backend.clone();
     assert_eq!(backend.differences(&wanted.whole).unwrap(), []);
-    assert_eq!(running.answer(Asked::Number), wanted.number);
+    assert_eq!(running.answer(Asked::Number), (wanted.number, false));
     let entries = running.answer(|told| Asked::History(10, told));
     assert!(
         entries.iter().any(|entry| entry.causes == ["the start"]),

@@ -44,6 +44,7 @@ struct State {
 struct Failure {
     since: Timestamp,
     last: Timestamp,
+    times: u32,
     why: String,
 }
 
@@ -78,7 +79,8 @@ impl Watches {
                     .take()
                     .filter(|failure| is_recent(failure, now));
                 state.failure = Some(Failure {
-                    since: goes_on.map_or(now, |failure| failure.since),
+                    since: goes_on.as_ref().map_or(now, |failure| failure.since),
+                    times: goes_on.map_or(1, |failure| failure.times + 1),
                     last: now,
                     why: why.clone(),
                 });

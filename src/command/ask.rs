@@ -16,14 +16,15 @@ use tokio::time::timeout;
 use crate::agent::local_api::{Envelope, FORMAT};
 
 /// For so long an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
 pub(super) enum AskError {
     /// Nobody answers.
     #[error(
-        "no agent answers at {0}: it does not run here, or with another --socket; --manifests or --kubeconfig does without it"
+        "no agent answers at {0}: it does not run here, or with another --socket; explain and verify can do without it, \
+         with --manifests or --kubeconfig"
     )]
     NoAgent(PathBuf),
     /// We may not ask.
@@ -58,7 +59,7 @@ pub(super) enum AskError {
     Refused(String),
 }
 
-/// Asks, and returns the answer with its text.
+/// Asks, and returns the answer.
 pub(super) async fn ask<T: DeserializeOwned>(
     socket: &Path,
     path: &str,

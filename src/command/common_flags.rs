@@ -61,6 +61,11 @@ impl Common {
             ..
         } = self;
         if manifests.is_none() && kubeconfig.is_none() && config.is_none() {
+            anyhow::ensure!(
+                hostname_override.is_none() && flags.is_empty(),
+                "the agent is asked, which knows its node and its flags: --hostname-override and what stands after -- go \
+                 with --manifests, --kubeconfig or --config"
+            );
             return Ok(None);
         }
         let mut arguments = vec![OsString::from("pointsman")];

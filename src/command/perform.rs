@@ -11,8 +11,8 @@ use crate::config::{self, Action, Config, Origin, Output};
 use crate::core::model::PerFamily;
 use crate::dataplane::conntrack;
 use crate::dataplane::iptables::Iptables;
-use crate::dataplane::nftables::Nftables;
-use crate::dataplane::{Backend, Mode, Options};
+use crate::dataplane::nftables::{Nftables, counting};
+use crate::dataplane::{Backend, CountingLevel, Mode, Options};
 use crate::host;
 use crate::source::tally::{Tally, Unserved};
 
@@ -98,6 +98,9 @@ fn cleanup() -> Result<()> {
     // Whatever has been programmed here, by either.
     let nftables = Nftables::open(Options::default()).map(|mut backend| backend.clean_up());
     let iptables = Iptables::open(Options::default()).map(|mut backend| backend.clean_up());
+    if let Err(error) = counting::set_level(CountingLevel::Nothing) {
+        tracing::debug!(%error, "nothing counts here");
+    }
     let (nftables, iptables) = match (nftables, iptables) {
         (Err(error), Err(_)) => return Err(error.into()),
         // What a host does not have holds nothing of ours.

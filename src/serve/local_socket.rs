@@ -25,7 +25,7 @@ const MOST_CONNECTIONS: usize = 8;
 /// For so long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For so long an answer may take, with its reading by the client.
-const MOST_TIME: Duration = Duration::from_secs(30);
+const MOST_TIME: Duration = Duration::from_secs(60);
 /// For so long nothing is accepted when there are no descriptors left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 

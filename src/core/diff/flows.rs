@@ -10,7 +10,9 @@ use std::collections::BTreeSet;
 use rustc_hash::FxHashSet;
 
 use crate::core::compile::Compiled;
-use crate::core::ir::{Action, Delta, Destination, DestinationChange, Entry, Operation};
+use crate::core::ir::{
+    Action, Delta, Destination, DestinationChange, Entry, Forwarding, List, Operation,
+};
 use crate::core::model::{Endpoint, Endpoints, Protocol};
 
 /// A destination whose flows have to be looked through.
@@ -103,10 +105,29 @@ pub(super) fn unanswered(delta: &Delta) -> Vec<StaleFlows> {
     all
 }
 
+/// The same without endpoints that one of the destination's lists has still: a list for sources outside may lose one
+/// that the other keeps.
+pub(super) fn but_for_who_stays(
+    mut stale: StaleFlows,
+    now: Option<&Forwarding>,
+) -> Option<StaleFlows> {
+    // Where there is one list, whoever has left it is gone.
+    if let Some(forwarding) = now
+        && forwarding.list(List::External).is_some()
+    {
+        let lists = List::BOTH
+            .into_iter()
+            .filter_map(|list| forwarding.list(list));
+        let held: FxHashSet<&Endpoint> = lists.flat_map(Endpoints::iter).collect();
+        stale.gone.retain(|endpoint| !held.contains(endpoint));
+    }
+    (!stale.gone.is_empty()).then_some(stale)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::ir::{Host, List};
+    use crate::core::ir::Host;
     use crate::core::model::Owner;
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! It serves both modes. Nobody's connection depends on it.
 
-use super::wire::batch::Batch;
-pub(super) use super::wire::counts_table::COUNTS as TABLE;
+use std::sync::{Mutex, PoisonError};
 
+use super::wire::batch::Batch;
 pub use super::wire::counters::Refusal;
 use super::wire::counters::refusals;
 pub use super::wire::counts_table::Counted;
@@ -34,52 +34,69 @@ const fn sets_of(level: CountingLevel) -> &'static [&'static str] {
 ///
 /// If the kernel cannot be asked or refuses; it counts as before then.
 pub fn set_level(level: CountingLevel) -> Result<(), SocketError> {
+    // Of two who look and change at once, one would make what the other has made.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    each_family(|socket, family| {
+        let mut batch = Batch::new(false);
+        put_level(socket, &mut batch, family, level)?;
+        send(socket, batch)
+    })
+}
+
+/// Does something for both families; an error is one only if it is both families'.
+fn each_family(
+    mut act: impl FnMut(&mut Socket, Family) -> Result<(), SocketError>,
+) -> Result<(), SocketError> {
     let mut socket = Socket::open()?;
-    let mut batch = Batch::new(false);
-    for family in Family::BOTH {
-        let there = whole_sets(&mut socket, family)?;
-        let wanted = sets_of(level);
-        if there.as_deref() == Some(wanted) || (there.is_none() && wanted.is_empty()) {
-            continue;
-        }
-        match there {
-            Some(there) if !wanted.is_empty() => {
-                // What both count goes on.
-                if there.len() > wanted.len() {
-                    for chain in chains() {
-                        tables::put_flush_chain(&mut batch, family, COUNTS, chain);
-                    }
-                    wanted
-                        .iter()
-                        .flat_map(|set| rules(family, set))
-                        .for_each(|message| put(&mut batch, family, message));
-                    let gone = there.iter().filter(|set| !wanted.contains(set));
-                    gone.map(|set| without(family, set))
-                        .for_each(|message| put(&mut batch, family, message));
-                } else {
-                    let new = wanted.iter().filter(|set| !there.contains(set));
-                    new.flat_map(|set| counting_in(family, set))
-                        .for_each(|message| put(&mut batch, family, message));
-                }
+    let [v4, v6] = Family::BOTH.map(|family| act(&mut socket, family));
+    v4.or(v6)
+}
+
+fn put_level(
+    socket: &mut Socket,
+    batch: &mut Batch,
+    family: Family,
+    level: CountingLevel,
+) -> Result<(), SocketError> {
+    let exists = presence::named_table_exists(socket, family, COUNTS)?;
+    let there = if exists {
+        whole_sets(socket, family)?
+    } else {
+        None
+    };
+    let wanted = sets_of(level);
+    match there {
+        Some(there) if there == wanted => {}
+        // What both count goes on.
+        Some(there) if !wanted.is_empty() && there.len() > wanted.len() => {
+            for chain in chains() {
+                tables::put_flush_chain(batch, family, COUNTS, chain);
             }
-            there => {
-                if there.is_some() || presence::named_table_exists(&mut socket, family, COUNTS)? {
-                    tables::put_delete_named_table(&mut batch, family, COUNTS);
-                }
-                if wanted.is_empty() {
-                    continue;
-                }
-                table(family)
-                    .into_iter()
-                    .for_each(|message| put(&mut batch, family, message));
-                wanted
-                    .iter()
-                    .flat_map(|set| counting_in(family, set))
-                    .for_each(|message| put(&mut batch, family, message));
+            let kept = wanted.iter().flat_map(|set| rules(family, set));
+            let gone = there.iter().filter(|set| !wanted.contains(set));
+            let gone = gone.map(|set| without(family, set));
+            kept.chain(gone)
+                .for_each(|message| put(batch, family, message));
+        }
+        Some(there) if !wanted.is_empty() => {
+            let new = wanted.iter().filter(|set| !there.contains(set));
+            new.flat_map(|set| counting_in(family, set))
+                .for_each(|message| put(batch, family, message));
+        }
+        // There is none, or it is not to be there, or somebody has taken it apart.
+        _ => {
+            if exists {
+                tables::put_delete_named_table(batch, family, COUNTS);
+            }
+            if !wanted.is_empty() {
+                let sets = wanted.iter().flat_map(|set| counting_in(family, set));
+                let all = table(family).into_iter().chain(sets);
+                all.for_each(|message| put(batch, family, message));
             }
         }
     }
-    send(&mut socket, batch)
+    Ok(())
 }
 
 fn put(batch: &mut Batch, family: Family, mut message: Vec<u8>) {
@@ -92,9 +109,6 @@ fn whole_sets(
     socket: &mut Socket,
     family: Family,
 ) -> Result<Option<Vec<&'static str>>, SocketError> {
-    if !presence::named_table_exists(socket, family, COUNTS)? {
-        return Ok(None);
-    }
     let there = sets(socket, family)?;
     let known: Vec<&'static str> = sets_of(CountingLevel::Endpoints)
         .iter()
@@ -113,18 +127,18 @@ fn whole_sets(
 ///
 /// If the kernel cannot be asked.
 pub fn counted(level: CountingLevel) -> Result<Vec<Counted>, SocketError> {
-    let mut socket = Socket::open()?;
     let mut all = Vec::new();
-    for family in Family::BOTH {
+    each_family(|socket, family| {
         for set in sets_of(level) {
-            match read(&mut socket, family, set) {
+            match read(socket, family, set) {
                 Ok(counted) => all.extend(counted),
                 // Somebody has flushed everything; the next question has it made anew.
                 Err(SocketError::Dump(nix::errno::Errno::ENOENT)) => {}
                 Err(error) => return Err(error),
             }
         }
-    }
+        Ok(())
+    })?;
     Ok(all)
 }
 
@@ -134,17 +148,13 @@ pub fn counted(level: CountingLevel) -> Result<Vec<Counted>, SocketError> {
 ///
 /// If the kernel cannot be asked.
 pub fn refused() -> Result<Vec<(Family, Refusal, u64)>, SocketError> {
-    let mut socket = Socket::open()?;
     let mut all = Vec::new();
-    for family in Family::BOTH {
-        let counts = refusals(&mut socket, family)?;
-        all.extend(
-            Refusal::ALL
-                .into_iter()
-                .zip(counts)
-                .map(|(refusal, count)| (family, refusal, count)),
-        );
-    }
+    each_family(|socket, family| {
+        let counts = refusals(socket, family)?;
+        let counts = Refusal::ALL.into_iter().zip(counts);
+        all.extend(counts.map(|(refusal, count)| (family, refusal, count)));
+        Ok(())
+    })?;
     Ok(all)
 }
 
@@ -154,9 +164,8 @@ pub fn refused() -> Result<Vec<(Family, Refusal, u64)>, SocketError> {
 ///
 /// If the kernel cannot be asked or refuses; it is all there still then.
 pub fn forget(gone: &[Counted]) -> Result<(), SocketError> {
-    let mut socket = Socket::open()?;
-    let mut batch = Batch::new(false);
-    for family in Family::BOTH {
+    each_family(|socket, family| {
+        let mut batch = Batch::new(false);
         for set in [CONNECTIONS, ENDPOINT_CONNECTIONS] {
             let is_of_set = |counted: &&Counted| {
                 counted.destination.family() == family
@@ -167,8 +176,8 @@ pub fn forget(gone: &[Counted]) -> Result<(), SocketError> {
                 put(&mut batch, family, removal(family, set, some));
             }
         }
-    }
-    send(&mut socket, batch)
+        send(socket, batch)
+    })
 }
 
 fn send(socket: &mut Socket, batch: Batch) -> Result<(), SocketError> {

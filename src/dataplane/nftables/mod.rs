@@ -310,9 +310,6 @@ impl Backend for Nftables {
             if presence::table_exists(&mut self.socket, family)? {
                 tables::put_delete_table(&mut batch, family);
             }
-            if presence::named_table_exists(&mut self.socket, family, counting::TABLE)? {
-                tables::put_delete_named_table(&mut batch, family, counting::TABLE);
-            }
             if !batch.is_empty()
                 && let Err(error) = self.send(&batch.finish())
             {

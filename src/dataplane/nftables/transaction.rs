@@ -326,7 +326,6 @@ impl Programmed {
         }
     }
 
-    /// Whether the kernel holds parts of the program that nobody uses any more.
     /// What of the program is in use and not there: somebody has taken it away.
     pub(super) fn lacking(&self, family: Family) -> Option<String> {
         let (known, used) = (self.parts.get(family), self.used(family));
@@ -338,6 +337,7 @@ impl Programmed {
             })
     }
 
+    /// Whether the kernel holds parts of the program that nobody uses any more.
     pub(super) fn has_garbage(&self) -> bool {
         let mut families = self.config.families.iter();
         families.any(|family| self.used(*family) != *self.parts.get(*family))

@@ -6,6 +6,8 @@ use crate::host::netlink::attributes::{Attributes, find, put_string, string};
 use crate::host::netlink::socket::{Socket, SocketError};
 use crate::host::netlink::{dump_request_of, message_type};
 
+/// The name of what iptables calls a target (`nf_tables_compat.h`).
+const NFTA_TARGET_NAME: u16 = 1;
 /// `NF_INET_FORWARD`.
 const FORWARD: u32 = 2;
 /// `NF_DROP`, as policy and as verdict.
@@ -84,8 +86,14 @@ fn ends_all(rule: &[u8]) -> Option<&'static str> {
     let mut how = None;
     for (_, expression) in expressions {
         match find(expression, NFTA_EXPR_NAME).and_then(string)? {
-            "counter" | "log" | "limit" => {}
+            "counter" | "log" => {}
             "reject" => how = Some("rejects"),
+            // By iptables-nft: `-j REJECT`.
+            "target" => {
+                let name =
+                    find(find(expression, NFTA_EXPR_DATA)?, NFTA_TARGET_NAME).and_then(string);
+                how = (name? == "REJECT").then_some("rejects");
+            }
             "immediate" => {
                 let data = find(find(expression, NFTA_EXPR_DATA)?, NFTA_IMMEDIATE_DATA)?;
                 let code = find(find(data, NFTA_DATA_VERDICT)?, NFTA_VERDICT_CODE)?;
