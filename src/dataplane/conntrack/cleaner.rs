@@ -211,7 +211,7 @@ impl Cleaner {
     }
 }
 
-/// For how long flows are left alone after they have been looked through: so many times as long as that took, and no
+/// For how long flows to endpoints that have left are let be after flows have been looked through: so many times as long as that took, and no
 /// shorter than this. A client that waits tries again after a second.
 const REST: u32 = 4;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
@@ -254,17 +254,37 @@ impl Queue {
     }
 }
 
-/// Takes in work until a time, or what there is at once; with nothing to do, waits for some. Returns
+/// What work waits for.
+#[derive(Debug, Clone, Copy)]
+enum Pause {
+    /// Nothing.
+    None,
+    /// A failure, until a time.
+    Failed(Instant),
+    /// What was done a moment ago, until a time; but nothing that cannot wait, as a connection that would be refused.
+    Rest(Instant),
+}
+
+/// Takes in work until its pause is over, or what there is at once; with nothing to do, waits for some. Returns
 /// whether there will be no more.
-fn take_in(inbox: &Receiver<Work>, queue: &mut Queue, until: Option<Instant>) -> bool {
+fn take_in(inbox: &Receiver<Work>, queue: &mut Queue, pause: Pause) -> bool {
+    let mut pause = pause;
     loop {
-        let next = match until {
+        let next = match pause {
             _ if queue.keep.is_empty() => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(until) => inbox.recv_timeout(until.saturating_duration_since(Instant::now())),
-            None => inbox.recv_timeout(Duration::ZERO),
+            Pause::Failed(until) | Pause::Rest(until) => {
+                inbox.recv_timeout(until.saturating_duration_since(Instant::now()))
+            }
+            Pause::None => inbox.recv_timeout(Duration::ZERO),
         };
         match next {
-            Ok(work) => queue.add(work),
+            Ok(work) => {
+                let cannot_wait = work.destinations.iter().any(|stale| stale.gone.is_empty());
+                if cannot_wait && matches!(pause, Pause::Rest(_)) {
+                    pause = Pause::None;
+                }
+                queue.add(work);
+            }
             Err(RecvTimeoutError::Timeout) => return false,
             Err(RecvTimeoutError::Disconnected) => return true,
         }
@@ -279,10 +299,10 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
     let mut queue = Queue::default();
     let mut retries = pauses.build();
     // Work that comes does not shorten the pause after a failure.
-    let mut until = None;
+    let mut pause = Pause::None;
     loop {
         // What is left then gets one more try.
-        let ended = take_in(inbox, &mut queue, until);
+        let ended = take_in(inbox, &mut queue, pause);
         if queue.keep.is_empty() {
             return;
         }
@@ -304,12 +324,12 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
                 retries = pauses.build();
                 // Endpoints may leave hundreds of times a second, and the table have a million flows.
                 let took: Duration = cleaned.iter().map(|(_, cleaned)| cleaned.took).sum();
-                until = Some(Instant::now() + (took * REST).max(SHORTEST_REST));
+                pause = Pause::Rest(Instant::now() + (took * REST).max(SHORTEST_REST));
             }
             Err(error) => {
                 let retry = retries.next().unwrap_or(LAST_RETRY);
                 tracing::warn!(%error, ?retry, "cannot look for stale flows; trying again");
-                until = Some(Instant::now() + retry);
+                pause = Pause::Failed(Instant::now() + retry);
             }
         }
         if ended {
