@@ -40,7 +40,7 @@ fn command(host: &Host, arguments: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn explain_tells_flows_and_when_and_for_which_change_it_was_programmed() {
+fn explain_tells_when_and_for_which_change_it_was_programmed_and_how_many_are_connected() {
     let world = World::new();
     let _servers = Servers::tcp(&world.pods, &[8080]);
     let manifests = Manifests::new(web());
