@@ -13,7 +13,9 @@ use pointsman::core::compile::{Compiled, MOST_ELEMENTS, NodePortAddresses, compi
 use pointsman::core::ir::{Action, Delta, Entry, Operation};
 use pointsman::core::model::{Change, Family, Node, ObjectKey, Protocol};
 use pointsman::dataplane::nftables::{Encoder, render};
-use pointsman::dataplane::{Applied, ApplyError, Backend, Changed, Mode, Options, Unavailable};
+use pointsman::dataplane::{
+    Applied, ApplyError, Backend, Changed, Difference, Mode, Options, Unavailable,
+};
 use pointsman::source::convert::Converter;
 use pointsman::source::objects::Metadata;
 use serde_json::Value;
@@ -76,6 +78,10 @@ impl Backend for Taker {
     }
 
     fn refused_on_loopback(&mut self) -> Result<Vec<(Family, Protocol, u64)>, Unavailable> {
+        Ok(Vec::new())
+    }
+
+    fn differences(&mut self, _: &Delta) -> Result<Vec<Difference>, Unavailable> {
         Ok(Vec::new())
     }
 
