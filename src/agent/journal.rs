@@ -94,9 +94,6 @@ impl Journal {
     /// Notes what has been taken in, after it was.
     pub(super) fn heard(&mut self, causes: Vec<Cause>, desired: &Desired) {
         let now = Instant::now();
-        if !causes.is_empty() {
-            self.since.get_or_insert(now);
-        }
         let state = desired.state();
         for cause in causes {
             self.some_gone |= cause.gone;
@@ -105,6 +102,12 @@ impl Journal {
                 "EndpointSlice" => state.owner_of(&cause.key),
                 _ => None,
             };
+            // A new list names objects that are as they were.
+            let owner = of.map_or(Owner::Cluster, Owner::Service);
+            if !cause.gone && !state.is_dirty(owner) {
+                continue;
+            }
+            self.since.get_or_insert(now);
             if let Some(id) = of {
                 let first = self.pending.remove(&id).map(|(_, first)| first);
                 self.pending

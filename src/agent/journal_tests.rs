@@ -131,3 +131,19 @@ fn of_services_that_come_and_go_nothing_is_kept() {
     }
     assert_eq!((journal.last.len(), journal.pending.len()), (0, 0));
 }
+
+#[test]
+fn a_new_list_of_what_is_known_is_no_cause_of_anything() {
+    let mut desired = desired();
+    desired.compile();
+    let pending = desired.engine.pending_up_to(usize::MAX);
+    desired.engine.commit(pending);
+    let mut journal = Journal::new();
+    let change = crate::agent::fakes::there_is(81);
+    let cause = Cause::of(&change).unwrap();
+    desired.take([change]);
+    journal.heard(vec![cause], &desired);
+    assert_eq!(journal.pending(), 0);
+    journal.synced(&synced(0), &desired);
+    assert_eq!(journal.entries(10), []);
+}

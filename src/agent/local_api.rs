@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Of so many destinations flows are counted.
 const MOST_COUNTED: usize = 8;
 /// So many differences are told.
-pub(crate) const MOST_DIFFERENCES: usize = 1000;
+const MOST_DIFFERENCES: usize = 1000;
 /// How often the kernel is compared again if something was programmed meanwhile.
 const ATTEMPTS: usize = 5;
 
@@ -81,6 +81,33 @@ pub(crate) struct Differs {
     pub(crate) service: Option<String>,
     /// What.
     pub(crate) what: String,
+}
+
+impl Verified {
+    /// What was found, with the names of those whose it is, in the same order.
+    pub(crate) fn new(
+        wanted: usize,
+        differences: Vec<Difference>,
+        names: impl IntoIterator<Item = Option<String>>,
+        busy: bool,
+        began: Instant,
+    ) -> Self {
+        let more = differences.len().saturating_sub(MOST_DIFFERENCES);
+        let told = differences.into_iter().take(MOST_DIFFERENCES).zip(names);
+        Self {
+            wanted,
+            differences: told
+                .map(|(one, service)| Differs {
+                    family: one.family.name().to_owned(),
+                    service,
+                    what: one.what,
+                })
+                .collect(),
+            more,
+            busy,
+            took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// Compares the kernel with what is wanted, by one mode's means.
@@ -248,21 +275,7 @@ impl LocalApi {
                 .take(MOST_DIFFERENCES)
                 .collect();
             let names = self.ask(|told| Asked::Names(owners, told)).await?;
-            let more = differences.len().saturating_sub(MOST_DIFFERENCES);
-            let differences = differences.into_iter().zip(names);
-            return Ok(Verified {
-                wanted,
-                differences: differences
-                    .map(|(one, service)| Differs {
-                        family: one.family.name().to_owned(),
-                        service,
-                        what: one.what,
-                    })
-                    .collect(),
-                more,
-                busy,
-                took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            });
+            return Ok(Verified::new(wanted, differences, names, busy, began));
         }
     }
 }

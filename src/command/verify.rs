@@ -10,8 +10,9 @@ use super::ask::ask;
 use super::common_flags::{BAD, Common, GOOD};
 use super::perform::load;
 use crate::agent;
-use crate::agent::local_api::{self, Differs, MOST_DIFFERENCES, Verified};
+use crate::agent::local_api::{self, Differs, Verified};
 use crate::config::Config;
+use crate::core::model::Owner;
 use crate::dataplane::iptables::Iptables;
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Backend, Mode, Options};
@@ -49,24 +50,15 @@ fn compare_by<B: Backend>(config: &Config) -> Result<Verified> {
     options.families = B::open(Options::default())?.families();
     let whole = desired.engine().whole();
     let differences = local_api::verify::<B>(options, &whole)?;
-    let more = differences.len().saturating_sub(MOST_DIFFERENCES);
-    let differences = differences.into_iter().take(MOST_DIFFERENCES);
-    let name = |owner: crate::core::model::Owner| {
-        Some(desired.state().name(owner.service()?)?.to_string())
-    };
-    Ok(Verified {
-        wanted: whole.add.len(),
-        differences: differences
-            .map(|one| Differs {
-                family: one.family.name().to_owned(),
-                service: name(one.owner),
-                what: one.what,
-            })
-            .collect(),
-        more,
-        busy: false,
-        took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-    })
+    let name = |owner: Owner| Some(desired.state().name(owner.service()?)?.to_string());
+    let names: Vec<Option<String>> = differences.iter().map(|one| name(one.owner)).collect();
+    Ok(Verified::new(
+        whole.add.len(),
+        differences,
+        names,
+        false,
+        began,
+    ))
 }
 
 /// All of it. Writing to a String cannot fail.

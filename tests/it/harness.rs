@@ -833,18 +833,9 @@ impl Pointsman {
 
     /// What it answers on its socket.
     pub fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> serde_json::Value {
-        let encode = |text: &str| {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-            let encode = |byte: u8| match plain(byte) {
-                true => char::from(byte).to_string(),
-                false => format!("%{byte:02X}"),
-            };
-            text.bytes().map(encode).collect::<String>()
-        };
-        let query = parameters
-            .iter()
-            .map(|(name, value)| format!("{name}={}", encode(value)));
-        let query = query.collect::<Vec<_>>().join("&");
+        let query = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(parameters)
+            .finish();
         let request =
             format!("GET {path}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let mut stream =
@@ -858,17 +849,9 @@ impl Pointsman {
 
     /// What a command says that asks it: how it ended, and what it printed.
     pub fn command(&self, command: &str, arguments: &[&str]) -> (Option<i32>, String) {
-        let output = Command::new(BINARY.as_path())
-            .arg(command)
-            .arg("--socket")
-            .arg(self.socket())
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .expect("pointsman");
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        (output.status.code(), text)
+        let socket = self.socket();
+        let socket = socket.to_str().expect("a path");
+        said(&[&[command, "--socket", socket], arguments].concat())
     }
 
     /// The first line that a command says.
@@ -926,6 +909,18 @@ pub fn eventually_within(patience: Duration, what: &str, mut is_so: impl FnMut()
         assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// How a command ended that was given here, and what it printed.
+pub fn said(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(BINARY.as_path())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("pointsman");
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    (output.status.code(), text)
 }
 
 /// Runs pointsman on a host until it ends. Returns its exit code and what it printed.

@@ -1,12 +1,12 @@
 //! What the commands say that ask a node, and what they do not do: change anything.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::harness::{
     CLUSTER_CIDR, Host, LEAVE_CONNTRACK, NODE, Pointsman, Servers, World, by, eventually, get,
-    metric, pointsman,
+    metric, pointsman, said,
 };
 use crate::objects::{Manifests, service, slice};
 
@@ -26,16 +26,7 @@ fn without_agent(manifests: &Manifests) -> Vec<&str> {
 /// A command by itself, on a host: how it ended, and what it printed.
 fn command(host: &Host, arguments: &[&str]) -> (Option<i32>, String) {
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-    host.run(move || {
-        let output = Command::new(crate::harness::BINARY.as_path())
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .output()
-            .expect("pointsman");
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        (output.status.code(), text)
-    })
+    host.run(move || said(&arguments.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
 #[test]

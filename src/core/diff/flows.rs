@@ -5,14 +5,10 @@
 //! has begun while there were no rules, or waits for an answer of an endpoint that has left: what is sent again then
 //! follows the first packet to nobody.
 
-use std::collections::BTreeSet;
-
 use rustc_hash::FxHashSet;
 
 use crate::core::compile::Compiled;
-use crate::core::ir::{
-    Action, Delta, Destination, DestinationChange, Entry, Forwarding, List, Operation,
-};
+use crate::core::ir::{Action, Delta, Destination, DestinationChange, Entry, List, Operation};
 use crate::core::model::{Endpoint, Endpoints, Protocol};
 
 /// A destination whose flows have to be looked through.
@@ -73,26 +69,35 @@ pub(super) fn unserved(change: &DestinationChange) -> Option<StaleFlows> {
 
 /// Connections that wait for an answer of an endpoint that a delta takes away: the client's next attempt is to reach
 /// another one. In order, so that the same delta says the same.
+///
+/// Whoever leaves the list for sources outside alone goes on to serve others, and is left alone: to look whether the
+/// other list has it would take time in proportion to the list.
 pub(super) fn unanswered(delta: &Delta) -> Vec<StaleFlows> {
     let slot = |operation: &Operation| match &operation.entry {
         Entry::Slot {
             destination,
+            list: List::Primary,
             endpoint,
             ..
         } if destination.protocol != Protocol::Udp => Some((*destination, *endpoint)),
         _ => None,
     };
-    let mut gone: BTreeSet<(Destination, Endpoint)> =
-        delta.remove.iter().filter_map(slot).collect();
+    let sorted = |operations: &[Operation]| {
+        let mut slots: Vec<(Destination, Endpoint)> = operations.iter().filter_map(slot).collect();
+        slots.sort_unstable();
+        slots
+    };
+    let gone = sorted(&delta.remove);
     if gone.is_empty() {
         return Vec::new();
     }
     // One that changes its place stays.
-    for stays in delta.add.iter().filter_map(slot) {
-        gone.remove(&stays);
-    }
+    let stays = sorted(&delta.add);
     let mut all: Vec<StaleFlows> = Vec::new();
     for (destination, endpoint) in gone {
+        if stays.binary_search(&(destination, endpoint)).is_ok() {
+            continue;
+        }
         match all.last_mut() {
             Some(last) if last.destination == destination => last.gone.push(endpoint),
             _ => all.push(StaleFlows {
@@ -103,25 +108,6 @@ pub(super) fn unanswered(delta: &Delta) -> Vec<StaleFlows> {
         }
     }
     all
-}
-
-/// The same without endpoints that one of the destination's lists has still: a list for sources outside may lose one
-/// that the other keeps.
-pub(super) fn but_for_who_stays(
-    mut stale: StaleFlows,
-    now: Option<&Forwarding>,
-) -> Option<StaleFlows> {
-    // Where there is one list, whoever has left it is gone.
-    if let Some(forwarding) = now
-        && forwarding.list(List::External).is_some()
-    {
-        let lists = List::BOTH
-            .into_iter()
-            .filter_map(|list| forwarding.list(list));
-        let held: FxHashSet<&Endpoint> = lists.flat_map(Endpoints::iter).collect();
-        stale.gone.retain(|endpoint| !held.contains(endpoint));
-    }
-    (!stale.gone.is_empty()).then_some(stale)
 }
 
 #[cfg(test)]
@@ -138,18 +124,20 @@ mod tests {
             protocol,
             port: 80,
         };
-        let slot = |protocol, index, byte| Operation {
+        let in_list = |list, protocol, index, byte| Operation {
             owner: Owner::Cluster,
             entry: Entry::Slot {
                 destination: to(protocol),
-                list: List::Primary,
+                list,
                 index,
                 remembered: false,
                 endpoint: Endpoint::new([10, 244, 0, byte].into(), 80),
             },
         };
+        let slot = |protocol, index, byte| in_list(List::Primary, protocol, index, byte);
         let delta = Delta {
             remove: vec![
+                in_list(List::External, Protocol::Tcp, 0, 8),
                 slot(Protocol::Tcp, 0, 1),
                 slot(Protocol::Tcp, 2, 3),
                 slot(Protocol::Udp, 0, 9),

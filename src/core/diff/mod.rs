@@ -345,7 +345,7 @@ impl Engine {
             };
             stale.extend(flows::stale(destination, before, now));
         }
-        let unanswered = flows::unanswered(&pending.delta);
+        stale.extend(flows::unanswered(&pending.delta));
         for turn in &pending.done {
             self.queue.done(turn);
         }
@@ -370,10 +370,6 @@ impl Engine {
                 None => self.applied.remove(&destination),
             };
         }
-        stale.extend(unanswered.into_iter().filter_map(|stale| {
-            let now = self.applied.get(&stale.destination);
-            flows::but_for_who_stays(stale, now)
-        }));
         for (shared, wanted) in pending.shared {
             if wanted {
                 self.applied_shared.insert(shared);

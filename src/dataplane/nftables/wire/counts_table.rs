@@ -4,11 +4,10 @@
 //! It sees the first packet of each connection where it leaves for an endpoint, after everything that might have
 //! dropped it, and knows from conntrack what the client had connected to. Taking it away leaves nothing.
 
-use std::net::IpAddr;
-
+use super::elements::{Fields, Key};
 use super::uapi::*;
 use crate::core::ir::{Destination, Host};
-use crate::core::model::{Endpoint, Family, Protocol};
+use crate::core::model::{Endpoint, Family};
 use crate::host::netlink::attributes::{
     Attributes, begin_nest, end_nest, find, put_bytes, put_string, put_u32, string,
 };
@@ -35,14 +34,6 @@ const ACCEPT: u32 = 1;
 /// `NLM_F_CREATE`, and `NLM_F_APPEND`: rules come after those that are there.
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
-
-const NFT_MSG_NEWTABLE: u16 = 0;
-const NFT_MSG_DELSET: u16 = 11;
-const NFTA_SET_DESC: u16 = 9;
-const NFTA_SET_DESC_SIZE: u16 = 1;
-const NFTA_SET_ID: u16 = 10;
-const NFTA_SET_EXPR: u16 = 17;
-const NFTA_SET_ELEM_EXPR: u16 = 7;
 
 /// `NFT_CT_STATUS`, `NFT_CT_PROTO_DST`, `NFT_CT_DST_IP`, `NFT_CT_DST_IP6`.
 mod ct {
@@ -192,25 +183,22 @@ fn rule(family: Family, chain: &str, set: &str, endpoints: bool) -> Vec<u8> {
         put_string(out, NFTA_RULE_TABLE, COUNTS);
         put_string(out, NFTA_RULE_CHAIN, chain);
         nest(out, NFTA_RULE_EXPRESSIONS, |out| {
-            // Attributes: NFTA_CT_DREG 1, _KEY 2, _DIRECTION 3; NFTA_META_DREG 1, _KEY 2; NFTA_BITWISE_SREG 1, _DREG 2,
-            // _LEN 3, _MASK 4, _XOR 5; NFTA_CMP_SREG 1, _OP 2, _DATA 3; NFTA_PAYLOAD_DREG 1, _BASE 2, _OFFSET 3, _LEN 4;
-            // NFTA_DYNSET_SET_NAME 1, _OP 3, _SREG_KEY 4, _EXPR 7.
             let load = |out: &mut Vec<u8>, name: &str, register: u32, key: u32, original: bool| {
                 expression(out, NFTA_LIST_ELEM, name, |out| {
-                    put_u32(out, 1, register);
-                    put_u32(out, 2, key);
+                    put_u32(out, NFTA_LOAD_DREG, register);
+                    put_u32(out, NFTA_LOAD_KEY, key);
                     if original {
-                        put_bytes(out, 3, &[0]);
+                        put_bytes(out, NFTA_CT_DIRECTION, &[IP_CT_DIR_ORIGINAL]);
                     }
                 });
             };
             let payload =
                 |out: &mut Vec<u8>, register: u32, (base, offset, length): (u32, u32, u32)| {
                     expression(out, NFTA_LIST_ELEM, "payload", |out| {
-                        put_u32(out, 1, register);
-                        put_u32(out, 2, base);
-                        put_u32(out, 3, offset);
-                        put_u32(out, 4, length);
+                        put_u32(out, NFTA_PAYLOAD_DREG, register);
+                        put_u32(out, NFTA_PAYLOAD_BASE, base);
+                        put_u32(out, NFTA_PAYLOAD_OFFSET, offset);
+                        put_u32(out, NFTA_PAYLOAD_LEN, length);
                     });
                 };
             let value = |out: &mut Vec<u8>, kind: u16, value: u32| {
@@ -220,40 +208,38 @@ fn rule(family: Family, chain: &str, set: &str, endpoints: bool) -> Vec<u8> {
             };
             load(out, "ct", REGISTER, ct::STATUS, false);
             expression(out, NFTA_LIST_ELEM, "bitwise", |out| {
-                put_u32(out, 1, REGISTER);
-                put_u32(out, 2, REGISTER);
-                put_u32(out, 3, 4);
-                value(out, 4, DST_NAT);
-                value(out, 5, 0);
+                put_u32(out, NFTA_BITWISE_SREG, REGISTER);
+                put_u32(out, NFTA_BITWISE_DREG, REGISTER);
+                put_u32(out, NFTA_BITWISE_LEN, 4);
+                value(out, NFTA_BITWISE_MASK, DST_NAT);
+                value(out, NFTA_BITWISE_XOR, 0);
             });
             expression(out, NFTA_LIST_ELEM, "cmp", |out| {
-                put_u32(out, 1, REGISTER);
-                put_u32(out, 2, 1);
-                value(out, 3, 0);
+                put_u32(out, NFTA_CMP_SREG, REGISTER);
+                put_u32(out, NFTA_CMP_OP, NFT_CMP_NEQ);
+                value(out, NFTA_CMP_DATA, 0);
             });
             let (address, words) = match family {
                 Family::V4 => (ct::DST_IP, 1),
                 Family::V6 => (ct::DST_IP6, 4),
             };
             load(out, "ct", REGISTER, address, true);
-            // `NFT_META_L4PROTO`.
-            load(out, "meta", REGISTER + words, 16, false);
+            load(out, "meta", REGISTER + words, NFT_META_L4PROTO, false);
             load(out, "ct", REGISTER + words + 1, ct::PROTO_DST, true);
             if endpoints {
-                // The network header's destination, and the transport header's.
+                // Where the destination is in the network header, and in the transport header.
                 let daddr = match family {
-                    Family::V4 => (1, 16, 4),
-                    Family::V6 => (1, 24, 16),
+                    Family::V4 => (NETWORK_HEADER, 16, 4),
+                    Family::V6 => (NETWORK_HEADER, 24, 16),
                 };
                 payload(out, REGISTER + words + 2, daddr);
-                payload(out, REGISTER + words + 2 + words, (2, 2, 2));
+                payload(out, REGISTER + words + 2 + words, (TRANSPORT_HEADER, 2, 2));
             }
             expression(out, NFTA_LIST_ELEM, "dynset", |out| {
-                put_string(out, 1, set);
-                // `NFT_DYNSET_OP_UPDATE`.
-                put_u32(out, 3, 1);
-                put_u32(out, 4, REGISTER);
-                expression(out, 7, "counter", |_| ());
+                put_string(out, NFTA_DYNSET_SET_NAME, set);
+                put_u32(out, NFTA_DYNSET_OP, NFT_DYNSET_OP_UPDATE);
+                put_u32(out, NFTA_DYNSET_SREG_KEY, REGISTER);
+                expression(out, NFTA_DYNSET_EXPR, "counter", |_| ());
             });
         });
     })
@@ -313,35 +299,16 @@ fn element_of(family: Family, element: &[u8]) -> Option<Counted> {
     let key = find(find(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
     let counter = find(find(element, NFTA_SET_ELEM_EXPR)?, NFTA_EXPR_DATA)?;
     let packets = find(counter, NFTA_COUNTER_PACKETS)?;
-    let (host, rest) = address(family, key)?;
-    let protocol = Protocol::from_number(*rest.first()?)?;
-    let port = u16::from_be_bytes(rest.get(4..6)?.try_into().ok()?);
-    let endpoint = rest.get(8..).and_then(|rest| {
-        let (address, rest) = address(family, rest)?;
-        let port = u16::from_be_bytes(rest.get(..2)?.try_into().ok()?);
-        Some(Endpoint::new(address, port))
-    });
+    let mut fields = Fields(key);
+    let destination = Destination {
+        host: Host::Address(fields.address(family)?),
+        protocol: fields.protocol()?,
+        port: fields.port()?,
+    };
     Some(Counted {
-        destination: Destination {
-            host: Host::Address(host),
-            protocol,
-            port,
-        },
-        endpoint,
+        destination,
+        endpoint: fields.endpoint(family),
         connections: u64::from_be_bytes(packets.try_into().ok()?),
-    })
-}
-
-fn address(family: Family, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
-    Some(match family {
-        Family::V4 => {
-            let (address, rest) = bytes.split_first_chunk::<4>()?;
-            (IpAddr::from(*address), rest)
-        }
-        Family::V6 => {
-            let (address, rest) = bytes.split_first_chunk::<16>()?;
-            (IpAddr::from(*address), rest)
-        }
     })
 }
 
@@ -352,37 +319,17 @@ pub(crate) fn removal(family: Family, set: &str, gone: &[Counted]) -> Vec<u8> {
         put_string(out, NFTA_SET_ELEM_LIST_SET, set);
         nest(out, NFTA_SET_ELEM_LIST_ELEMENTS, |out| {
             for counted in gone {
+                let mut key = Key::new();
+                key.destination(&counted.destination);
+                if let Some(endpoint) = counted.endpoint {
+                    key.endpoint(endpoint);
+                }
                 nest(out, NFTA_LIST_ELEM, |out| {
                     nest(out, NFTA_SET_ELEM_KEY, |out| {
-                        put_bytes(out, NFTA_DATA_VALUE, &key(counted));
+                        put_bytes(out, NFTA_DATA_VALUE, key.as_slice());
                     });
                 });
             }
         });
     })
-}
-
-fn key(counted: &Counted) -> Vec<u8> {
-    let mut key = Vec::new();
-    let put_address = |key: &mut Vec<u8>, address: IpAddr| match address {
-        IpAddr::V4(address) => key.extend(address.octets()),
-        IpAddr::V6(address) => key.extend(address.octets()),
-    };
-    let Destination {
-        host,
-        protocol,
-        port,
-    } = counted.destination;
-    if let Host::Address(address) = host {
-        put_address(&mut key, address);
-    }
-    key.extend([protocol.number(), 0, 0, 0]);
-    key.extend(port.to_be_bytes());
-    key.extend([0, 0]);
-    if let Some(endpoint) = counted.endpoint {
-        put_address(&mut key, endpoint.address);
-        key.extend(endpoint.port.to_be_bytes());
-        key.extend([0, 0]);
-    }
-    key
 }

@@ -21,17 +21,17 @@ use crate::host::netlink::attributes::{
     Attributes, be_u32, begin_nest, end_nest, find, put_bytes, put_string, put_u32, string,
 };
 
-/// The longest key: two IPv6 addresses, a protocol, a port and a number.
+/// The longest key: two IPv6 addresses, a protocol, a port and a number, or another port.
 const KEY_MAX: usize = 44;
 
 /// A key under construction.
-struct Key {
+pub(super) struct Key {
     bytes: [u8; KEY_MAX],
     length: usize,
 }
 
 impl Key {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             bytes: [0; KEY_MAX],
             length: 0,
@@ -45,29 +45,34 @@ impl Key {
         self
     }
 
-    fn address(&mut self, address: IpAddr) -> &mut Self {
+    pub(super) fn address(&mut self, address: IpAddr) -> &mut Self {
         match address {
             IpAddr::V4(address) => self.put(&address.octets()),
             IpAddr::V6(address) => self.put(&address.octets()),
         }
     }
 
-    fn protocol_port(&mut self, protocol: Protocol, port: u16) -> &mut Self {
+    pub(super) fn protocol_port(&mut self, protocol: Protocol, port: u16) -> &mut Self {
         self.put(&[protocol.number()]).put(&port.to_be_bytes())
     }
 
-    fn destination(&mut self, destination: &Destination) -> &mut Self {
+    pub(super) fn destination(&mut self, destination: &Destination) -> &mut Self {
         if let Host::Address(address) = destination.host {
             self.address(address);
         }
         self.protocol_port(destination.protocol, destination.port)
     }
 
+    pub(super) fn endpoint(&mut self, endpoint: Endpoint) -> &mut Self {
+        self.address(endpoint.address)
+            .put(&endpoint.port.to_be_bytes())
+    }
+
     fn number(&mut self, number: u32) -> &mut Self {
         self.put(&number.to_ne_bytes())
     }
 
-    fn as_slice(&self) -> &[u8] {
+    pub(super) fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 }
@@ -248,7 +253,7 @@ fn put_comment(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Takes fields off a key or a value.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl Fields<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -257,18 +262,18 @@ impl Fields<'_> {
         Some(value)
     }
 
-    fn address(&mut self, family: Family) -> Option<IpAddr> {
+    pub(super) fn address(&mut self, family: Family) -> Option<IpAddr> {
         Some(match family {
             Family::V4 => Ipv4Addr::from(self.take::<4>()?).into(),
             Family::V6 => Ipv6Addr::from(self.take::<16>()?).into(),
         })
     }
 
-    fn protocol(&mut self) -> Option<Protocol> {
+    pub(super) fn protocol(&mut self) -> Option<Protocol> {
         Protocol::from_number(self.take::<1>()?[0])
     }
 
-    fn port(&mut self) -> Option<u16> {
+    pub(super) fn port(&mut self) -> Option<u16> {
         Some(u16::from_be_bytes(self.take()?))
     }
 
@@ -285,11 +290,11 @@ impl Fields<'_> {
         })
     }
 
-    fn number(&mut self) -> Option<u32> {
+    pub(super) fn number(&mut self) -> Option<u32> {
         Some(u32::from_ne_bytes(self.take()?))
     }
 
-    fn endpoint(&mut self, family: Family) -> Option<Endpoint> {
+    pub(super) fn endpoint(&mut self, family: Family) -> Option<Endpoint> {
         Some(Endpoint::new(self.address(family)?, self.port()?))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::elements;
+use super::elements::{self, Fields, Key};
 use super::uapi::*;
 use crate::core::ir::{Destination, Host};
 use crate::core::model::{Endpoint, Family, Protocol};
@@ -15,8 +15,6 @@ use crate::host::netlink::socket::{Socket, SocketError};
 use crate::host::netlink::{
     NLM_F_ACK, NLM_F_REQUEST, close_message, family_number, message_type, put_headers,
 };
-
-const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 
 /// An endpoint, and for how many milliseconds more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +45,7 @@ pub(crate) fn remembered(
         end_nest(out, nested);
         end_nest(out, element);
     };
-    let number = |found: &Found| Some(u32::from_ne_bytes(found.data.get(..4)?.try_into().ok()?));
+    let number = |found: &Found| Fields(&found.data).number();
     let Some(known) = get(socket, family, SetId::Affinity, put_client)? else {
         return Ok(None);
     };
@@ -70,7 +68,7 @@ pub(crate) fn remembered(
         return Ok(None);
     };
     let found = get(socket, family, endpoints, put_number(id))?;
-    let endpoint = found.and_then(|found| endpoint_of(family, &found.data));
+    let endpoint = found.and_then(|found| Fields(&found.data).endpoint(family));
     Ok(endpoint.map(|endpoint| Memory {
         endpoint,
         left_ms: known.left_ms.unwrap_or(0),
@@ -118,39 +116,19 @@ fn get(
     Ok(found)
 }
 
-fn endpoint_of(family: Family, data: &[u8]) -> Option<Endpoint> {
-    let (address, rest): (IpAddr, &[u8]) = match family {
-        Family::V4 => {
-            let (address, rest) = data.split_first_chunk::<4>()?;
-            ((*address).into(), rest)
-        }
-        Family::V6 => {
-            let (address, rest) = data.split_first_chunk::<16>()?;
-            ((*address).into(), rest)
-        }
-    };
-    let port = u16::from_be_bytes(rest.get(..2)?.try_into().ok()?);
-    Some(Endpoint::new(address, port))
-}
-
 /// The key under which a client is remembered: in IPv6, two hashes of it.
 fn client_key(client: IpAddr, at: IpAddr, protocol: Protocol, port: u16) -> Vec<u8> {
-    let mut plain = Vec::new();
-    for address in [client, at] {
-        match address {
-            IpAddr::V4(address) => plain.extend(address.octets()),
-            IpAddr::V6(address) => plain.extend(address.octets()),
-        }
-    }
-    plain.extend([protocol.number(), 0, 0, 0]);
-    plain.extend(port.to_be_bytes());
-    plain.extend([0, 0]);
+    let mut key = Key::new();
+    key.address(client)
+        .address(at)
+        .protocol_port(protocol, port);
+    let plain = key.as_slice();
     if client.is_ipv4() {
-        return plain;
+        return plain.to_vec();
     }
     [1, 2]
         .iter()
-        .flat_map(|seed| scaled(jhash(&plain, *seed)).to_ne_bytes())
+        .flat_map(|seed| scaled(jhash(plain, *seed)).to_ne_bytes())
         .collect()
 }
 
