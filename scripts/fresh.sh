@@ -43,7 +43,7 @@ for command in "$@"; do
         mount -t proc proc "$1/proc"
         mount -t sysfs sysfs "$1/sys"
         mount --rbind /dev "$1/dev"
-        exec chroot "$1" env -i HOME=/root CARGO_HOME=/cargo CARGO_TERM_COLOR=never \
+        exec chroot "$1" env -i HOME=/root CARGO_HOME=/cargo CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0 \
             PATH=/toolchain/bin:/usr/bin:/bin sh -eu -c "cd /project && $3"
     ' sh "$root" "$sysroot" "$command"
 done
