@@ -30,6 +30,8 @@ pub struct Desired {
     without_local: BTreeMap<ServiceId, PerFamily<WithoutLocal>>,
     /// How many destinations are left out of Services that are too large.
     too_large: BTreeMap<ServiceId, u32>,
+    /// Services of which all endpoints of a list weigh nothing.
+    drained: FxHashSet<ServiceId>,
     node_ports: NodePortAddresses,
     /// Services with many endpoints.
     many: HashMap<ServiceId, Incremental, FxBuildHasher>,
@@ -51,6 +53,7 @@ impl Desired {
             health_checks: BTreeMap::new(),
             without_local: BTreeMap::new(),
             too_large: BTreeMap::new(),
+            drained: FxHashSet::default(),
             node_ports,
             many: HashMap::default(),
             budgets: Budgets::default(),
@@ -143,6 +146,7 @@ impl Desired {
             }
         }
         self.note_left_out(id, compiled.map_or(0, |compiled| compiled.left_out));
+        self.note_drained(id, compiled.is_some_and(|compiled| compiled.all_drained));
         let health_check = compiled.and_then(|compiled| compiled.health_check.as_deref().copied());
         match (self.state.name(id), health_check) {
             (Some(key), Some(check)) => {
@@ -212,6 +216,17 @@ impl Desired {
         let compiled = incremental.compile(known, node);
         self.state.track(id, true);
         Some(compiled)
+    }
+
+    fn note_drained(&mut self, id: ServiceId, is_drained: bool) {
+        if !is_drained {
+            self.drained.remove(&id);
+        } else if self.drained.insert(id) {
+            tracing::warn!(
+                service = self.name(Owner::Service(id)),
+                "all endpoints that could take connections have weight 0: they take them as if all weighed the same",
+            );
+        }
     }
 
     fn note_left_out(&mut self, id: ServiceId, left_out: u32) {

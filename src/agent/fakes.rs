@@ -383,6 +383,8 @@ pub(crate) fn service(port: u16) -> Box<Service> {
             node_port: 0,
         }],
         affinity: None,
+        algorithm: crate::core::model::Algorithm::Random,
+        ejects: false,
         internal_local: false,
         external_local: false,
         health_check_node_port: 0,

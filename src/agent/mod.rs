@@ -40,6 +40,7 @@ use crate::core::model::{Change, Node, PerFamily};
 use crate::dataplane::iptables;
 use crate::dataplane::{ApplyError, Backend, Mode, Options};
 use crate::host::{self, interfaces::interface_addresses, sysctl};
+use crate::source::balancing::Balancing;
 use crate::source::convert::ConvertOptions;
 
 use reconciler::{Desired, Proxy};
@@ -163,6 +164,11 @@ pub(crate) fn convert_options(config: &Config) -> ConvertOptions {
     ConvertOptions {
         bind_address: config.bind_address,
         external_ips: config.external_ips,
+        balancing: Balancing {
+            algorithm: config.algorithm,
+            ejects: config.ejects,
+            by_iptables: config.mode == Mode::Iptables,
+        },
     }
 }
 

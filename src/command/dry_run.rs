@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::agent::reconciler::Desired;
-use crate::core::ir::{Action, Destination, Forwarding, Host, Shared, SourcePolicy, Sources};
+use crate::core::ir::{Action, Destination, Draw, Forwarding, Host, Shared, SourcePolicy, Sources};
 use crate::core::model::{Endpoints, Family};
 use crate::dataplane::{Backend, Options};
 
@@ -79,6 +79,8 @@ struct DestinationJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     external_endpoints: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    draw: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     affinity_seconds: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     allowed_sources: Option<Vec<String>>,
@@ -99,6 +101,7 @@ fn destination_json(destination: Destination, forwarding: &Forwarding) -> Destin
         policy: None,
         endpoints: None,
         external_endpoints: None,
+        draw: None,
         affinity_seconds: None,
         allowed_sources: match &forwarding.sources {
             Sources::Any | Sources::Prepared(_) => None,
@@ -112,6 +115,7 @@ fn destination_json(destination: Destination, forwarding: &Forwarding) -> Destin
             policy,
             primary,
             external,
+            draw,
             affinity,
         } => {
             json.action = "balance";
@@ -122,6 +126,7 @@ fn destination_json(destination: Destination, forwarding: &Forwarding) -> Destin
             });
             json.endpoints = Some(texts(primary));
             json.external_endpoints = external.as_ref().map(texts);
+            json.draw = (*draw != Draw::Random).then(|| draw.words());
             json.affinity_seconds = *affinity;
         }
     }

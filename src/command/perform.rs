@@ -8,12 +8,13 @@ use super::output::print_whole;
 use crate::agent::reconciler::{Desired, Proxy};
 use crate::agent::{self, TakenOver, cluster, files};
 use crate::config::{self, Action, Config, Origin, Output};
-use crate::core::model::PerFamily;
+use crate::core::model::{Algorithm, PerFamily};
 use crate::dataplane::conntrack;
 use crate::dataplane::iptables::Iptables;
 use crate::dataplane::nftables::{Nftables, counting};
 use crate::dataplane::{Backend, CountingLevel, Mode, Options};
 use crate::host;
+use crate::source::balancing::is_said_by_iptables;
 use crate::source::tally::{Tally, Unserved};
 
 /// Does what was asked.
@@ -55,6 +56,7 @@ pub fn perform(config: &Config) -> Result<()> {
 }
 
 fn perform_by<B: Backend + Send + 'static>(config: &Config) -> Result<()> {
+    let config = &programmed_by(config, B::MODE);
     match &config.action {
         Action::WriteConfig(_) | Action::Cleanup => Ok(()),
         Action::Init => {
@@ -85,6 +87,20 @@ fn perform_by<B: Backend + Send + 'static>(config: &Config) -> Result<()> {
             result
         }
     }
+}
+
+/// The configuration, as far as this mode can have it.
+pub(super) fn programmed_by(config: &Config, mode: Mode) -> Config {
+    let mut config = config.clone();
+    config.mode = mode;
+    if mode == Mode::Iptables && !is_said_by_iptables(config.algorithm) {
+        tracing::warn!(
+            algorithm = config.algorithm.name(),
+            "the algorithm is not to be had in iptables mode: random counts, where a Service does not say otherwise",
+        );
+        config.algorithm = Algorithm::Random;
+    }
+    config
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

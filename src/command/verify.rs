@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::ask::ask;
 use super::common_flags::{BAD, Common, GOOD};
-use super::perform::load;
+use super::perform::{load, programmed_by};
 use crate::agent;
 use crate::agent::local_api::{self, Differs, Verified};
 use crate::config::Config;
@@ -45,6 +45,7 @@ fn compare(config: &Config) -> Result<Verified> {
 
 fn compare_by<B: Backend>(config: &Config) -> Result<Verified> {
     let began = Instant::now();
+    let config = &programmed_by(config, B::MODE);
     let desired = load(config)?;
     let mut options = agent::options(config, desired.state().node())?;
     options.families = B::open(Options::default())?.families();

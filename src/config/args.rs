@@ -92,6 +92,27 @@ pub struct Args {
     )]
     pub service_metrics: ServiceMetrics,
 
+    /// Which endpoint a new connection goes to, where a Service's annotation pointsman.io/algorithm does not
+    /// say it: random, rr, sh, dh, maglev, lc, sed, nq, or another name of IPVS's for one of these [default:
+    /// random, or the scheduler of IPVS that a configuration with mode ipvs has]
+    #[arg(long, value_name = "NAME", help_heading = "Balancing")]
+    pub algorithm: Option<String>,
+
+    /// Pass over endpoints that do not answer, of Services whose annotation pointsman.io/ejection does not say
+    /// otherwise
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true, value_parser = go_bool(), help_heading = "Balancing")]
+    pub eject_unanswering: Option<bool>,
+
+    /// How much of a list of endpoints is passed over at most, in percent; never all of it
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u8).range(1..=99),
+        help_heading = "Balancing"
+    )]
+    pub most_ejected_percent: u8,
+
     /// Print the version and exit
     #[arg(long, action = clap::ArgAction::Version)]
     version: Option<bool>,

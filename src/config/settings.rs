@@ -14,7 +14,7 @@ use super::file::load;
 use super::table::flag_of;
 use super::validate::validate;
 use crate::core::compile::NodePortAddresses;
-use crate::core::model::LocalDetector;
+use crate::core::model::{Algorithm, LocalDetector};
 use crate::core::model::{Node, PerFamily};
 use crate::core::networks;
 use crate::dataplane::{CountingLevel, Mode};
@@ -90,6 +90,12 @@ pub struct Config {
     pub masquerade_bit: u8,
     /// Whether `spec.externalIPs` counts.
     pub external_ips: bool,
+    /// Which endpoint a new connection goes to, where a Service does not say it.
+    pub algorithm: Algorithm,
+    /// Whether endpoints that do not answer are passed over, where a Service does not say it.
+    pub ejects: bool,
+    /// How much of a list is passed over at most, in percent.
+    pub most_ejected_percent: u8,
     /// What conntrack should be like.
     pub conntrack: Conntrack,
     /// The shortest time between two syncs.
@@ -222,6 +228,9 @@ impl Config {
                 .and_then(|bit| u8::try_from(bit).ok())
                 .unwrap_or(14),
             external_ips: raw.feature_gates.get("AllowServiceExternalIPs") != Some(&false),
+            algorithm: algorithm(args, &raw, &mut warnings)?,
+            ejects: args.eject_unanswering.unwrap_or_default(),
+            most_ejected_percent: args.most_ejected_percent,
             conntrack: conntrack(&raw.conntrack),
             min_sync_period: periods.min,
             sync_period: periods.longest(&raw),
@@ -319,6 +328,33 @@ impl Periods {
     }
 }
 
+/// The scheduler of IPVS counts where kube-proxy would use it; its default is rr.
+fn algorithm(
+    args: &Args,
+    raw: &KubeProxyConfiguration,
+    warnings: &mut Vec<String>,
+) -> Result<Algorithm, UsageError> {
+    if let Some(name) = &args.algorithm {
+        return Algorithm::named(name).ok_or_else(|| {
+            let problem = format!("{name:?} is none of {}", Algorithm::names());
+            UsageError::flag("algorithm", problem)
+        });
+    }
+    if raw.mode != "ipvs" {
+        return Ok(Algorithm::Random);
+    }
+    Ok(match raw.ipvs.scheduler.as_str() {
+        "" => Algorithm::RoundRobin,
+        name => Algorithm::named(name).unwrap_or_else(|| {
+            warnings.push(format!(
+                "ipvs.scheduler is {name}, which is not to be had: rr counts, of {}",
+                Algorithm::names()
+            ));
+            Algorithm::RoundRobin
+        }),
+    })
+}
+
 fn action(args: &Args) -> Result<Action, UsageError> {
     let cleanup = args.cleanup.unwrap_or_default();
     if cleanup && (args.once || args.dry_run) {
@@ -381,8 +417,10 @@ fn without_meaning(args: &Args, raw: &KubeProxyConfiguration) -> Vec<String> {
         )),
     }
     let ipvs = &raw.ipvs;
-    if !ipvs.scheduler.is_empty()
-        || ipvs.strict_arp
+    if !ipvs.scheduler.is_empty() && raw.mode != "ipvs" {
+        warnings.push("ipvs.scheduler has no effect, because mode is not ipvs".to_owned());
+    }
+    if ipvs.strict_arp
         || ipvs
             .exclude_cidrs
             .as_ref()
@@ -392,7 +430,7 @@ fn without_meaning(args: &Args, raw: &KubeProxyConfiguration) -> Vec<String> {
             .any(|timeout| !timeout.is_zero())
     {
         warnings.push(
-            "ipvs settings have no effect: connections are spread at random, by conntrack's timeouts"
+            "ipvs settings other than the scheduler have no effect: timeouts are conntrack's"
                 .to_owned(),
         );
     }

@@ -36,8 +36,8 @@ pub struct Incremental {
 impl Incremental {
     /// Whether a Service has so many endpoints that it is worth it.
     #[must_use]
-    pub const fn suits(known: KnownService<'_>) -> bool {
-        known.endpoints() > MANY && known.port_endpoints() <= MOST
+    pub fn suits(known: KnownService<'_>) -> bool {
+        known.is_plain() && known.endpoints() > MANY && known.port_endpoints() <= MOST
     }
 
     /// The endpoints as they are. Those that `held` says are on a list keep their places there.
@@ -130,7 +130,7 @@ impl Incremental {
         let health_check = compile::health_check(service, |family| {
             self.here.as_ref().map_or(0, |here| here.get(family).len())
         });
-        compile::compile_selected(key, service, node, usize::MAX, select, health_check)
+        compile::compile_selected(key, service, None, node, usize::MAX, select, health_check)
     }
 
     fn count_here(&mut self, serves: &compile::Serves<'_>, slice: &EndpointSlice, comes: bool) {

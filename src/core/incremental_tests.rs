@@ -34,6 +34,7 @@ fn any_endpoint() -> impl Strategy<Value = SliceEndpoint> {
             terminating,
             local,
             node_hint,
+            weight: 1,
             zone_hints: zone.map(|zone| ZoneHints::new([zone.into()].into())),
         },
     )
@@ -75,6 +76,8 @@ fn any_service() -> impl Strategy<Value = Service> {
                 .into_iter()
                 .collect(),
             vips: vip.then(|| [203, 0, 113, 1].into()).into_iter().collect(),
+            algorithm: crate::core::model::Algorithm::Random,
+            ejects: false,
             source_ranges: PerFamily {
                 v4: SourceRanges::Any,
                 v6: SourceRanges::Any,
@@ -110,8 +113,10 @@ fn sorted(compiled: Compiled) -> Compiled {
                 policy,
                 primary,
                 external,
+                draw,
                 affinity,
             } => Action::Balance {
+                draw,
                 policy,
                 primary: sort(&primary),
                 external: external.as_ref().map(sort),
@@ -209,6 +214,8 @@ fn many(count: u32) -> State {
             node_port: 0,
         }],
         affinity: None,
+        algorithm: crate::core::model::Algorithm::Random,
+        ejects: false,
         internal_local: false,
         external_local: false,
         health_check_node_port: 0,
@@ -236,6 +243,7 @@ fn part_of(part: u32, other: Option<u32>) -> Change {
             terminating: false,
             local: false,
             node_hint: Hint::None,
+            weight: 1,
             zone_hints: None,
         }
     });

@@ -36,7 +36,7 @@ impl Cause {
                 ObjectKey::new("", name.as_str()),
                 now.is_none(),
             ),
-            Change::InterfaceAddresses(_) => return None,
+            Change::InterfaceAddresses(_) | Change::Observed(..) => return None,
         };
         Some(Self {
             kind,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
 
+use super::balancing::Balancing;
 use super::nodes::{node, parsed_networks};
 use super::objects;
 use super::parse::{self, port_number, protocol};
@@ -42,6 +43,8 @@ pub struct ConvertOptions {
     pub bind_address: Option<IpAddr>,
     /// Whether `spec.externalIPs` counts.
     pub external_ips: bool,
+    /// How connections are spread where a Service says nothing of it.
+    pub balancing: Balancing,
 }
 
 impl Default for ConvertOptions {
@@ -49,6 +52,7 @@ impl Default for ConvertOptions {
         Self {
             bind_address: None,
             external_ips: true,
+            balancing: Balancing::default(),
         }
     }
 }
@@ -117,7 +121,8 @@ impl Converter {
             key: &key,
             warnings: &mut self.warnings,
         };
-        let mut service = service(object, &mut self.names, &mut report);
+        let balancing = self.options.balancing;
+        let mut service = service(object, balancing, &mut self.names, &mut report);
         if !self.options.external_ips {
             service.external_ips.clear();
         }
@@ -185,8 +190,14 @@ impl Converter {
     }
 }
 
-fn service(object: &objects::Service, names: &mut Interner, report: &mut Reporter<'_>) -> Service {
+fn service(
+    object: &objects::Service,
+    balancing: Balancing,
+    names: &mut Interner,
+    report: &mut Reporter<'_>,
+) -> Service {
     let spec = &object.spec;
+    let annotations = &object.metadata.annotations;
     let cluster_ips = cluster_ips(spec, report);
     let vips = vips(object, report);
     let external_local = external_local(spec);
@@ -198,6 +209,8 @@ fn service(object: &objects::Service, names: &mut Interner, report: &mut Reporte
         vips,
         ports: ports(spec, names, report),
         affinity: affinity(spec, report),
+        algorithm: balancing.algorithm(annotations, report),
+        ejects: balancing.ejects(annotations, report),
         internal_local: is_local(
             "spec.internalTrafficPolicy",
             spec.internal_traffic_policy.as_deref(),

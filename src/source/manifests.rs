@@ -79,7 +79,7 @@ impl Id {
             Change::EndpointSlice(key, _) => Self::EndpointSlice(key.clone()),
             Change::Node(_) => Self::Node,
             Change::ServiceCidr(name, _) => Self::ServiceCidr(name.clone()),
-            Change::InterfaceAddresses(_) => return None,
+            Change::InterfaceAddresses(_) | Change::Observed(..) => return None,
         })
     }
 

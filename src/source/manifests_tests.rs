@@ -22,7 +22,9 @@ fn names(changes: &[Change]) -> Vec<String> {
             Change::EndpointSlice(key, None) => format!("no EndpointSlice {key}"),
             Change::Node(node) => format!("Node {}", node.is_some()),
             Change::ServiceCidr(name, cidrs) => format!("ServiceCIDR {name} {}", cidrs.is_some()),
-            Change::InterfaceAddresses(_) => unreachable!("no object brings it"),
+            Change::InterfaceAddresses(_) | Change::Observed(..) => {
+                unreachable!("no object brings it")
+            }
         })
         .collect()
 }

@@ -2,7 +2,7 @@
 //!
 //! Field names and meanings are those of `core/v1`, `discovery.k8s.io/v1` and
 //! `networking.k8s.io/v1`. Everything else an object carries (status, managed fields,
-//! annotations) is passed over while parsing, so it never takes memory. `null` means absent,
+//! most annotations) is passed over while parsing, so it never takes memory. `null` means absent,
 //! as it does to the API server.
 
 use std::collections::BTreeMap;
@@ -52,13 +52,25 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
 }
 
-/// The one annotation that is read.
+/// The annotations that are read.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Annotations {
     /// When the change that led to this slice happened, RFC 3339.
     #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
     pub last_change: Option<String>,
+    /// Which endpoint of a Service a connection goes to.
+    #[serde(rename = "pointsman.io/algorithm")]
+    pub algorithm: Option<String>,
+    /// Whether endpoints of a Service that do not answer are passed over: `true` or `false`.
+    #[serde(rename = "pointsman.io/ejection")]
+    pub ejection: Option<String>,
+    /// What the endpoints of a slice weigh.
+    #[serde(rename = "service.cilium.io/weight")]
+    pub weight: Option<String>,
+    /// What single ones weigh: `ADDRESS=WEIGHT`, with commas between.
+    #[serde(rename = "pointsman.io/weights")]
+    pub weights: Option<String>,
 }
 
 /// A `core/v1` Service.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::balancing::SliceWeights;
 use super::objects::{self, HEADLESS_LABEL, SERVICE_NAME_LABEL};
 use super::parse::{self, port_number, protocol};
 use super::report::Reporter;
@@ -101,6 +102,7 @@ fn slice_endpoints(
 ) -> Vec<SliceEndpoint> {
     let mut endpoints = Vec::with_capacity(object.endpoints.len());
     let mut last_zones: Option<ZoneHints> = None;
+    let weights = SliceWeights::of(&object.metadata.annotations, report);
     for (index, endpoint) in object.endpoints.iter().enumerate() {
         let Some(text) = endpoint.addresses.first() else {
             continue;
@@ -120,6 +122,7 @@ fn slice_endpoints(
             );
             continue;
         }
+        let weight = weights.weight(address);
         let zones = zone_hints(endpoint, &mut last_zones, names);
         endpoints.push(SliceEndpoint {
             address,
@@ -128,6 +131,7 @@ fn slice_endpoints(
             terminating: endpoint.conditions.terminating.unwrap_or(false),
             local: endpoint.node_name.as_deref() == Some(node_name),
             node_hint: node_hint(endpoint, node_name),
+            weight,
             zone_hints: zones,
         });
     }

@@ -155,6 +155,8 @@ fn service() -> Change {
             node_port: 0,
         }],
         affinity: None,
+        algorithm: pointsman::core::model::Algorithm::Random,
+        ejects: false,
         internal_local: false,
         external_local: false,
         health_check_node_port: 0,
@@ -186,6 +188,7 @@ fn slice(part: u32, now: &[u32]) -> Change {
                 terminating: false,
                 local: false,
                 node_hint: Hint::None,
+                weight: 1,
                 zone_hints: None,
             })
             .collect(),

@@ -184,6 +184,8 @@ fn service(index: u32) -> Change {
         affinity: every(7).then_some(Affinity {
             timeout_seconds: 10_800,
         }),
+        algorithm: pointsman::core::model::Algorithm::Random,
+        ejects: false,
         internal_local: false,
         external_local: every(5),
         health_check_node_port: 0,
@@ -218,6 +220,7 @@ fn slice(index: u32, endpoints: std::ops::Range<u32>) -> Change {
                 terminating: false,
                 local: place.is_multiple_of(5),
                 node_hint: Hint::None,
+                weight: 1,
                 zone_hints: None,
             })
             .collect(),

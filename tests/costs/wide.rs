@@ -110,6 +110,8 @@ fn wide(ports: u32, endpoints: u32, change: impl Fn(&mut Service)) -> Vec<Change
         source_ranges: PerFamily::from_fn(|_| SourceRanges::Any),
         ports: (1..=ports).map(port).collect(),
         affinity: None,
+        algorithm: pointsman::core::model::Algorithm::Random,
+        ejects: false,
         internal_local: false,
         external_local: false,
         health_check_node_port: 0,
@@ -135,6 +137,7 @@ fn slice(part: u32, ports: u32, addresses: Vec<u32>) -> Change {
         terminating: false,
         local: true,
         node_hint: Hint::None,
+        weight: 1,
         zone_hints: None,
     };
     let slice = EndpointSlice {

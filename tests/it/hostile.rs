@@ -46,6 +46,8 @@ impl Tenant {
                 source_ranges: PerFamily::from_fn(|_| SourceRanges::Any),
                 ports: ports(1),
                 affinity: None,
+                algorithm: pointsman::core::model::Algorithm::Random,
+                ejects: false,
                 internal_local: false,
                 external_local: false,
                 health_check_node_port: 0,
@@ -116,6 +118,7 @@ impl Tenant {
                         terminating: false,
                         local: address % 3 == 0,
                         node_hint: Hint::None,
+                        weight: 1,
                         zone_hints: None,
                     })
                     .collect(),

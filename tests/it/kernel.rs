@@ -783,7 +783,8 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
     use pointsman::core::compile::Compiled;
     use pointsman::core::diff::Engine;
     use pointsman::core::ir::{
-        Action, Destination, Entry, Forwarding, Host as At, Label, List, SourcePolicy, Sources,
+        Action, Destination, Draw, Entry, Forwarding, Host as At, Label, List, SourcePolicy,
+        Sources,
     };
     use pointsman::core::model::{Endpoint, Endpoints, Family, Owner, Protocol, ServiceId};
     use pointsman::dataplane::Backend;
@@ -812,6 +813,7 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
                 policy,
                 primary: endpoints(primary),
                 external: external.map(endpoints),
+                draw: Draw::Random,
                 affinity: None,
             },
             sources: Sources::Any,

@@ -23,6 +23,8 @@ pub struct Compiled {
     pub without_local: PerFamily<WithoutLocal>,
     /// How many of its destinations are left out, because they and their endpoints are too many.
     pub left_out: u32,
+    /// The endpoints of a list have weight 0, all of them: they are used all the same.
+    pub all_drained: bool,
 }
 
 /// How much one Service may be: its ports, each with its endpoints, and to a backend its destinations,

@@ -36,6 +36,8 @@ pub(super) struct Draft {
     /// Claims, those in vain too.
     claims: usize,
     pub(super) left_out: u32,
+    /// The endpoints of a list have weight 0, all of them.
+    pub(super) all_drained: bool,
 }
 
 impl Draft {

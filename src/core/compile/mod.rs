@@ -7,6 +7,7 @@
 mod compiled;
 mod draft;
 mod ports;
+mod spread;
 mod unowned;
 
 use std::cell::OnceCell;
@@ -15,28 +16,31 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::core::ir::{
-    Action, Destination, Forwarding, Host, Label, Shared, SourcePolicy, Sources,
+    Action, Destination, Draw, Forwarding, Host, Label, Shared, SourcePolicy, Sources,
 };
 use crate::core::model::{
-    EndpointSlice, Endpoints, Family, KnownService, Name, Node, ObjectKey, PerFamily, Protocol,
-    Service, ServicePort, SourceRanges,
+    EndpointSlice, Endpoints, Family, KnownService, Name, Node, ObjectKey, Observed, PerFamily,
+    Protocol, Service, ServicePort, SourceRanges,
 };
 use crate::core::networks;
 use crate::core::select::{Selection, Uses, select};
 use ipnetwork::IpNetwork;
 
 use draft::{Claimed, Draft};
+use spread::{Spread, spread};
 
 pub use compiled::{Compiled, HealthCheck, MOST_ELEMENTS, WithoutLocal};
 pub use ports::{ByPort, Serves, served_ports};
 pub use unowned::{NodePortAddresses, accepted_node_port_addresses, compile_cluster};
 
-/// Compiles one Service, with its slices in the order of their names.
+/// Compiles one Service, with its slices in the order of their names, and what this node has seen of its
+/// endpoints.
 #[must_use]
 pub fn compile(
     key: &ObjectKey,
     service: &Service,
     slices: &[&EndpointSlice],
+    observed: Option<&Observed>,
     node: &Node,
 ) -> Compiled {
     let by_port = ByPort::new(service, slices);
@@ -45,14 +49,22 @@ pub fn compile(
     let health_check = health_check(service, |family| {
         local_endpoints(service, slices, family).len()
     });
-    compile_selected(key, service, node, most_ports, select, health_check)
+    compile_selected(
+        key,
+        service,
+        observed,
+        node,
+        most_ports,
+        select,
+        health_check,
+    )
 }
 
 /// Compiles one Service as it is known.
 #[must_use]
 pub fn compile_known(known: KnownService<'_>, node: &Node) -> Compiled {
     let slices: Vec<&EndpointSlice> = known.slices().collect();
-    compile(known.key, known.service, &slices, node)
+    compile(known.key, known.service, &slices, known.observed(), node)
 }
 
 /// Compiles so many ports of one Service whose endpoints are selected already.
@@ -60,6 +72,7 @@ pub fn compile_known(known: KnownService<'_>, node: &Node) -> Compiled {
 pub fn compile_selected(
     key: &ObjectKey,
     service: &Service,
+    observed: Option<&Observed>,
     node: &Node,
     most_ports: usize,
     mut select: impl FnMut(Family, &ServicePort, Uses) -> Selection,
@@ -76,6 +89,7 @@ pub fn compile_selected(
             service,
             family,
             port,
+            observed,
             node,
             allowed: allowed.get(family),
         };
@@ -104,6 +118,7 @@ pub fn compile_selected(
         health_check: health_check.map(Box::new),
         without_local: draft.without_local,
         left_out: draft.left_out,
+        all_drained: draft.all_drained,
     }
 }
 
@@ -153,6 +168,7 @@ struct PortCompiler<'a> {
     service: &'a Service,
     family: Family,
     port: &'a ServicePort,
+    observed: Option<&'a Observed>,
     node: &'a Node,
     /// The same for all ports: worked out for the first that asks.
     allowed: &'a OnceCell<Sources>,
@@ -186,6 +202,8 @@ impl PortCompiler<'_> {
             draft.leave_out(self.destinations());
             return;
         }
+        let spread = spread(service, port.protocol, selection, self.observed);
+        draft.all_drained |= spread.all_drained;
         let mut claimer = Claimer {
             label: label(self.key, &port.name),
             port,
@@ -193,23 +211,23 @@ impl PortCompiler<'_> {
             draft,
         };
         let host = Host::Address(cluster_ip);
-        claimer.claim(host, self.internal_action(selection), Sources::Any);
+        claimer.claim(host, self.internal_action(selection, &spread), Sources::Any);
         let mut vips = in_family(&service.vips, family).peekable();
         if vips.peek().is_some() {
             let allowed = self.allowed.get_or_init(|| self.allowed_sources());
-            let action = self.external_action(selection);
+            let action = self.external_action(selection, &spread);
             claimer.claim_all(vips, &action, allowed);
         }
         let external_ips = in_family(&service.external_ips, family);
         claimer.claim_all(
             external_ips,
-            &self.external_action(selection),
+            &self.external_action(selection, &spread),
             &Sources::Any,
         );
         if port.node_port != 0 {
             claimer.claim(
                 Host::Node(family),
-                self.external_action(selection),
+                self.external_action(selection, &spread),
                 Sources::Any,
             );
         }
@@ -222,25 +240,27 @@ impl PortCompiler<'_> {
             }));
     }
 
-    fn internal_action(&self, selection: &Selection) -> Action {
+    fn internal_action(&self, selection: &Selection, spread: &Spread) -> Action {
         let list = if self.service.internal_local {
-            &selection.local
+            &spread.local
         } else {
-            &selection.cluster
+            &spread.cluster
         };
-        self.action(selection, SourcePolicy::ClusterIp, list, None)
+        self.action(selection, SourcePolicy::ClusterIp, spread.draw, list, None)
     }
 
-    fn external_action(&self, selection: &Selection) -> Action {
+    fn external_action(&self, selection: &Selection, spread: &Spread) -> Action {
         if self.service.external_local {
             self.action(
                 selection,
                 SourcePolicy::ExternalLocal,
-                &selection.cluster,
-                Some(&selection.local),
+                spread.draw,
+                &spread.cluster,
+                Some(&spread.local),
             )
         } else {
-            self.action(selection, SourcePolicy::External, &selection.cluster, None)
+            let (policy, list) = (SourcePolicy::External, &spread.cluster);
+            self.action(selection, policy, spread.draw, list, None)
         }
     }
 
@@ -248,6 +268,7 @@ impl PortCompiler<'_> {
         &self,
         selection: &Selection,
         policy: SourcePolicy,
+        draw: Draw,
         primary: &Endpoints,
         external: Option<&Endpoints>,
     ) -> Action {
@@ -260,6 +281,7 @@ impl PortCompiler<'_> {
                 policy,
                 primary: primary.clone(),
                 external: external.cloned(),
+                draw,
                 affinity: self.service.affinity.map(|a| a.timeout_seconds),
             }
         }

@@ -27,6 +27,8 @@ fn service() -> Service {
         source_ranges: PerFamily::default(),
         ports: vec![port("http", 80, 30080)],
         affinity: None,
+        algorithm: crate::core::model::Algorithm::Random,
+        ejects: false,
         internal_local: false,
         external_local: false,
         health_check_node_port: 0,
@@ -50,6 +52,7 @@ fn cluster(local: &[u8], remote: &[u8], ready: bool) -> State {
         terminating: false,
         local,
         node_hint: Hint::None,
+        weight: 1,
         zone_hints: None,
     };
     let endpoints = local
@@ -76,7 +79,7 @@ fn cluster(local: &[u8], remote: &[u8], ready: bool) -> State {
 /// Compiles a Service with the slices that a cluster has for it.
 fn compile(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
     let slices: Vec<&EndpointSlice> = state.slices(key).collect();
-    super::compile(key, service, &slices, state.node())
+    super::compile(key, service, &slices, None, state.node())
 }
 
 /// A compiled Service in short: a line per destination.
@@ -99,11 +102,15 @@ fn lines(compiled: &Compiled) -> Vec<String> {
                     policy,
                     primary,
                     external,
+                    draw,
                     affinity,
                 } => {
                     let mut text = format!("{policy:?} {}", list(primary));
                     if let Some(external) = external {
                         text += &format!(" outside {}", list(external));
+                    }
+                    if *draw != Draw::Random {
+                        text += &format!(" {}", draw.words());
                     }
                     if let Some(affinity) = affinity {
                         text += &format!(" affinity {affinity}");
@@ -285,6 +292,7 @@ fn b11_local_endpoints_are_of_use_to_a_local_policy_that_has_destinations_and_to
             terminating: true,
             local: true,
             node_hint: Hint::None,
+            weight: 1,
             zone_hints: None,
         };
         slice.endpoints = slice.endpoints.iter().chain([leaving]).collect();

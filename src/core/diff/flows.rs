@@ -8,7 +8,9 @@
 use rustc_hash::FxHashSet;
 
 use crate::core::compile::Compiled;
-use crate::core::ir::{Action, Delta, Destination, DestinationChange, Entry, List, Operation};
+use crate::core::ir::{
+    Action, Delta, Destination, DestinationChange, Draw, Entry, Forwarding, List, Operation,
+};
 use crate::core::model::{Endpoint, Endpoints, Protocol};
 
 /// A destination whose flows have to be looked through.
@@ -87,12 +89,26 @@ pub(super) fn unanswered(delta: &Delta) -> Vec<StaleFlows> {
         slots.sort_unstable();
         slots
     };
-    let gone = sorted(&delta.remove);
+    let mut gone = sorted(&delta.remove);
     if gone.is_empty() {
         return Vec::new();
     }
-    // One that changes its place stays.
-    let stays = sorted(&delta.add);
+    // One that changes its place stays, and so does one that has others.
+    let mut stays = sorted(&delta.add);
+    let several = delta.destinations.iter().filter(|change| {
+        let after = change.after.as_ref().and_then(Forwarding::draw);
+        after.is_some_and(Draw::repeats)
+    });
+    for change in several {
+        let list = change
+            .after
+            .as_ref()
+            .and_then(|after| after.list(List::Primary));
+        let places = list.into_iter().flat_map(Endpoints::iter);
+        stays.extend(places.map(|endpoint| (change.destination, *endpoint)));
+    }
+    stays.sort_unstable();
+    gone.dedup();
     let mut all: Vec<StaleFlows> = Vec::new();
     for (destination, endpoint) in gone {
         if stays.binary_search(&(destination, endpoint)).is_ok() {

@@ -1,7 +1,7 @@
 //! The places of a list, found once for all destinations that share it.
 
 use super::placement;
-use crate::core::ir::{Action, Forwarding};
+use crate::core::ir::{Action, Draw, Forwarding};
 use crate::core::model::Endpoints;
 
 /// Places the endpoints of one Service port once, however many destinations share them.
@@ -21,11 +21,15 @@ impl SlotMemo {
             policy,
             primary,
             external,
+            draw,
             affinity,
         } = &wanted.action
         else {
             return wanted.clone();
         };
+        if draw.is_ordered() {
+            return wanted.clone();
+        }
         let held = applied.and_then(|applied| match &applied.action {
             Action::Balance {
                 primary, external, ..
@@ -36,17 +40,18 @@ impl SlotMemo {
             label: wanted.label.clone(),
             action: Action::Balance {
                 policy: *policy,
-                primary: self.slots(primary, held.map(|(primary, _)| primary)),
-                external: external
-                    .as_ref()
-                    .map(|external| self.slots(external, held.and_then(|(_, external)| external))),
+                primary: self.slots(primary, held.map(|(primary, _)| primary), *draw),
+                external: external.as_ref().map(|external| {
+                    self.slots(external, held.and_then(|(_, external)| external), *draw)
+                }),
+                draw: *draw,
                 affinity: *affinity,
             },
             sources: wanted.sources.clone(),
         }
     }
 
-    fn slots(&mut self, wanted: &Endpoints, held: Option<&Endpoints>) -> Endpoints {
+    fn slots(&mut self, wanted: &Endpoints, held: Option<&Endpoints>, draw: Draw) -> Endpoints {
         let Some(held) = held else {
             return wanted.clone();
         };
@@ -59,7 +64,11 @@ impl SlotMemo {
         {
             return slots.clone();
         }
-        let slots = placement::assign(held, wanted);
+        let slots = if draw.repeats() {
+            placement::assign_repeated(held, wanted)
+        } else {
+            placement::assign(held, wanted)
+        };
         self.last = Some((wanted.clone(), held.clone(), slots.clone()));
         slots
     }

@@ -3,7 +3,7 @@
 //! A new connection picks a place, so places must be numbered without gaps; an endpoint must
 //! not move when another one comes or goes, or one change would rewrite the whole list.
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::core::model::{Endpoint, Endpoints};
 use crate::core::select::Slots;
@@ -29,6 +29,34 @@ pub fn assign(held: &Endpoints, wanted: &Endpoints) -> Endpoints {
         return wanted.clone();
     }
     Slots::placed(held, &sorted(wanted)).list().clone()
+}
+
+/// The same for lists in which endpoints have several places: as many places of each as are wanted stay
+/// where they are.
+#[must_use]
+pub fn assign_repeated(held: &Endpoints, wanted: &Endpoints) -> Endpoints {
+    let mut missing: FxHashMap<Endpoint, u32> = FxHashMap::default();
+    for endpoint in wanted.iter() {
+        *missing.entry(*endpoint).or_insert(0) += 1;
+    }
+    let mut take = |endpoint: &Endpoint| match missing.get_mut(endpoint) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            true
+        }
+        _ => false,
+    };
+    let mut slots: Vec<Option<Endpoint>> = vec![None; wanted.len()];
+    for (slot, endpoint) in slots.iter_mut().zip(held.iter()) {
+        if take(endpoint) {
+            *slot = Some(*endpoint);
+        }
+    }
+    let mut waiting = wanted.iter().filter(|endpoint| take(endpoint)).copied();
+    let slots = slots.into_iter();
+    slots
+        .filter_map(|slot| slot.or_else(|| waiting.next()))
+        .collect()
 }
 
 fn is_made_from(held: &Endpoints, wanted: &Endpoints) -> bool {
@@ -148,6 +176,23 @@ mod tests {
             let wanted = endpoints(&wanted.into_iter().collect::<Vec<_>>());
             let assigned = assign(&endpoints(&held), &wanted);
             prop_assert_eq!(Endpoints::from(sorted(&assigned)), wanted);
+        }
+
+        #[test]
+        fn places_of_weighted_endpoints_are_as_many_as_wanted_and_stay_where_they_are(
+            held in proptest::collection::vec(0u8..6, 0..60),
+            wanted in proptest::collection::vec(0u8..6, 0..60),
+        ) {
+            let (held, wanted) = (endpoints(&held), endpoints(&wanted));
+            let assigned = assign_repeated(&held, &wanted);
+            prop_assert_eq!(Endpoints::from(sorted(&assigned)), Endpoints::from(sorted(&wanted)));
+            let count = |list: &Endpoints, endpoint| list.iter().filter(|other| **other == endpoint).count();
+            let moved = held.differences(&assigned).filter(|(place, ..)| *place < wanted.len()).count();
+            let within: Endpoints = held.iter().take(wanted.len()).copied().collect();
+            let mut all = sorted(&wanted);
+            all.dedup();
+            let stay: usize = all.iter().map(|one| count(&within, *one).min(count(&wanted, *one))).sum();
+            prop_assert_eq!(moved, wanted.len() - stay);
         }
 
         #[test]

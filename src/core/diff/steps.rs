@@ -158,9 +158,10 @@ fn is_same_kind(one: &Forwarding, other: &Forwarding) -> bool {
         Action::Balance {
             policy,
             external,
+            draw,
             affinity,
             ..
-        } => Some((*policy, external.is_some(), *affinity)),
+        } => Some((*policy, external.is_some(), *draw, *affinity)),
         Action::Reject | Action::Drop => None,
     };
     kind(one).is_some() && kind(one) == kind(other) && one.label == other.label
@@ -215,11 +216,13 @@ fn map_lists(action: &Action, map: impl Fn(&Endpoints, Which) -> Endpoints) -> A
             policy,
             primary,
             external,
+            draw,
             affinity,
         } => Action::Balance {
             policy: *policy,
             primary: map(primary, Which::Primary),
             external: external.as_ref().map(|list| map(list, Which::External)),
+            draw: *draw,
             affinity: *affinity,
         },
         action => action.clone(),

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::compile::{NodePortAddresses, compile_cluster, compile_known};
-use crate::core::ir::{Action, Host, Label, List};
+use crate::core::ir::{Action, Draw, Host, Label, List, Route};
 use crate::core::model::{
-    Affinity, Change, Dirty, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey, Owner,
-    PerFamily, Protocol, Service, ServiceId, ServicePort, SliceEndpoint, SlicePort, SourceRanges,
-    State, ZoneHints,
+    Affinity, Algorithm, Change, Dirty, Endpoint, EndpointSlice, Family, Hint, Node, ObjectKey,
+    Owner, PerFamily, Protocol, Service, ServiceId, ServicePort, SliceEndpoint, SlicePort,
+    SourceRanges, State, ZoneHints,
 };
 
 /// An entry's key: two entries with one key cannot both be there.
@@ -65,10 +65,21 @@ impl Backend {
     }
 }
 
-/// Entries with each list's endpoints as a set: which one sits in which slot may differ.
+/// Entries with each list's endpoints sorted, unless its order matters: which one sits in which slot
+/// may differ.
 fn without_slot_order(entries: &[Entry]) -> BTreeSet<Entry> {
-    let mut lists: BTreeMap<(Destination, List, bool), BTreeSet<Endpoint>> = BTreeMap::new();
-    let mut indexes: BTreeMap<(Destination, List), BTreeSet<u32>> = BTreeMap::new();
+    let draws: BTreeMap<Destination, Draw> = entries
+        .iter()
+        .filter_map(|entry| match entry {
+            Entry::Route {
+                destination,
+                route: Route::Balance { draw, .. },
+                ..
+            } => Some((*destination, *draw)),
+            _ => None,
+        })
+        .collect();
+    let mut lists: BTreeMap<(Destination, List, bool), Vec<(u32, Endpoint)>> = BTreeMap::new();
     let mut rest = BTreeSet::new();
     for entry in entries {
         if let Entry::Slot {
@@ -82,22 +93,25 @@ fn without_slot_order(entries: &[Entry]) -> BTreeSet<Entry> {
             lists
                 .entry((*destination, *list, *remembered))
                 .or_default()
-                .insert(*endpoint);
-            indexes
-                .entry((*destination, *list))
-                .or_default()
-                .insert(*index);
+                .push((*index, *endpoint));
         } else {
             rest.insert(entry.clone());
         }
     }
-    for ((destination, list, remembered), endpoints) in lists {
-        let expected: BTreeSet<u32> = (0..).take(endpoints.len()).collect();
-        assert_eq!(
-            indexes[&(destination, list)],
-            expected,
-            "slots have no gaps and no endpoint has two"
-        );
+    for ((destination, list, remembered), mut slots) in lists {
+        slots.sort_unstable();
+        let has_no_gaps = (0..).zip(&slots).all(|(index, (known, _))| index == *known);
+        assert!(has_no_gaps, "{destination}: {slots:?}");
+        let draw = draws.get(&destination).copied().unwrap_or_default();
+        let mut endpoints: Vec<Endpoint> =
+            slots.into_iter().map(|(_, endpoint)| endpoint).collect();
+        if !draw.is_ordered() {
+            endpoints.sort_unstable();
+        }
+        if !draw.repeats() {
+            let each: BTreeSet<Endpoint> = endpoints.iter().copied().collect();
+            assert_eq!(each.len(), endpoints.len(), "no endpoint has two slots");
+        }
         for (index, endpoint) in (0..).zip(endpoints) {
             rest.insert(Entry::Slot {
                 destination,
@@ -258,9 +272,22 @@ fn any_service() -> impl Strategy<Value = Service> {
         any::<bool>(),
         any::<bool>(),
         proptest::option::of(0u8..3),
+        proptest::sample::select(ALGORITHMS.to_vec()),
     )
         .prop_map(
-            |(created, v4, v6, external_ips, vips, ports, affinity, internal, external, ranges)| {
+            |(
+                created,
+                v4,
+                v6,
+                external_ips,
+                vips,
+                ports,
+                affinity,
+                internal,
+                external,
+                ranges,
+                algorithm,
+            )| {
                 let ranges = ranges.map_or(SourceRanges::Any, |count| {
                     let list = ["10.0.0.0/8", "192.168.0.0/16", "192.0.2.0/24"];
                     SourceRanges::Only(
@@ -281,6 +308,8 @@ fn any_service() -> impl Strategy<Value = Service> {
                     },
                     ports,
                     affinity: affinity.map(|timeout_seconds| Affinity { timeout_seconds }),
+                    algorithm,
+                    ejects: false,
                     internal_local: internal,
                     external_local: external,
                     health_check_node_port: 0,
@@ -288,6 +317,18 @@ fn any_service() -> impl Strategy<Value = Service> {
             },
         )
 }
+
+/// Random as often as all others together.
+const ALGORITHMS: [Algorithm; 8] = [
+    Algorithm::Random,
+    Algorithm::RoundRobin,
+    Algorithm::Random,
+    Algorithm::SourceHash,
+    Algorithm::Random,
+    Algorithm::DestinationHash,
+    Algorithm::Random,
+    Algorithm::LeastConnection,
+];
 
 fn any_endpoint() -> impl Strategy<Value = SliceEndpoint> {
     (
@@ -297,15 +338,17 @@ fn any_endpoint() -> impl Strategy<Value = SliceEndpoint> {
         any::<bool>(),
         any::<bool>(),
         0u8..4,
+        prop_oneof![6 => Just(1u32), 1 => 0u32..5],
     )
         .prop_map(
-            |(last, ready, serving, terminating, local, zone)| SliceEndpoint {
+            |(last, ready, serving, terminating, local, zone, weight)| SliceEndpoint {
                 address: [10, 244, 0, last].into(),
                 ready,
                 serving,
                 terminating,
                 local,
                 node_hint: Hint::None,
+                weight,
                 zone_hints: (zone > 1).then(|| ZoneHints::new(["a".into()].into())),
             },
         )
@@ -547,6 +590,8 @@ fn plain_service() -> Service {
             node_port: 0,
         }],
         affinity: None,
+        algorithm: Algorithm::Random,
+        ejects: false,
         internal_local: false,
         external_local: false,
         health_check_node_port: 0,
@@ -563,6 +608,7 @@ fn slice(addresses: &[u8]) -> Change {
             terminating: false,
             local: true,
             node_hint: Hint::None,
+            weight: 1,
             zone_hints: None,
         })
         .collect();
@@ -685,7 +731,7 @@ fn n_e11_a_contest_is_reported_once_and_not_at_every_update() {
 /// Compiles a Service with the slices that a cluster has for it.
 fn compile_in(key: &ObjectKey, service: &Service, state: &State) -> Compiled {
     let slices: Vec<_> = state.slices(key).collect();
-    crate::core::compile::compile(key, service, &slices, state.node())
+    crate::core::compile::compile(key, service, &slices, None, state.node())
 }
 
 /// What a destination does that leads to so many endpoints, from one on.
@@ -698,6 +744,7 @@ fn to(first: u32, count: u32) -> Forwarding {
             policy: crate::core::ir::SourcePolicy::External,
             primary: endpoints.collect(),
             external: None,
+            draw: crate::core::ir::Draw::Random,
             affinity: None,
         },
         sources: crate::core::ir::Sources::Any,

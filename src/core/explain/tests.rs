@@ -46,6 +46,8 @@ fn service() -> Service {
             node_port: 30080,
         }],
         affinity: None,
+        algorithm: crate::core::model::Algorithm::Random,
+        ejects: false,
         internal_local: false,
         external_local: false,
         health_check_node_port: 0,
@@ -69,6 +71,7 @@ fn slice(of: &str, port: &str, endpoints: &[&str]) -> EndpointSlice {
             terminating: has('T'),
             local: has('L'),
             node_hint: Hint::None,
+            weight: 1,
             zone_hints: (!zones.is_empty()).then(|| ZoneHints::new(zones.into())),
         }
     };
@@ -200,6 +203,8 @@ fn says(explanation: &Explanation, words: &str) {
 #[test]
 fn e1_every_row_of_the_table_is_said() {
     let local = |internal, external| Service {
+        algorithm: crate::core::model::Algorithm::Random,
+        ejects: false,
         internal_local: internal,
         external_local: external,
         ..service()
@@ -651,6 +656,7 @@ fn an_endpoint_at_the_nodes_own_address_is_not_masqueraded() {
         terminating: false,
         local: true,
         node_hint: Hint::None,
+        weight: 1,
         zone_hints: None,
     }]
     .into_iter()

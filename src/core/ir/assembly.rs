@@ -51,7 +51,10 @@ impl Assembly {
             (
                 Some((
                     Route::Balance {
-                        policy, affinity, ..
+                        policy,
+                        draw,
+                        affinity,
+                        ..
                     },
                     label,
                 )),
@@ -62,6 +65,7 @@ impl Assembly {
                     policy: *policy,
                     primary: self.list(List::Primary),
                     external: external.then(|| self.list(List::External)),
+                    draw: *draw,
                     affinity: *affinity,
                 };
                 (action, label.clone())

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::destination::{Destination, Label};
+use super::draw::Draw;
 use crate::core::model::{Endpoint, Family, Protocol};
 
 /// Which sources are treated alike on the way to a destination's endpoints (docs/semantics.md, E).
@@ -29,8 +30,10 @@ pub enum Route {
     Balance {
         /// How sources are told apart.
         policy: SourcePolicy,
-        /// How many endpoints the list has.
+        /// How many places the list has: as many as endpoints, unless some have several.
         endpoints: u32,
+        /// What decides which place a connection is given.
+        draw: Draw,
         /// Seconds after a client's last new connection for which its choice is remembered.
         affinity: Option<u32>,
     },

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use super::destination::{Destination, Label};
+use super::draw::Draw;
 use super::entry::{Entry, List, REMEMBERED_WEIGHT, Route, SourcePolicy};
 use crate::core::model::Endpoints;
 
@@ -24,6 +25,8 @@ pub enum Action {
         /// The list for sources from outside, under [`SourcePolicy::ExternalLocal`] only; an
         /// empty one drops them.
         external: Option<Endpoints>,
+        /// What decides which place of a list a connection is given.
+        draw: Draw,
         /// Session affinity in seconds.
         affinity: Option<u32>,
     },
@@ -111,17 +114,20 @@ impl Forwarding {
                     policy,
                     primary,
                     external,
+                    draw,
                     affinity,
                 },
                 Action::Balance {
                     policy: other_policy,
                     primary: other_primary,
                     external: other_external,
+                    draw: other_draw,
                     affinity: other_affinity,
                 },
             ) => {
                 let count = |list: &Option<Endpoints>| list.as_ref().map(Endpoints::len);
                 policy == other_policy
+                    && draw == other_draw
                     && affinity == other_affinity
                     && primary.len() == other_primary.len()
                     && count(external) == count(other_external)
@@ -148,11 +154,19 @@ impl Forwarding {
                 policy,
                 primary,
                 external,
+                draw,
                 affinity,
             } => {
+                let balance = |list: &Endpoints| Route::Balance {
+                    policy: *policy,
+                    // A list longer than u32 cannot be held in memory.
+                    endpoints: u32::try_from(list.len()).unwrap_or(u32::MAX),
+                    draw: *draw,
+                    affinity: *affinity,
+                };
                 entry(Entry::Route {
                     destination,
-                    route: balance(*policy, primary, *affinity),
+                    route: balance(primary),
                     label: self.label.clone(),
                 });
                 if let Some(external) = external {
@@ -161,7 +175,7 @@ impl Forwarding {
                         route: if external.is_empty() {
                             Route::Drop
                         } else {
-                            balance(*policy, external, *affinity)
+                            balance(external)
                         },
                     });
                 }
@@ -197,16 +211,16 @@ impl Forwarding {
     }
 }
 
-fn balance(policy: SourcePolicy, endpoints: &Endpoints, affinity: Option<u32>) -> Route {
-    Route::Balance {
-        policy,
-        // A list longer than u32 cannot be held in memory.
-        endpoints: u32::try_from(endpoints.len()).unwrap_or(u32::MAX),
-        affinity,
-    }
-}
-
 impl Forwarding {
+    /// How places are drawn, if connections go to endpoints.
+    #[must_use]
+    pub const fn draw(&self) -> Option<Draw> {
+        match &self.action {
+            Action::Balance { draw, .. } => Some(*draw),
+            Action::Reject | Action::Drop => None,
+        }
+    }
+
     /// How many operations all of it may be to a backend.
     #[must_use]
     pub fn weight(&self) -> usize {

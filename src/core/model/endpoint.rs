@@ -73,6 +73,9 @@ pub struct SliceEndpoint {
     pub local: bool,
     /// What `hints.forNodes` says about this node.
     pub node_hint: Hint,
+    /// How many connections it is to have in proportion to others; 1 unless somebody says so, 0 for
+    /// no new ones.
+    pub weight: u32,
     /// The zones of `hints.forZones`, if any.
     pub zone_hints: Option<ZoneHints>,
 }

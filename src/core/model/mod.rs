@@ -4,22 +4,26 @@
 //! Everything after `source` works on these types. No parsing lives here, no decision about
 //! packets, and no I/O.
 
+mod algorithm;
 mod detector;
 mod endpoint;
 mod endpoint_slice;
 mod endpoints;
 mod names;
 mod node;
+mod observed;
 mod service;
 mod slice_endpoints;
 mod state;
 
+pub use algorithm::Algorithm;
 pub use detector::LocalDetector;
 pub use endpoint::{Endpoint, Hint, SliceEndpoint, SlicePort, ZoneHints};
 pub use endpoint_slice::EndpointSlice;
 pub use endpoints::Endpoints;
 pub use names::{Interner, Name, ObjectKey};
 pub use node::Node;
+pub use observed::Observed;
 pub use service::{Affinity, Service, ServicePort, SourceRanges};
 pub use slice_endpoints::SliceEndpoints;
 pub use state::{Change, ChangedSlices, Dirty, KnownService, Owner, ServiceId, State};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
-use super::{Family, Name, PerFamily, Protocol};
+use super::{Algorithm, Family, Name, PerFamily, Protocol};
 
 /// One port of a Service, in every family that the Service has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,6 +66,10 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Its session affinity, if any.
     pub affinity: Option<Affinity>,
+    /// Which endpoint a new connection goes to.
+    pub algorithm: Algorithm,
+    /// Whether endpoints that do not answer are passed over for a while.
+    pub ejects: bool,
     /// `internalTrafficPolicy: Local`.
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`, where it has a meaning.

@@ -1,6 +1,6 @@
 //! The endpoints of a slice, packed: most of what a large cluster is made of.
 //!
-//! An address and a byte of flags each; hints of zones, which most slices do not have, lie beside.
+//! An address and a byte of flags each; hints of zones and weights, which most slices do not have, lie beside.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +12,8 @@ pub struct SliceEndpoints {
     packed: Packed,
     /// By place; none at all if no endpoint has zones.
     zones: Option<Box<[Option<ZoneHints>]>>,
+    /// By place; none at all if all weigh the same, 1.
+    weights: Option<Box<[u32]>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +61,12 @@ impl Flags {
         self.0 & bit != 0
     }
 
-    fn endpoint(self, address: IpAddr, zone_hints: Option<ZoneHints>) -> SliceEndpoint {
+    fn endpoint(
+        self,
+        address: IpAddr,
+        weight: u32,
+        zone_hints: Option<ZoneHints>,
+    ) -> SliceEndpoint {
         SliceEndpoint {
             address,
             ready: self.has(Self::READY),
@@ -73,6 +80,7 @@ impl Flags {
             } else {
                 Hint::None
             },
+            weight,
             zone_hints,
         }
     }
@@ -101,7 +109,9 @@ impl SliceEndpoints {
                 .map(|(address, flags)| (IpAddr::V6(*address).to_canonical(), *flags))?,
         };
         let zones = self.zones.as_ref().and_then(|zones| zones.get(place));
-        Some(flags.endpoint(address, zones.cloned().flatten()))
+        let weight = self.weights.as_ref().and_then(|weights| weights.get(place));
+        let weight = weight.copied().unwrap_or(1);
+        Some(flags.endpoint(address, weight, zones.cloned().flatten()))
     }
 
     /// What this list says and another one does not, and the other way round: whatever lies between
@@ -111,9 +121,7 @@ impl SliceEndpoints {
         let (mine, others) = (self.len(), other.len());
         let shorter = mine.min(others);
         let is_same = |place: usize, its_place: usize| match (&self.packed, &other.packed) {
-            _ if self.zones.is_some() || other.zones.is_some() => {
-                self.get(place) == other.get(its_place)
-            }
+            _ if self.has_more() || other.has_more() => self.get(place) == other.get(its_place),
             (Packed::V4(mine), Packed::V4(others)) => mine.get(place) == others.get(its_place),
             (Packed::V6(mine), Packed::V6(others)) => mine.get(place) == others.get(its_place),
             _ => self.get(place) == other.get(its_place),
@@ -133,6 +141,16 @@ impl SliceEndpoints {
         (of(self, my_end), of(other, its_end))
     }
 
+    const fn has_more(&self) -> bool {
+        self.zones.is_some() || self.weights.is_some()
+    }
+
+    /// Whether one of them weighs more or less than others.
+    #[must_use]
+    pub const fn has_weights(&self) -> bool {
+        self.weights.is_some()
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = SliceEndpoint> {
         (0..self.len()).filter_map(|place| self.get(place))
@@ -148,6 +166,10 @@ impl From<Vec<SliceEndpoint>> for SliceEndpoints {
                 let zones = list.iter().map(|endpoint| endpoint.zone_hints.clone());
                 zones.collect()
             });
+        let weights = list
+            .iter()
+            .any(|endpoint| endpoint.weight != 1)
+            .then(|| list.iter().map(|endpoint| endpoint.weight).collect());
         let v4: Option<Box<[(Ipv4Addr, Flags)]>> = list
             .iter()
             .map(|endpoint| match endpoint.address {
@@ -165,7 +187,11 @@ impl From<Vec<SliceEndpoint>> for SliceEndpoints {
             },
             Packed::V4,
         );
-        Self { packed, zones }
+        Self {
+            packed,
+            zones,
+            weights,
+        }
     }
 }
 
@@ -184,8 +210,9 @@ mod tests {
         let hint = prop_oneof![Just(Hint::None), Just(Hint::Elsewhere), Just(Hint::Here)];
         let zones = proptest::option::of(Just(ZoneHints::new(["a".into()].into())));
         let address = any::<IpAddr>().prop_map(|address| address.to_canonical());
-        (address, any::<[bool; 4]>(), hint, zones).prop_map(
-            |(address, [ready, serving, terminating, local], node_hint, zone_hints)| {
+        let weight = prop_oneof![4 => Just(1u32), 1 => 0u32..9];
+        (address, any::<[bool; 4]>(), hint, zones, weight).prop_map(
+            |(address, [ready, serving, terminating, local], node_hint, zone_hints, weight)| {
                 SliceEndpoint {
                     address,
                     ready,
@@ -193,6 +220,7 @@ mod tests {
                     terminating,
                     local,
                     node_hint,
+                    weight,
                     zone_hints,
                 }
             },

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use rustc_hash::FxBuildHasher;
 
-use super::{EndpointSlice, Name, Node, ObjectKey, Service};
+use super::{Algorithm, EndpointSlice, Name, Node, ObjectKey, Observed, Service};
 
 /// A Service's short name inside this process. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +64,8 @@ pub enum Change {
     ServiceCidr(String, Option<Vec<IpNetwork>>),
     /// The addresses of the node's interfaces as they are now, loopback included.
     InterfaceAddresses(Vec<IpAddr>),
+    /// What this node has seen of a Service's endpoints, or that there is nothing to say any more.
+    Observed(ObjectKey, Option<Box<Observed>>),
 }
 
 /// Whom changes have touched, and how.
@@ -93,6 +95,10 @@ struct ServiceRecord {
     endpoints: usize,
     /// The same, each counted once for each port of its slice.
     port_endpoints: usize,
+    /// How many of its slices have endpoints of different weights.
+    weighted_slices: usize,
+    /// What this node has seen of its endpoints.
+    observed: Option<Box<Observed>>,
 }
 
 impl ServiceRecord {
@@ -107,11 +113,13 @@ impl ServiceRecord {
     fn count(&mut self, slice: &EndpointSlice) {
         self.endpoints += slice.endpoints.len();
         self.port_endpoints += slice.endpoints.len() * slice.ports.len();
+        self.weighted_slices += usize::from(slice.endpoints.has_weights());
     }
 
     fn uncount(&mut self, slice: &EndpointSlice) {
         self.endpoints -= slice.endpoints.len();
         self.port_endpoints -= slice.endpoints.len() * slice.ports.len();
+        self.weighted_slices -= usize::from(slice.endpoints.has_weights());
     }
 }
 
@@ -142,6 +150,23 @@ impl<'a> KnownService<'a> {
     pub fn slice(self, name: &Name) -> Option<&'a EndpointSlice> {
         let place = self.record.find(name).ok()?;
         self.record.slices.get(place).map(|(_, slice)| &**slice)
+    }
+
+    /// What this node has seen of its endpoints.
+    #[must_use]
+    pub fn observed(self) -> Option<&'a Observed> {
+        self.record.observed.as_deref()
+    }
+
+    /// Whether its endpoints are all alike: none weighs more, and which of them is next is left to
+    /// chance or the order.
+    #[must_use]
+    pub fn is_plain(self) -> bool {
+        matches!(
+            self.service.algorithm,
+            Algorithm::Random | Algorithm::RoundRobin
+        ) && self.record.weighted_slices == 0
+            && self.record.observed.is_none()
     }
 
     /// How many endpoints its slices have.
@@ -205,6 +230,7 @@ impl State {
                 self.interface_addresses = addresses.into_iter().collect();
                 self.touch(Owner::Cluster);
             }
+            Change::Observed(key, observed) => self.set_observed(&key, observed),
         }
     }
 
@@ -246,6 +272,18 @@ impl State {
         self.touch(Owner::Service(id));
         self.served = self.served + usize::from(now) - usize::from(before);
         self.forget_if_empty(id);
+    }
+
+    fn set_observed(&mut self, key: &ObjectKey, observed: Option<Box<Observed>>) {
+        let Some(id) = self.ids.get(key).copied() else {
+            return;
+        };
+        if let Some(record) = self.services.get_mut(&id)
+            && record.observed != observed
+        {
+            record.observed = observed;
+            self.touch(Owner::Service(id));
+        }
     }
 
     fn set_slice(&mut self, key: ObjectKey, slice: Option<Box<EndpointSlice>>) {
@@ -327,6 +365,8 @@ impl State {
             slices: Vec::new(),
             endpoints: 0,
             port_endpoints: 0,
+            weighted_slices: 0,
+            observed: None,
         });
         (id, record)
     }

@@ -4,6 +4,7 @@
 //! What the lists are used for is `compile`'s business. [`select`] selects all at once, [`Tracked`]
 //! the same by what changes.
 
+pub mod places;
 mod reasons;
 mod slots;
 mod tracked;
@@ -11,6 +12,8 @@ mod tracked;
 pub use reasons::{Hints, Judged, NotFollowed, Standing, judge};
 pub use slots::Slots;
 pub use tracked::Tracked;
+
+use rustc_hash::FxHashMap;
 
 use crate::core::model::{
     Endpoint, EndpointSlice, Endpoints, Family, Hint, Name, Node, Protocol, SliceEndpoint,
@@ -43,7 +46,12 @@ pub struct Selection {
     /// Whether an endpoint anywhere could take traffic: with none, connections are refused;
     /// with some but none to use, they are dropped.
     pub has_any: bool,
+    /// What endpoints weigh, if it is not the same for all.
+    pub weights: Option<Weights>,
 }
+
+/// The weights of endpoints.
+pub type Weights = FxHashMap<Endpoint, u32>;
 
 /// An endpoint, and what its slice says about it.
 type Candidate = (Endpoint, SliceEndpoint);
@@ -82,6 +90,7 @@ fn rank(endpoint: &SliceEndpoint) -> impl Ord + '_ {
         endpoint.local,
         hint,
         &endpoint.zone_hints,
+        endpoint.weight,
     )
 }
 
@@ -142,8 +151,15 @@ pub fn select<'a>(
     if uses.flows {
         selection.serving = pick(&candidates, |endpoint| endpoint.serving);
     }
+    selection.weights = weights(&candidates);
     selection.on_this_node = on_this_node(&candidates, [&selection.cluster, &selection.local]);
     selection
+}
+
+fn weights(candidates: &[Candidate]) -> Option<Weights> {
+    let weighed = |(endpoint, known): &Candidate| (*endpoint, known.weight);
+    let differ = candidates.iter().any(|(_, known)| known.weight != 1);
+    differ.then(|| candidates.iter().map(weighed).collect())
 }
 
 /// The candidates on this node that are on one of some lists, all sorted.

@@ -27,6 +27,7 @@ fn endpoint(description: &str) -> SliceEndpoint {
         } else {
             Hint::None
         },
+        weight: 1,
         zone_hints: (!zones.is_empty()).then(|| ZoneHints::new(zones.into())),
     }
 }

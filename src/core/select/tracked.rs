@@ -236,6 +236,7 @@ impl Tracked {
             on_this_node: self.on_this_node.iter().copied().collect(),
             serving: self.serving.list().clone(),
             has_any: self.tally.ready + self.tally.fallback > 0,
+            weights: None,
         }
     }
 

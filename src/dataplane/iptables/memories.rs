@@ -128,6 +128,7 @@ mod tests {
                     policy: SourcePolicy::ClusterIp,
                     primary: (0..endpoints).map(endpoint).collect(),
                     external: None,
+                    draw: crate::core::ir::Draw::Random,
                     affinity: Some(600),
                 },
             }),

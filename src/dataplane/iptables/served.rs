@@ -156,6 +156,7 @@ pub(super) fn make(
         policy,
         primary,
         external,
+        draw,
         affinity,
     } = &forwarding.action
     else {
@@ -165,6 +166,7 @@ pub(super) fn make(
     let mut choice = Choice {
         destination,
         label: &forwarding.label,
+        draw: *draw,
         affinity: affinity.filter(|_| remembers),
         chains: &mut made.nat,
     };

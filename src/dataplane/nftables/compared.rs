@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::reading::{Odd, Reading};
 use crate::core::ir::{
-    Delta, Destination, Entry, Label, List, Operation, Route, Shared, SourcePolicy,
+    Delta, Destination, Draw, Entry, Label, List, Operation, Route, Shared, SourcePolicy,
 };
 use crate::core::model::{Family, Owner};
 use crate::dataplane::Difference;
@@ -172,6 +172,7 @@ fn way(route: Route) -> String {
         Route::Balance {
             policy,
             endpoints,
+            draw,
             affinity,
         } => {
             let policy = match policy {
@@ -182,7 +183,11 @@ fn way(route: Route) -> String {
             let affinity = affinity.map_or_else(String::new, |seconds| {
                 format!(", with affinity for {seconds} s")
             });
-            format!("to one of {endpoints} endpoints, {policy}{affinity}")
+            let one = match draw {
+                Draw::Random => format!("to one of {endpoints} endpoints"),
+                draw => format!("to one of {endpoints} places {}", draw.words()),
+            };
+            format!("{one}, {policy}{affinity}")
         }
     }
 }

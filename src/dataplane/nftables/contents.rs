@@ -233,9 +233,10 @@ impl Assembly {
 fn route(shape: Shape, endpoints: u32, affinity: Option<u32>) -> Route {
     match shape {
         Shape::Drop => Route::Drop,
-        Shape::Balance { policy, .. } => Route::Balance {
+        Shape::Balance { policy, lot, .. } => Route::Balance {
             policy,
             endpoints,
+            draw: lot.draw(),
             affinity,
         },
     }
@@ -268,8 +269,8 @@ impl Pieces {
             let bare = id & BARE_MASK;
             let fits = numbers::id_list(*id) == Some(list)
                 && numbers::full_id(bare, class) == *id
-                && self.ids.get(&bare) == Some(id)
-                && bares.insert(bare);
+                && self.ids.get(&bare) == Some(id);
+            bares.insert(bare);
             let endpoint = *self.endpoints.get(id).filter(|_| fits)?;
             ids.push((list, endpoint, bare));
             counts[list as usize] += 1;
@@ -281,7 +282,9 @@ impl Pieces {
                 endpoint,
             });
         }
-        let nothing_else = self.ids.len() == 2 * bares.len() && self.endpoints.len() == bares.len();
+        // An endpoint may have several places, and has one id.
+        let nothing_else =
+            self.ids.len() == ids.len() + bares.len() && self.endpoints.len() == bares.len();
         let [primary, external] = counts;
         let mut entries = vec![Entry::Route {
             destination,
@@ -295,8 +298,8 @@ impl Pieces {
                     route: route(shape, external, Some(how.wanted_seconds)),
                 });
                 match shape {
-                    Shape::Balance { class, size, .. } => {
-                        class == how.class && size == Size::of(external)
+                    Shape::Balance { class, lot, .. } => {
+                        class == how.class && lot.size() == Size::of(external)
                     }
                     Shape::Drop => external == 0,
                 }

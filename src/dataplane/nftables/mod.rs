@@ -9,6 +9,7 @@ mod compared;
 mod contents;
 pub mod counting;
 mod interference;
+mod lanes;
 mod leftovers;
 mod program;
 mod reading;

@@ -8,9 +8,11 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::affinity::Affinity;
+use super::lanes::Lanes;
 use super::program::choice::{self, REMEMBER, Verdict};
 use super::program::element::Element;
-use super::program::numbers::{self, Printed, Size};
+use super::program::lots::Lot;
+use super::program::numbers::{self, ADDRESS_SEED, Printed};
 use super::program::sets::{AFFINITY_SIZE, Data, Field, SETS, SetId};
 use super::program::sources::{self, CHECK_SOURCE};
 use super::program::statement::{Base, Chain, Hook, Load, Priority, Statement};
@@ -56,13 +58,14 @@ fn line(out: &mut String, depth: usize, text: std::fmt::Arguments<'_>) {
 fn render_table(out: &mut String, config: &Options, family: Family, delta: &Delta) {
     let staged = Affinity::default().stage(delta);
     let mut elements: BTreeMap<SetId, Vec<String>> = BTreeMap::new();
-    let (mut sizes, mut lengths) = (BTreeSet::new(), BTreeSet::new());
+    let (mut lots, mut lengths) = (BTreeSet::new(), BTreeSet::new());
+    let lanes = Lanes::default().stage(delta);
     let mut put = |element: &Element<'_>| {
         if let Element::AllowedSource { network, .. } = element {
             lengths.insert(network.prefix());
         }
         if let Element::Shape { shape, .. } = element {
-            sizes.extend(shape.size().filter(|size| *size != Size::NONE));
+            lots.extend(shape.lot().filter(|lot| *lot != Lot::NONE));
         }
         let list = elements.entry(element.set()).or_default();
         list.push(element_text(element));
@@ -75,7 +78,7 @@ fn render_table(out: &mut String, config: &Options, family: Family, delta: &Delt
             _ => (0, None),
         };
         if entry.family() == family
-            && let Some(element) = Element::of(entry, class, wanted)
+            && let Some(element) = Element::of(entry, class, wanted, lanes.of_entry(entry))
         {
             put(&element);
         }
@@ -85,7 +88,7 @@ fn render_table(out: &mut String, config: &Options, family: Family, delta: &Delt
             put(element);
         }
     }
-    let draws = sizes.iter().flat_map(|size| choice::draw_elements(*size));
+    let draws = lots.iter().flat_map(|lot| choice::draw_elements(*lot));
     for (map, number, verdict) in choice::fixed_elements().chain(draws) {
         let verdict = Cow::Owned(verdict);
         let element = Element::Verdict {
@@ -106,8 +109,7 @@ fn render_table(out: &mut String, config: &Options, family: Family, delta: &Delt
         let elements = elements.get(&set).map_or(&[][..], Vec::as_slice);
         render_set(out, family, set, elements);
     }
-    let below = sizes.iter().filter_map(|size| size.below());
-    let draws: BTreeSet<Size> = sizes.iter().copied().chain(below).collect();
+    let draws = choice::drawn(&lots);
     let chains = Program::new(config, family).fixed_chains().into_iter();
     for mut chain in chains.chain(draws.into_iter().map(choice::draw_chain)) {
         if chain.name == REMEMBER {
@@ -347,6 +349,17 @@ fn render_statement(family: Family, statement: &Statement) -> String {
                 Priority::Random { modulus, offset } => {
                     format!("numgen random mod {modulus} offset {offset}")
                 }
+                Priority::Turn { modulus, offset } => {
+                    format!("numgen inc mod {modulus} offset {offset}")
+                }
+                Priority::Hash {
+                    load,
+                    modulus,
+                    offset,
+                } => format!(
+                    "jhash {} mod {modulus} seed {ADDRESS_SEED:#x} offset {offset}",
+                    load_text(family, *load)
+                ),
                 Priority::And(mask) => format!("meta priority & {}", Printed(*mask)),
                 Priority::Or(bits) => format!("meta priority | {}", Printed(*bits)),
                 Priority::Number(0) => "none".to_owned(),

@@ -4,16 +4,18 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::affinity::{Affinity, Rounded, Staged};
+use super::lanes::{self, Lanes};
 use super::program::KUBE_PROXY_TABLE;
 use super::program::Program;
 use super::program::choice::{self, Verdict};
 use super::program::element::Element;
-use super::program::numbers::{Class, Size};
+use super::program::lots::Lot;
+use super::program::numbers::Class;
 use super::program::parts::Parts;
 use super::program::sets::{SETS, SetId};
 use super::program::sources::{self, CHECK_SOURCE};
 use super::program::statement::Chain;
-use super::unchanged::{Unchanged, is_unchanged, size, unchanged};
+use super::unchanged::{Unchanged, is_unchanged, lot, unchanged};
 use super::wire::batch::{Batch, ElementOperation, FinishedBatch};
 use super::wire::{elements, tables};
 use crate::core::ir::{Delta, Entry, Operation};
@@ -25,8 +27,10 @@ pub(super) struct Programmed {
     pub(super) config: Options,
     /// What the kernel holds of what comes and goes.
     pub(super) parts: PerFamily<Parts>,
-    /// How many lists have each size.
-    sizes: PerFamily<BTreeMap<Size, usize>>,
+    /// How many lists are drawn from by each lot.
+    lots: PerFamily<BTreeMap<Lot, usize>>,
+    /// The counters of lists that are drawn from in turn.
+    lanes: Lanes,
     /// How many source ranges have each length of prefix.
     lengths: PerFamily<BTreeMap<u8, usize>>,
     pub(super) affinity: Affinity,
@@ -45,7 +49,8 @@ pub(super) struct Programmed {
 /// What a transaction will have changed.
 pub(super) struct Change {
     affinity: Staged,
-    sizes: PerFamily<BTreeMap<Size, isize>>,
+    lots: PerFamily<BTreeMap<Lot, isize>>,
+    lanes: lanes::Staged,
     lengths: PerFamily<BTreeMap<u8, isize>>,
     elements: PerFamily<[isize; SETS.len()]>,
     /// What comes to the parts, and the timeouts if they are other ones.
@@ -58,7 +63,8 @@ impl Programmed {
         Self {
             config,
             parts: PerFamily::default(),
-            sizes: PerFamily::default(),
+            lots: PerFamily::default(),
+            lanes: Lanes::default(),
             lengths: PerFamily::default(),
             affinity: Affinity::default(),
             replace: PerFamily::from_fn(|_| true),
@@ -72,7 +78,8 @@ impl Programmed {
     /// Forgets what the kernel holds of a family: it holds nothing that is of use.
     pub(super) fn start_over(&mut self, family: Family) {
         *self.parts.get_mut(family) = Parts::default();
-        self.sizes.get_mut(family).clear();
+        self.lots.get_mut(family).clear();
+        self.lanes.forget(family);
         self.lengths.get_mut(family).clear();
         *self.elements.get_mut(family) = [0; SETS.len()];
         self.affinity.forget(family);
@@ -100,10 +107,11 @@ impl Programmed {
     pub(super) fn found(&mut self, family: Family, element: &Element<'_>) {
         self.elements.get_mut(family)[element.set() as usize] += 1;
         if let Element::Shape { shape, .. } = element
-            && let Some(size) = shape.size()
+            && let Some(lot) = shape.lot()
         {
-            *self.sizes.get_mut(family).entry(size).or_insert(0) += 1;
+            *self.lots.get_mut(family).entry(lot).or_insert(0) += 1;
         }
+        self.lanes.found(element);
         if let Element::AllowedSource { network, .. } = element {
             let lengths = self.lengths.get_mut(family);
             *lengths.entry(network.prefix()).or_insert(0) += 1;
@@ -132,7 +140,8 @@ impl Programmed {
         }
         let mut change = Change {
             affinity: self.affinity.stage(delta),
-            sizes: PerFamily::default(),
+            lots: PerFamily::default(),
+            lanes: self.lanes.stage(delta),
             lengths: PerFamily::default(),
             elements: PerFamily::default(),
             parts: PerFamily::default(),
@@ -167,14 +176,14 @@ impl Programmed {
             }
         }
         for Operation { owner, entry } in &delta.remove {
-            if let Some(element) = Element::of(entry, 0, None)
+            if let Some(element) = Element::of(entry, 0, None, 0)
                 && !is_unchanged(entry, unchanged)
             {
                 put(*owner, entry.family(), &element);
             }
-            if let Some(size) = size(entry) {
-                let sizes = change.sizes.get_mut(entry.family());
-                *sizes.entry(size).or_insert(0) -= 1;
+            if let Some(lot) = lot(entry, self.lanes.of_entry(entry)) {
+                let lots = change.lots.get_mut(entry.family());
+                *lots.entry(lot).or_insert(0) -= 1;
             }
             if let Entry::AllowedSource { network, .. } = entry {
                 let lengths = change.lengths.get_mut(entry.family());
@@ -190,14 +199,14 @@ impl Programmed {
 
     /// Appends the parts of the program that are needed from now on and are not there.
     fn put_parts(&self, batch: &mut Batch, family: Family, delta: &Delta, change: &mut Change) {
-        let sizes = change.sizes.get_mut(family);
+        let lots = change.lots.get_mut(family);
         let lengths = change.lengths.get_mut(family);
         for Operation { entry, .. } in &delta.add {
             if entry.family() != family {
                 continue;
             }
-            if let Some(size) = size(entry) {
-                *sizes.entry(size).or_insert(0) += 1;
+            if let Some(lot) = lot(entry, change.lanes.of_entry(entry)) {
+                *lots.entry(lot).or_insert(0) += 1;
             }
             if let Entry::AllowedSource { network, .. } = entry {
                 *lengths.entry(network.prefix()).or_insert(0) += 1;
@@ -205,13 +214,14 @@ impl Programmed {
         }
         let known = self.parts.get(family);
         // Nothing new is the rule.
-        let needed: BTreeSet<Size> = sizes
+        let needed: BTreeSet<Lot> = lots
             .iter()
-            .filter(|(size, by)| **by > 0 && !known.sizes.contains(size))
-            .map(|(size, _)| *size)
-            .filter(|size| *size != Size::NONE)
+            .filter(|(lot, by)| **by > 0 && !known.lots.contains(lot))
+            .map(|(lot, _)| *lot)
+            .filter(|lot| *lot != Lot::NONE)
             .collect();
-        let chains: Vec<Size> = drawn(&needed).difference(&known.draws).copied().collect();
+        let needed_chains = choice::drawn(&needed);
+        let chains: Vec<Lot> = needed_chains.difference(&known.draws).copied().collect();
         let program = Program::new(&self.config, family);
         let replace = *self.replace.get(family);
         let mut new: Vec<Chain> = if replace {
@@ -219,7 +229,7 @@ impl Programmed {
         } else {
             Vec::new()
         };
-        new.extend(chains.iter().map(|size| choice::draw_chain(*size)));
+        new.extend(chains.iter().map(|lot| choice::draw_chain(*lot)));
         // First all chains, then all rules: a rule may go to any chain.
         for chain in &new {
             tables::put_chain(batch, family, chain);
@@ -241,8 +251,8 @@ impl Programmed {
         if replace {
             choice::fixed_elements().for_each(&mut put);
         }
-        for size in &needed {
-            choice::draw_elements(*size).for_each(&mut put);
+        for lot in &needed {
+            choice::draw_elements(*lot).for_each(&mut put);
         }
         batch.barrier();
         let new_lengths = lengths
@@ -256,7 +266,7 @@ impl Programmed {
         let (parts, new_timeouts) = change.parts.get_mut(family);
         parts.lengths = lengths;
         parts.draws.extend(chains);
-        parts.sizes = needed;
+        parts.lots = needed;
         if let Some(timeouts) = change.affinity.timeouts(family)
             && timeouts
                 .iter()
@@ -270,12 +280,12 @@ impl Programmed {
     /// Takes in that the kernel has taken a transaction. Returns what was rounded.
     pub(super) fn applied(&mut self, mut change: Change) -> Vec<Rounded> {
         for family in Family::BOTH {
-            let sizes = self.sizes.get_mut(family);
-            for (size, by) in std::mem::take(change.sizes.get_mut(family)) {
-                let count = sizes.entry(size).or_insert(0);
+            let lots = self.lots.get_mut(family);
+            for (lot, by) in std::mem::take(change.lots.get_mut(family)) {
+                let count = lots.entry(lot).or_insert(0);
                 *count = count.saturating_add_signed(by);
                 if *count == 0 {
-                    sizes.remove(&size);
+                    lots.remove(&lot);
                 }
             }
             let lengths = self.lengths.get_mut(family);
@@ -293,7 +303,7 @@ impl Programmed {
             let (new, new_timeouts) = std::mem::take(change.parts.get_mut(family));
             let parts = self.parts.get_mut(family);
             parts.draws.extend(new.draws);
-            parts.sizes.extend(new.sizes);
+            parts.lots.extend(new.lots);
             parts.lengths.extend(new.lengths);
             if new_timeouts {
                 parts.timeouts = new.timeouts;
@@ -301,6 +311,7 @@ impl Programmed {
         }
         let rounded = std::mem::take(&mut change.affinity.rounded);
         self.affinity.commit(change.affinity);
+        self.lanes.commit(change.lanes);
         for family in &self.config.families {
             *self.replace.get_mut(*family) = false;
             self.leftovers.retain(|left| left != family);
@@ -311,16 +322,16 @@ impl Programmed {
 
     /// The parts of the program that are of use in a family.
     fn used(&self, family: Family) -> Parts {
-        let sizes: BTreeSet<Size> = self
-            .sizes
+        let lots: BTreeSet<Lot> = self
+            .lots
             .get(family)
             .keys()
             .copied()
-            .filter(|size| *size != Size::NONE)
+            .filter(|lot| *lot != Lot::NONE)
             .collect();
         Parts {
-            draws: drawn(&sizes),
-            sizes,
+            draws: choice::drawn(&lots),
+            lots,
             timeouts: self.affinity.classes.get(family).timeouts(),
             lengths: self.lengths.get(family).keys().copied().collect(),
         }
@@ -329,9 +340,9 @@ impl Programmed {
     /// What of the program is in use and not there: somebody has taken it away.
     pub(super) fn lacking(&self, family: Family) -> Option<String> {
         let (known, used) = (self.parts.get(family), self.used(family));
-        let size = used.sizes.difference(&known.sizes).next();
+        let lot = used.lots.difference(&known.lots).next();
         let length = used.lengths.difference(&known.lengths).next();
-        size.map(|size| format!("nobody draws one of {size} places"))
+        lot.map(|lot| format!("nobody draws one of {} places ({lot})", lot.size()))
             .or_else(|| {
                 length.map(|length| format!("nobody looks for source ranges of length {length}"))
             })
@@ -349,8 +360,8 @@ impl Programmed {
         let mut left = self.parts.clone();
         for family in &self.config.families {
             let (known, used) = (self.parts.get(*family), self.used(*family));
-            for size in known.sizes.difference(&used.sizes) {
-                for (map, number, verdict) in choice::draw_elements(*size) {
+            for lot in known.lots.difference(&used.lots) {
+                for (map, number, verdict) in choice::draw_elements(*lot) {
                     let (kind, verdict) = (ElementOperation::Delete, Cow::Owned(verdict));
                     let element = Element::Verdict {
                         map,
@@ -363,8 +374,8 @@ impl Programmed {
                 }
             }
             batch.barrier();
-            for size in known.draws.difference(&used.draws) {
-                tables::put_delete_chain(&mut batch, *family, &choice::draw_name(*size));
+            for lot in known.draws.difference(&used.draws) {
+                tables::put_delete_chain(&mut batch, *family, &choice::draw_name(*lot));
             }
             if known.timeouts != used.timeouts {
                 put_timeouts(&mut batch, *family, &used.timeouts, true);
@@ -376,12 +387,6 @@ impl Programmed {
         }
         (batch, left)
     }
-}
-
-/// The sizes of which there has to be a chain that draws.
-fn drawn(sizes: &BTreeSet<Size>) -> BTreeSet<Size> {
-    let below = sizes.iter().filter_map(|size| size.below());
-    sizes.iter().copied().chain(below).collect()
 }
 
 /// Writes the rules that remember anew.
@@ -418,7 +423,7 @@ fn put_additions(batch: &mut Batch, delta: &Delta, unchanged: &Unchanged, change
             }
             _ => (0, None),
         };
-        if let Some(element) = Element::of(entry, class, wanted)
+        if let Some(element) = Element::of(entry, class, wanted, change.lanes.of_entry(entry))
             && !is_unchanged(entry, unchanged)
         {
             put(*owner, entry.family(), &element);

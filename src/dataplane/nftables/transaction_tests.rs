@@ -12,7 +12,9 @@ use super::super::wire::elements::{Listed, listed};
 use super::*;
 use crate::core::compile::Compiled;
 use crate::core::diff::Engine;
-use crate::core::ir::{Action, Destination, Forwarding, Host, Label, List, SourcePolicy, Sources};
+use crate::core::ir::{
+    Action, Destination, Draw, Forwarding, Host, Label, List, SourcePolicy, Sources,
+};
 use crate::core::model::{Endpoint, Endpoints, Owner, Protocol, ServiceId};
 use crate::host::netlink::attributes::{Attributes, find, string};
 
@@ -121,8 +123,10 @@ fn any_forwarding(index: u8) -> impl Strategy<Value = Option<Forwarding>> {
     let policies = if index == 0 { 1u8..3 } else { 0..3 };
     let list = proptest::collection::vec(0u8..12, 1..8);
     let affinity = proptest::option::of(prop_oneof![Just(10_800u32), 1u32..60]);
-    let balance = (policies, list.clone(), proptest::option::of(list), affinity).prop_map(
-        move |(policy, primary, external, affinity)| {
+    let draw = proptest::sample::select(Draw::ALL.to_vec());
+    let external = proptest::option::of(list.clone());
+    let balance = (policies, list, external, affinity, draw).prop_map(
+        move |(policy, primary, external, affinity, draw)| {
             let policy = [
                 SourcePolicy::ClusterIp,
                 SourcePolicy::External,
@@ -134,6 +138,7 @@ fn any_forwarding(index: u8) -> impl Strategy<Value = Option<Forwarding>> {
                 primary: endpoints(family, &primary),
                 external: (policy == SourcePolicy::ExternalLocal)
                     .then(|| endpoints(family, &external)),
+                draw,
                 affinity,
             }
         },
@@ -206,7 +211,8 @@ proptest! {
             let (entries, again) = kernel.read(&programmed);
             prop_assert_eq!(&entries, &engine.applied_entries());
             prop_assert_eq!(&again.elements, &programmed.elements);
-            prop_assert_eq!(&again.sizes, &programmed.sizes);
+            prop_assert_eq!(&again.lots, &programmed.lots);
+            prop_assert_eq!(&again.lanes, &programmed.lanes);
             if restarts {
                 programmed = again;
                 programmed.replace = PerFamily::default();
@@ -241,13 +247,15 @@ fn any_long() -> impl Strategy<Value = Option<Forwarding>> {
             .collect()
     };
     let sources = proptest::option::weighted(0.3, (0u32..400, 0u32..1_500));
-    let forwarding = (policy, list(), list(), affinity, sources).prop_map(
-        move |(policy, primary, external, affinity, sources)| Forwarding {
+    let draw = proptest::sample::select(Draw::ALL.to_vec());
+    let forwarding = (policy, list(), list(), affinity, sources, draw).prop_map(
+        move |(policy, primary, external, affinity, sources, draw)| Forwarding {
             label: Label::new("a/b"),
             action: Action::Balance {
                 policy,
                 primary: make(primary),
                 external: (policy == SourcePolicy::ExternalLocal).then(|| make(external)),
+                draw,
                 affinity,
             },
             sources: sources.map_or(Sources::Any, |(first, count)| {
@@ -358,6 +366,7 @@ fn balance(numbers: &[u8], affinity: Option<u32>) -> Option<Forwarding> {
             policy: SourcePolicy::External,
             primary: endpoints(Family::V4, numbers),
             external: None,
+            draw: Draw::Random,
             affinity,
         },
         sources: Sources::Any,

@@ -3,20 +3,21 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::program::element::shape;
-use super::program::numbers::{EXACT, Size};
+use super::program::lots::{Lane, Lot};
+use super::program::numbers::EXACT;
 use crate::core::ir::{Delta, Destination, Entry, List, Operation};
 
 /// A route that a delta takes away and puts in place as the same element: beyond 256 endpoints one
 /// more or less is no other size.
 pub(super) type Unchanged = FxHashSet<(Destination, List)>;
 
-/// The size of the list that a route leads to.
-pub(super) fn size(entry: &Entry) -> Option<Size> {
+/// How a place of the list that a route leads to is drawn, on a lane.
+pub(super) fn lot(entry: &Entry, lane: Lane) -> Option<Lot> {
     match entry {
         Entry::Route {
             destination, route, ..
         }
-        | Entry::ExternalRoute { destination, route } => shape(destination, *route, 0).size(),
+        | Entry::ExternalRoute { destination, route } => shape(destination, *route, 0, lane).lot(),
         _ => None,
     }
 }
@@ -29,7 +30,7 @@ pub(super) fn unchanged(delta: &Delta) -> Unchanged {
             Entry::ExternalRoute { destination, .. } => (*destination, List::External),
             _ => return None,
         };
-        let long = size(&operation.entry).is_some_and(|size| size.places() > EXACT);
+        let long = lot(&operation.entry, 0).is_some_and(|lot| lot.size().places() > EXACT);
         long.then_some((destination, list))
     };
     let removed: FxHashMap<(Destination, List), &Entry> = delta
@@ -60,7 +61,8 @@ pub(super) fn unchanged(delta: &Delta) -> Unchanged {
         .filter_map(|operation| {
             let key = long(operation)?;
             let before = removed.get(&key)?;
-            let same = size(before) == size(&operation.entry) && is_same(before, &operation.entry);
+            let same =
+                lot(before, 0) == lot(&operation.entry, 0) && is_same(before, &operation.entry);
             same.then_some(key)
         })
         .collect()
@@ -72,14 +74,18 @@ pub(super) fn same_but_count(route: crate::core::ir::Route, other: crate::core::
     match (route, other) {
         (
             Balance {
-                policy, affinity, ..
+                policy,
+                draw,
+                affinity,
+                ..
             },
             Balance {
                 policy: other_policy,
+                draw: other_draw,
                 affinity: other_affinity,
                 ..
             },
-        ) => policy == other_policy && affinity == other_affinity,
+        ) => policy == other_policy && draw == other_draw && affinity == other_affinity,
         _ => false,
     }
 }

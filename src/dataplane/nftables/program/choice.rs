@@ -5,14 +5,17 @@
 //! depends on a Service; those that draw a place of so many, and the rules that remember a client
 //! for so long, come and go with the sizes and timeouts in use, whose number is bounded.
 
+use std::collections::BTreeSet;
+
 use super::base::{DESTINATION, NODE_PORT, Program};
+use super::lots::Lot;
 use super::numbers::{
-    BARE_MASK, CLASS_MASK, Class, KIND_MASK, LOCAL_BIT, ROUTE_MASK, SIZE_MASK, Shape, Size,
+    BARE_MASK, CLASS_MASK, Class, KIND_MASK, LOCAL_BIT, LOT_MASK, ROUTE_MASK, Shape, Size,
     class_bits, id_kind, place,
 };
 use super::sets::SetId;
 use super::statement::{Chain, Load, Priority, Rule, Statement};
-use crate::core::ir::{List, SourcePolicy};
+use crate::core::ir::{Draw, List, SourcePolicy};
 use crate::core::model::{Family, LocalDetector};
 
 /// What a verdict map of the program holds.
@@ -125,32 +128,57 @@ impl Maps {
 }
 
 /// The chain that draws one of so many places.
-pub(crate) fn draw_name(size: Size) -> String {
-    format!("draw-{size}")
+pub(crate) fn draw_name(lot: Lot) -> String {
+    format!("draw-{lot}")
 }
 
-/// The size whose chain has this name.
-pub(crate) fn drawn_size(name: &str) -> Option<Size> {
-    let places = name.strip_prefix("draw-")?.parse().ok()?;
-    let size = Size::of(places);
-    (places > 0 && draw_name(size) == name).then_some(size)
+/// The lot whose chain has this name: of those that have the same chain the one that stands for all.
+pub(crate) fn drawn_lot(name: &str) -> Option<Lot> {
+    let rest = name.strip_prefix("draw-")?;
+    let (draw, places, lane) = match rest.split_once('-') {
+        None => (Draw::Random, rest, 0),
+        Some(("source", places)) => (Draw::Source, places, 0),
+        Some(("destination", places)) => (Draw::Destination, places, 0),
+        Some(("turn", rest)) => {
+            let (places, lane) = rest.split_once('-')?;
+            (Draw::Turn, places, lane.parse().ok()?)
+        }
+        Some(_) => return None,
+    };
+    let places = places.parse().ok()?;
+    let lot = Lot::new(draw, Size::of(places), lane);
+    (places > 0 && draw_name(lot) == name).then_some(lot)
 }
 
 /// The chain that draws one of so many places of the primary list.
-pub(crate) fn draw_chain(size: Size) -> Chain {
-    let draw = Statement::SetPriority(Priority::Random {
-        modulus: size.places(),
-        offset: place(List::Primary, 0),
-    });
-    Chain::regular(draw_name(size), vec![vec![draw]])
+pub(crate) fn draw_chain(lot: Lot) -> Chain {
+    let (modulus, offset) = (lot.size().places(), place(List::Primary, 0));
+    let hash = |load| Priority::Hash {
+        load,
+        modulus,
+        offset,
+    };
+    let draw = match lot.draw() {
+        Draw::Random | Draw::Weighted => Priority::Random { modulus, offset },
+        Draw::Turn | Draw::WeightedTurn => Priority::Turn { modulus, offset },
+        Draw::Source => hash(Load::SourceAddress),
+        Draw::Destination => hash(Load::DestinationAddress),
+    };
+    Chain::regular(draw_name(lot), vec![vec![Statement::SetPriority(draw)]])
 }
 
-/// What leads to the chain of a size.
-pub(crate) fn draw_elements(size: Size) -> impl Iterator<Item = (SetId, u32, Verdict)> {
-    let number = u32::from(size.code());
-    let element = |map, size| (map, number, Verdict::Jump(draw_name(size)));
-    let sure = size.below().map(|below| element(SetId::SureDraws, below));
-    [element(SetId::Draws, size)].into_iter().chain(sure)
+/// What leads to the chain of a lot.
+pub(crate) fn draw_elements(lot: Lot) -> impl Iterator<Item = (SetId, u32, Verdict)> {
+    let number = u32::from(lot.code());
+    let element = |map, lot| (map, number, Verdict::Jump(draw_name(lot)));
+    let sure = lot.below().map(|below| element(SetId::SureDraws, below));
+    [element(SetId::Draws, lot)].into_iter().chain(sure)
+}
+
+/// The lots of which there have to be chains, one for each that is drawn by the same.
+pub(crate) fn drawn<'a>(lots: impl IntoIterator<Item = &'a Lot>) -> BTreeSet<Lot> {
+    let lots = lots.into_iter().flat_map(|lot| [Some(*lot), lot.below()]);
+    lots.flatten().map(Lot::by_chain).collect()
 }
 
 /// The chain that remembers clients, each class for its time.
@@ -223,14 +251,14 @@ pub(crate) fn fixed_elements() -> impl Iterator<Item = (SetId, u32, Verdict)> {
             node_port,
             policy,
             class: Class::from(remembered),
-            size: Size::NONE,
+            lot: Lot::NONE,
         };
         let chain = policy_name(node_port, name, remembered);
         (SetId::Routes, shape.route(), Verdict::Goto(chain))
     });
     routes.chain([
         (SetId::Routes, Shape::Drop.route(), nobody_here()),
-        (SetId::Draws, u32::from(Size::NONE.code()), nobody_here()),
+        (SetId::Draws, u32::from(Lot::NONE.code()), nobody_here()),
     ])
 }
 
@@ -305,7 +333,7 @@ impl Program<'_> {
     /// 0 is the last resort, for a packet that meets endpoints leaving.
     fn attempts(maps: Maps, found: &[Rule]) -> Vec<Rule> {
         let draw = |map| Statement::PriorityVerdict {
-            mask: SIZE_MASK,
+            mask: LOT_MASK,
             map,
         };
         let again = |map| vec![vec![maps.load_shape(), draw(map)]];

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use super::choice::Verdict;
+use super::lots::{Lane, Lot};
 use super::numbers::{self, Class, Shape, Size};
 use super::sets::SetId;
 use crate::core::ir::{Destination, Entry, Host, LABEL_MAX, List, Route, Shared};
@@ -118,9 +119,14 @@ pub(crate) enum Element<'a> {
 
 impl<'a> Element<'a> {
     /// The element that an entry is. `class` is that of the clients that a route remembers, and
-    /// `wanted_seconds` for how long its Service wants that, if the class is another. `None` for
-    /// endpoints that clients come back to.
-    pub(crate) fn of(entry: &'a Entry, class: Class, wanted_seconds: Option<u32>) -> Option<Self> {
+    /// `wanted_seconds` for how long its Service wants that, if the class is another; `lane` is the
+    /// counter of a route that draws in turn. `None` for endpoints that clients come back to.
+    pub(crate) fn of(
+        entry: &'a Entry,
+        class: Class,
+        wanted_seconds: Option<u32>,
+        lane: Lane,
+    ) -> Option<Self> {
         Some(match entry {
             Entry::Route {
                 destination,
@@ -129,7 +135,7 @@ impl<'a> Element<'a> {
             } => Self::Shape {
                 destination: *destination,
                 list: List::Primary,
-                shape: shape(destination, *route, class),
+                shape: shape(destination, *route, class, lane),
                 comment: Some(Comment {
                     label: label.as_str().into(),
                     wanted_seconds,
@@ -138,7 +144,7 @@ impl<'a> Element<'a> {
             Entry::ExternalRoute { destination, route } => Self::Shape {
                 destination: *destination,
                 list: List::External,
-                shape: shape(destination, *route, class),
+                shape: shape(destination, *route, class, lane),
                 comment: None,
             },
             Entry::Slot {
@@ -281,18 +287,19 @@ impl<'a> Element<'a> {
 }
 
 /// The shape of a route.
-pub(crate) fn shape(destination: &Destination, route: Route, class: Class) -> Shape {
+pub(crate) fn shape(destination: &Destination, route: Route, class: Class, lane: Lane) -> Shape {
     match route {
         Route::Drop => Shape::Drop,
         Route::Balance {
             policy,
             endpoints,
+            draw,
             affinity,
         } => Shape::Balance {
             node_port: matches!(destination.host, Host::Node(_)),
             policy,
             class: if affinity.is_some() { class } else { 0 },
-            size: Size::of(endpoints),
+            lot: Lot::new(draw, Size::of(endpoints), lane),
         },
     }
 }

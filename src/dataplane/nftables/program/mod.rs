@@ -8,6 +8,7 @@ pub(crate) mod base;
 pub(crate) mod chains;
 pub(crate) mod choice;
 pub(crate) mod element;
+pub(crate) mod lots;
 pub(crate) mod numbers;
 pub(crate) mod parts;
 pub(crate) mod sets;

@@ -6,7 +6,7 @@
 //!
 //! | number | is |
 //! | --- | --- |
-//! | `8PCC:SSSS` | a shape: policy P, affinity class CC, size SSSS |
+//! | `8PCC:SSSS` | a shape: policy P, affinity class CC, lot SSSS |
 //! | `8f00:00LL` | the length of a source's prefix |
 //! | `cNNN:NNNN`, `dNNN:NNNN` | place N of the primary list, of the local list |
 //! | `eNNN:NNNN`, `fNNN:NNNN` | the id of an endpoint of the primary list, of the local list: a class (6 bits) and a number (22 bits) |
@@ -14,6 +14,7 @@
 //! Places are drawn, ids are remembered: an endpoint's place changes when another one leaves, its
 //! id does not.
 
+use super::lots::Lot;
 use crate::core::ir::{List, SourcePolicy};
 use std::fmt;
 
@@ -22,8 +23,8 @@ use std::fmt;
 pub(crate) const LEFT_BEHIND: u32 = 0xc000_0000;
 /// The part of a shape that says which chain it goes to.
 pub(crate) const ROUTE_MASK: u32 = 0xff00_0000;
-/// The part of a shape that says how many places its list has.
-pub(crate) const SIZE_MASK: u32 = 0x0000_ffff;
+/// The part of a shape that says how one of how many places is drawn.
+pub(crate) const LOT_MASK: u32 = 0x0000_ffff;
 /// The part of an id that says which list it is of.
 pub(crate) const KIND_MASK: u32 = 0xf000_0000;
 /// The part of an id that says for how long it is remembered.
@@ -32,6 +33,9 @@ pub(crate) const CLASS_MASK: u32 = 0x0fc0_0000;
 pub(crate) const BARE_MASK: u32 = !CLASS_MASK;
 /// What makes a place of the primary list one of the local list.
 pub(crate) const LOCAL_BIT: u32 = 0x1000_0000;
+
+/// What hashes of addresses begin with: one number on all nodes, so that they agree.
+pub(crate) const ADDRESS_SEED: u32 = 0x706f_696e;
 
 const SHAPE: u32 = 0x8000_0000;
 const LENGTH: u32 = 0x8f00_0000;
@@ -137,8 +141,8 @@ pub(crate) enum Shape {
         policy: SourcePolicy,
         /// For how long clients are remembered; 0 for not at all.
         class: Class,
-        /// How many places the list has.
-        size: Size,
+        /// How one of the list's places is drawn.
+        lot: Lot,
     },
 }
 
@@ -157,12 +161,12 @@ impl Shape {
                 node_port,
                 policy,
                 class,
-                size,
+                lot,
             } => {
                 let node_port = if node_port { NODE_PORT } else { 0 };
                 let remembered = if class == 0 { 0 } else { REMEMBERED };
                 let policy = (policy_code(policy) as u32) << 25;
-                SHAPE | node_port | policy | remembered | ((class as u32) << 16) | size.0 as u32
+                SHAPE | node_port | policy | remembered | ((class as u32) << 16) | lot.code() as u32
             }
         }
     }
@@ -184,23 +188,28 @@ impl Shape {
             node_port: number & NODE_PORT != 0,
             policy,
             class,
-            size: Size::from_code(u16::from_be_bytes([high, low]))?,
+            lot: Lot::from_code(u16::from_be_bytes([high, low]))?,
         };
         // One number for each shape.
         (shape.number() == number && class <= CLASSES).then_some(shape)
     }
 
-    /// What its chain is found under: all but class and size.
+    /// What its chain is found under: all but class and lot.
     pub(crate) const fn route(self) -> u32 {
         self.number() & ROUTE_MASK
     }
 
-    /// How many places its list has, if it has one.
-    pub(crate) const fn size(self) -> Option<Size> {
+    /// How one of its list's places is drawn, if it has a list.
+    pub(crate) const fn lot(self) -> Option<Lot> {
         match self {
             Self::Drop => None,
-            Self::Balance { size, .. } => Some(size),
+            Self::Balance { lot, .. } => Some(lot),
         }
+    }
+
+    /// How many places its list has, if it has one.
+    pub(crate) fn size(self) -> Option<Size> {
+        self.lot().map(Lot::size)
     }
 }
 
@@ -241,12 +250,12 @@ impl Size {
     }
 
     /// The size with this code; `None` if there is none.
-    fn from_code(code: u16) -> Option<Self> {
+    pub(crate) fn from_code(code: u16) -> Option<Self> {
         let size = Self(code);
         (Self::of(size.places()) == size).then_some(size)
     }
 
-    /// Its number in a shape.
+    /// Its number, in nine bits and the highest one.
     pub(crate) const fn code(self) -> u16 {
         self.0
     }
@@ -298,6 +307,7 @@ impl fmt::Display for Printed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::ir::Draw;
 
     #[test]
     fn every_list_has_a_size_that_holds_it_and_not_many_more() {
@@ -331,12 +341,14 @@ mod tests {
                 SourcePolicy::ExternalLocal,
             ] {
                 for class in [0, 1, CLASSES] {
-                    for endpoints in [0, 1, 10, 256, 257, 100_000] {
+                    let sizes = [0, 1, 10, 256, 257, 100_000].map(Size::of).into_iter();
+                    let lots = sizes.flat_map(|size| Draw::ALL.map(|draw| Lot::new(draw, size, 3)));
+                    for lot in lots {
                         let shape = Shape::Balance {
                             node_port,
                             policy,
                             class,
-                            size: Size::of(endpoints),
+                            lot,
                         };
                         assert_eq!(Shape::from_number(shape.number()), Some(shape));
                         assert_eq!(shape.number() & KIND_MASK & !NODE_PORT, SHAPE);
@@ -345,7 +357,7 @@ mod tests {
                 }
             }
         }
-        for number in [0, 5, 0x8000_9000, 0x8040_0001, 0x8100_0001, 0xc000_0000] {
+        for number in [0, 5, 0x8000_0101, 0x8040_0001, 0x8100_0001, 0xc000_0000] {
             assert_eq!(Shape::from_number(number), None, "{number:x}");
         }
     }

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::numbers::{Class, Size};
+use super::lots::Lot;
+use super::numbers::Class;
 
 /// The parts of the program that come and go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Parts {
-    /// Sizes of which there is a chain that draws.
-    pub(crate) draws: BTreeSet<Size>,
-    /// Sizes that lead to a chain.
-    pub(crate) sizes: BTreeSet<Size>,
+    /// Lots that there is a chain for.
+    pub(crate) draws: BTreeSet<Lot>,
+    /// Lots that lead to a chain.
+    pub(crate) lots: BTreeSet<Lot>,
     /// The timeouts that there are rules for.
     pub(crate) timeouts: BTreeMap<Class, u32>,
     /// The lengths of prefixes that there are rules for.

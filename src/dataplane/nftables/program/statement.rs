@@ -48,6 +48,22 @@ pub(crate) enum Priority {
         /// The smallest.
         offset: u32,
     },
+    /// The number after the last one that this rule gave, in `offset..offset + modulus`.
+    Turn {
+        /// How many there are.
+        modulus: u32,
+        /// The smallest.
+        offset: u32,
+    },
+    /// A hash of an address, in `offset..offset + modulus`: the same on every node.
+    Hash {
+        /// What is hashed.
+        load: Load,
+        /// How many there are.
+        modulus: u32,
+        /// The smallest.
+        offset: u32,
+    },
     /// What it is, without some bits.
     And(u32),
     /// What it is, with some bits more.

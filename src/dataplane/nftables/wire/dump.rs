@@ -16,7 +16,8 @@ use crate::core::model::Family;
 use crate::dataplane::nftables::contents::Assembly;
 use crate::dataplane::nftables::program::choice::{self, REMEMBER, Verdict};
 use crate::dataplane::nftables::program::element::Element;
-use crate::dataplane::nftables::program::numbers::{self, CLASS_MASK, Class, Size};
+use crate::dataplane::nftables::program::lots::Lot;
+use crate::dataplane::nftables::program::numbers::{self, CLASS_MASK, Class};
 use crate::dataplane::nftables::program::parts::Parts;
 use crate::dataplane::nftables::program::sets::{SETS, SetId};
 use crate::dataplane::nftables::program::sources::{self, CHECK_SOURCE};
@@ -147,32 +148,33 @@ pub(crate) fn program(
         let found = found.into_iter();
         verdicts.extend(found.map(|(number, verdict)| ((map, number), verdict)));
     }
-    Ok(match sizes(verdicts, &installed.parts.draws) {
-        Some(sizes) => {
-            installed.parts.sizes = sizes;
+    Ok(match lots(verdicts, &installed.parts.draws) {
+        Some(lots) => {
+            installed.parts.lots = lots;
             Found::Ours(installed)
         }
         None => Found::Another("the maps of chains have other elements".to_owned()),
     })
 }
 
-/// The sizes that lead to a chain, if the verdict maps hold what they should.
-pub(super) fn sizes(
+/// The lots that lead to a chain, if the verdict maps hold what they should.
+pub(super) fn lots(
     verdicts: BTreeMap<(SetId, u32), Verdict>,
-    draws: &BTreeSet<Size>,
-) -> Option<BTreeSet<Size>> {
-    let sizes: BTreeSet<Size> = draws
-        .iter()
-        .copied()
-        .filter(|size| verdicts.contains_key(&(SetId::Draws, u32::from(size.code()))))
+    draws: &BTreeSet<Lot>,
+) -> Option<BTreeSet<Lot>> {
+    let numbers = verdicts.keys().filter(|(map, _)| *map == SetId::Draws);
+    let lots: BTreeSet<Lot> = numbers
+        .filter_map(|(_, number)| Lot::from_code(u16::try_from(*number).ok()?))
+        .filter(|lot| *lot != Lot::NONE)
         .collect();
-    let wanted: BTreeMap<(SetId, u32), Verdict> = sizes
+    let wanted: BTreeMap<(SetId, u32), Verdict> = lots
         .iter()
-        .flat_map(|size| choice::draw_elements(*size))
+        .flat_map(|lot| choice::draw_elements(*lot))
         .chain(choice::fixed_elements())
         .map(|(map, number, verdict)| ((map, number), verdict))
         .collect();
-    (wanted == verdicts).then_some(sizes)
+    let all_drawn = choice::drawn(&lots).is_subset(draws);
+    (all_drawn && wanted == verdicts).then_some(lots)
 }
 
 pub(super) fn compare(
@@ -219,9 +221,9 @@ pub(super) fn compare(
         if fixed.iter().any(|chain| chain.name == *name) {
             continue;
         }
-        let size = choice::drawn_size(name).ok_or_else(|| format!("chain {name} is not ours"))?;
-        same(family, &choice::draw_chain(size), found)?;
-        installed.parts.draws.insert(size);
+        let lot = choice::drawn_lot(name).ok_or_else(|| format!("chain {name} is not ours"))?;
+        same(family, &choice::draw_chain(lot), found)?;
+        installed.parts.draws.insert(lot);
     }
     Ok(installed)
 }

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::ir::SourcePolicy;
+use crate::core::ir::{Draw, SourcePolicy};
+use crate::dataplane::nftables::program::lots::{LANES, Lot};
 use crate::dataplane::nftables::program::numbers::{self, CLASSES, Size};
 use crate::dataplane::nftables::program::sets::SETS;
 use crate::dataplane::nftables::wire::intervals::service_cidrs;
@@ -97,15 +98,18 @@ fn any_shape(node_port: bool) -> impl Strategy<Value = Shape> {
         Just(SourcePolicy::External),
         Just(SourcePolicy::ExternalLocal),
     ];
-    let balance = (policy, 0..200_000u32, 0..=CLASSES);
+    let draw = proptest::sample::select(Draw::ALL.to_vec());
+    let balance = (policy, 0..200_000u32, 0..=CLASSES, draw, 0..LANES);
     prop_oneof![
         Just(Shape::Drop),
-        balance.prop_map(move |(policy, endpoints, class)| Shape::Balance {
-            node_port,
-            policy,
-            class,
-            size: Size::of(endpoints),
-        }),
+        balance.prop_map(
+            move |(policy, endpoints, class, draw, lane)| Shape::Balance {
+                node_port,
+                policy,
+                class,
+                lot: Lot::new(draw, Size::of(endpoints), lane),
+            }
+        ),
     ]
 }
 

@@ -180,21 +180,17 @@ impl Encoder {
                 self.load_key(key, Register::FIRST);
                 self.lookup(*map, Some(Register::FIRST.number()), false);
             }
-            Priority::Random { modulus, offset } => self.push(
-                c"numgen",
-                vec![
-                    (
-                        sys::NFTNL_EXPR_NG_DREG,
-                        Value::U32(Register::FIRST.number()),
-                    ),
-                    (sys::NFTNL_EXPR_NG_MODULUS, Value::U32(*modulus)),
-                    (
-                        sys::NFTNL_EXPR_NG_TYPE,
-                        Value::U32(libc::NFT_NG_RANDOM as u32),
-                    ),
-                    (sys::NFTNL_EXPR_NG_OFFSET, Value::U32(*offset)),
-                ],
-            ),
+            Priority::Random { modulus, offset } => {
+                self.number(libc::NFT_NG_RANDOM as u32, *modulus, *offset);
+            }
+            Priority::Turn { modulus, offset } => {
+                self.number(libc::NFT_NG_INCREMENTAL as u32, *modulus, *offset);
+            }
+            Priority::Hash {
+                load,
+                modulus,
+                offset,
+            } => self.hash(*load, *modulus, *offset),
             Priority::And(mask) => self.masked_priority(*mask),
             Priority::Or(bits) => {
                 self.meta(META_PRIORITY);
@@ -215,6 +211,18 @@ impl Encoder {
             ),
         }
         self.set_meta(META_PRIORITY);
+    }
+
+    /// `[ numgen reg 1 = random mod 10 offset 3221225472 ]`
+    fn number(&mut self, kind: u32, modulus: u32, offset: u32) {
+        let attributes = [
+            (sys::NFTNL_EXPR_NG_DREG, Register::FIRST.number()),
+            (sys::NFTNL_EXPR_NG_MODULUS, modulus),
+            (sys::NFTNL_EXPR_NG_TYPE, kind),
+            (sys::NFTNL_EXPR_NG_OFFSET, offset),
+        ];
+        let attributes = attributes.map(|(attribute, value)| (attribute, Value::U32(value)));
+        self.push(c"numgen", attributes.to_vec());
     }
 
     /// `[ meta load priority => reg 1 ] [ bitwise reg 1 = ( reg 1 & … ) ^ 0x00000000 ]`

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::dump::{
-    compare, put_rules, ranges, sizes, take_chain, take_elements, take_rule, take_set,
+    compare, lots, put_rules, ranges, take_chain, take_elements, take_rule, take_set,
 };
 use super::uapi::*;
 use crate::core::ir::Entry;
@@ -72,6 +72,6 @@ pub fn entries_of(options: &Options, family: Family, listing: &[u8]) -> Result<V
         }
     }
     let installed = compare(family, &Program::new(options, family), &chains, &sets)?;
-    sizes(verdicts, &installed.parts.draws).ok_or("the maps of chains have other elements")?;
+    lots(verdicts, &installed.parts.draws).ok_or("the maps of chains have other elements")?;
     Ok(assembly.finish(&installed.parts.timeouts).entries)
 }

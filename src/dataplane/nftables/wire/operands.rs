@@ -5,6 +5,7 @@ use sys::libc;
 
 use super::libnftnl::{Expression, Value};
 use crate::core::model::Family;
+use crate::dataplane::nftables::program::numbers::ADDRESS_SEED;
 use crate::dataplane::nftables::program::sets::{Field, SetId};
 use crate::dataplane::nftables::program::statement::Load;
 
@@ -158,6 +159,23 @@ impl Encoder {
             (sys::NFTNL_EXPR_HASH_LEN, (end.0 - from.0) * 4),
             (sys::NFTNL_EXPR_HASH_MODULUS, HASH_MODULUS),
             (sys::NFTNL_EXPR_HASH_SEED, seed),
+            (sys::NFTNL_EXPR_HASH_TYPE, HASH_JENKINS),
+        ];
+        let attributes = attributes.map(|(attribute, value)| (attribute, Value::U32(value)));
+        self.push(c"hash", attributes.to_vec());
+    }
+
+    /// `[ payload load 4b @ network header + 12 => reg 2 ] [ hash reg 1 = jhash(reg 2, 4, 0x…) % mod 64 ]`
+    pub(super) fn hash(&mut self, load: Load, modulus: u32, offset: u32) {
+        let from = Register(4);
+        self.load(load, from);
+        let attributes = [
+            (sys::NFTNL_EXPR_HASH_SREG, from.number()),
+            (sys::NFTNL_EXPR_HASH_DREG, Register::FIRST.number()),
+            (sys::NFTNL_EXPR_HASH_LEN, self.width(load) * 4),
+            (sys::NFTNL_EXPR_HASH_MODULUS, modulus),
+            (sys::NFTNL_EXPR_HASH_SEED, ADDRESS_SEED),
+            (sys::NFTNL_EXPR_HASH_OFFSET, offset),
             (sys::NFTNL_EXPR_HASH_TYPE, HASH_JENKINS),
         ];
         let attributes = attributes.map(|(attribute, value)| (attribute, Value::U32(value)));
