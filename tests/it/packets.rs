@@ -18,6 +18,7 @@ use crate::harness::{
 use crate::objects::{Manifests, Service, endpoint, node, service, service_cidr, slice_of};
 
 mod affinity;
+mod algorithms;
 mod choice;
 mod loopback;
 mod nat;

@@ -744,7 +744,7 @@ fn to(first: u32, count: u32) -> Forwarding {
             policy: crate::core::ir::SourcePolicy::External,
             primary: endpoints.collect(),
             external: None,
-            draw: crate::core::ir::Draw::Random,
+            draw: Draw::Random,
             affinity: None,
         },
         sources: crate::core::ir::Sources::Any,

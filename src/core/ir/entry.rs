@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::destination::{Destination, Label};
-use super::draw::Draw;
+use super::draws::Draw;
 use crate::core::model::{Endpoint, Family, Protocol};
 
 /// Which sources are treated alike on the way to a destination's endpoints (docs/semantics.md, E).

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 
 use super::destination::{Destination, Label};
-use super::draw::Draw;
+use super::draws::Draw;
 use super::entry::{Entry, List, REMEMBERED_WEIGHT, Route, SourcePolicy};
 use crate::core::model::Endpoints;
 

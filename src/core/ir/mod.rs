@@ -8,13 +8,13 @@
 mod assembly;
 mod delta;
 mod destination;
-mod draw;
+mod draws;
 mod entry;
 mod forwarding;
 
 pub use assembly::Assembly;
 pub use delta::{Delta, DestinationChange, Operation};
 pub use destination::{Destination, Host, LABEL_MAX, Label};
-pub use draw::Draw;
+pub use draws::Draw;
 pub use entry::{Entry, List, REMEMBERED_WEIGHT, Route, Shared, SourcePolicy};
 pub use forwarding::{Action, Forwarding, Sources};

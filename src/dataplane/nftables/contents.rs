@@ -10,7 +10,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::affinity::{Found, How};
 use super::program::element::{Comment, Element};
-use super::program::numbers::{self, BARE_MASK, Class, Shape, Size};
+use super::program::numbers::{self, BARE_MASK, Class, Shape};
+use super::program::sizes::Size;
 use crate::core::ir::{Destination, Entry, Label, List, Route, SourcePolicy};
 use crate::core::model::Endpoint;
 

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::program::element::Element;
 use super::program::lots::{LANES, Lane};
-use super::program::numbers::Size;
+use super::program::sizes::Size;
 use crate::core::ir::{Delta, Destination, Draw, Entry, List, Route};
 use crate::core::model::{Family, PerFamily};
 

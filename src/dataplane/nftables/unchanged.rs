@@ -4,7 +4,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::program::element::shape;
 use super::program::lots::{Lane, Lot};
-use super::program::numbers::EXACT;
+use super::program::sizes::EXACT;
 use crate::core::ir::{Delta, Destination, Entry, List, Operation};
 
 /// A route that a delta takes away and puts in place as the same element: beyond 256 endpoints one

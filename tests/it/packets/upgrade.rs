@@ -7,7 +7,7 @@ use super::*;
 const BEFORE: &str = include_str!("../../data/program-0.1.0.nft");
 
 /// The port of the servers that keep their connections.
-const ECHO: u16 = 9000;
+pub(super) const ECHO: u16 = 9000;
 const ECHO_NODE_PORT: u16 = 30090;
 const PODS: [u8; 3] = [11, 12, 111];
 
@@ -44,7 +44,7 @@ fn cluster() -> Vec<Value> {
 }
 
 /// Servers that send back what they get, on every address.
-fn serve_echoes(host: &Host) {
+pub(super) fn serve_echoes(host: &Host) {
     let listener = host.run(|| TcpListener::bind(("::", ECHO)).expect("a free port"));
     std::thread::spawn(move || {
         while let Ok((mut connection, _)) = listener.accept() {
@@ -60,7 +60,7 @@ fn serve_echoes(host: &Host) {
     });
 }
 
-fn echoes(connection: &mut TcpStream, text: &[u8]) -> bool {
+pub(super) fn echoes(connection: &mut TcpStream, text: &[u8]) -> bool {
     let mut answer = vec![0; text.len()];
     connection.write_all(text).is_ok()
         && connection.read_exact(&mut answer).is_ok()

@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use super::base::{DESTINATION, NODE_PORT, Program};
 use super::lots::Lot;
 use super::numbers::{
-    BARE_MASK, CLASS_MASK, Class, KIND_MASK, LOCAL_BIT, LOT_MASK, ROUTE_MASK, Shape, Size,
-    class_bits, id_kind, place,
+    BARE_MASK, CLASS_MASK, Class, KIND_MASK, LOCAL_BIT, LOT_MASK, ROUTE_MASK, Shape, class_bits,
+    id_kind, place,
 };
 use super::sets::SetId;
+use super::sizes::Size;
 use super::statement::{Chain, Load, Priority, Rule, Statement};
 use crate::core::ir::{Draw, List, SourcePolicy};
 use crate::core::model::{Family, LocalDetector};

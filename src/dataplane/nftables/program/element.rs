@@ -7,8 +7,9 @@ use std::borrow::Cow;
 
 use super::choice::Verdict;
 use super::lots::{Lane, Lot};
-use super::numbers::{self, Class, Shape, Size};
+use super::numbers::{self, Class, Shape};
 use super::sets::SetId;
+use super::sizes::Size;
 use crate::core::ir::{Destination, Entry, Host, LABEL_MAX, List, Route, Shared};
 use crate::core::model::{Endpoint, Family};
 

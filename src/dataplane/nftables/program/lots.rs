@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::numbers::Size;
+use super::sizes::Size;
 use crate::core::ir::Draw;
 
 /// A counter of those who draw in turn, among those of one number of places.

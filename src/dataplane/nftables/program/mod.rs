@@ -12,6 +12,7 @@ pub(crate) mod lots;
 pub(crate) mod numbers;
 pub(crate) mod parts;
 pub(crate) mod sets;
+pub(crate) mod sizes;
 pub(crate) mod sources;
 pub(crate) mod statement;
 

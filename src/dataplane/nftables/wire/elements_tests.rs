@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::core::ir::{Draw, SourcePolicy};
 use crate::dataplane::nftables::program::lots::{LANES, Lot};
-use crate::dataplane::nftables::program::numbers::{self, CLASSES, Size};
+use crate::dataplane::nftables::program::numbers::{self, CLASSES};
 use crate::dataplane::nftables::program::sets::SETS;
+use crate::dataplane::nftables::program::sizes::Size;
 use crate::dataplane::nftables::wire::intervals::service_cidrs;
 use ipnetwork::IpNetwork;
 
