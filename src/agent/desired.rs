@@ -4,6 +4,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::{FxBuildHasher, FxHashSet};
@@ -16,6 +17,7 @@ use crate::core::ir::{Delta, Destination};
 use crate::core::model::{
     Change, ChangedSlices, Dirty, Node, ObjectKey, Owner, PerFamily, ServiceId, State,
 };
+use crate::core::observe::{self, Watched};
 
 /// How many lines a Service that claims what others claim is worth.
 const REPORTED: usize = 8;
@@ -32,6 +34,8 @@ pub struct Desired {
     too_large: BTreeMap<ServiceId, u32>,
     /// Services of which all endpoints of a list weigh nothing.
     drained: FxHashSet<ServiceId>,
+    /// Services of which connections are looked at.
+    watched: BTreeMap<ServiceId, Arc<[Watched]>>,
     node_ports: NodePortAddresses,
     /// Services with many endpoints.
     many: HashMap<ServiceId, Incremental, FxBuildHasher>,
@@ -54,6 +58,7 @@ impl Desired {
             without_local: BTreeMap::new(),
             too_large: BTreeMap::new(),
             drained: FxHashSet::default(),
+            watched: BTreeMap::new(),
             node_ports,
             many: HashMap::default(),
             budgets: Budgets::default(),
@@ -146,6 +151,7 @@ impl Desired {
             }
         }
         self.note_left_out(id, compiled.map_or(0, |compiled| compiled.left_out));
+        self.note_watched(id);
         self.note_drained(id, compiled.is_some_and(|compiled| compiled.all_drained));
         let health_check = compiled.and_then(|compiled| compiled.health_check.as_deref().copied());
         match (self.state.name(id), health_check) {
@@ -216,6 +222,20 @@ impl Desired {
         let compiled = incremental.compile(known, node);
         self.state.track(id, true);
         Some(compiled)
+    }
+
+    fn note_watched(&mut self, id: ServiceId) {
+        let known = self.state.service(id);
+        let watched = known.map(|known| observe::watched(known, self.state.node()));
+        match watched.filter(|watched| !watched.is_empty()) {
+            Some(watched) => self.watched.insert(id, watched.into()),
+            None => self.watched.remove(&id),
+        };
+    }
+
+    /// The Service ports of which connections are looked at.
+    pub(super) fn watched(&self) -> impl Iterator<Item = &Arc<[Watched]>> {
+        self.watched.values()
     }
 
     fn note_drained(&mut self, id: ServiceId, is_drained: bool) {

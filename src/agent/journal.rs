@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::reconciler::{Desired, Synced};
 use crate::core::explain::Programmed;
 use crate::core::model::{ObjectKey, Owner, ServiceId};
-use crate::source::changes::Cause;
+use crate::source::changes::{Cause, OBSERVED};
 
 /// How many transactions are kept.
 const MOST_TRANSACTIONS: usize = 256;
@@ -100,6 +100,7 @@ impl Journal {
             let of = match cause.kind {
                 "Service" => state.id_of(&cause.key),
                 "EndpointSlice" => state.owner_of(&cause.key),
+                OBSERVED => state.id_of(&cause.key),
                 _ => None,
             };
             // A new list names objects that are as they were.
@@ -108,7 +109,7 @@ impl Journal {
                 continue;
             }
             self.since.get_or_insert(now);
-            if let Some(id) = of {
+            if let Some(id) = of.filter(|_| cause.kind != OBSERVED) {
                 let first = self.pending.remove(&id).map(|(_, first)| first);
                 self.pending
                     .insert(id, (cause.clone(), first.unwrap_or(now)));

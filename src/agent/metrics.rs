@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use prometheus::core::{AtomicU64, GenericCounter};
-use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{
+    Counter, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+};
 
 use crate::core::model::{Family, Protocol};
 use crate::dataplane::Mode;
@@ -83,6 +85,9 @@ pub struct AgentMetrics {
     pub refused: IntGauge,
     pub interference: IntCounter,
     pub watch_failures: IntCounterVec,
+    ejected: IntGauge,
+    pub ejections: IntCounter,
+    looking: Counter,
     pub warnings: IntCounterVec,
 }
 
@@ -261,6 +266,18 @@ impl AgentMetrics {
                 "Watches that failed and were tried again",
                 &["kind"],
             )?,
+            ejected: r.gauge(
+                "pointsman_ejected_endpoints",
+                "Endpoints that are passed over because they do not answer",
+            )?,
+            ejections: r.counter(
+                "pointsman_endpoint_ejections_total",
+                "Times that an endpoint was found not to answer",
+            )?,
+            looking: r.float_counter(
+                "pointsman_connection_looks_seconds_total",
+                "Time that looking at connections took, for algorithms and ejection",
+            )?,
             warnings: r.counters(
                 "pointsman_warnings_total",
                 "Fields of objects that could not be used",
@@ -394,6 +411,17 @@ impl AgentMetrics {
         self.conntrack_deleted
             .with_label_values(family)
             .inc_by(u64::try_from(deleted).unwrap_or(u64::MAX));
+    }
+
+    /// A look at connections is over.
+    pub fn looked(&self, took: Duration) {
+        self.looking.inc_by(took.as_secs_f64());
+    }
+
+    /// So many endpoints are passed over.
+    pub fn ejected(&self, endpoints: usize) {
+        self.ejected
+            .set(i64::try_from(endpoints).unwrap_or(i64::MAX));
     }
 
     /// Service ports whose policy is Local and which have no endpoint here.

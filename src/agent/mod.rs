@@ -19,6 +19,7 @@ pub(crate) mod journal;
 pub(crate) mod local_api;
 mod metrics;
 mod noted;
+mod observer;
 pub(crate) mod preflight;
 mod published;
 pub(crate) mod question;

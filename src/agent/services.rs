@@ -16,6 +16,7 @@ use super::inbox::{self, Inbox};
 use super::inquiries::Asked;
 use super::local_api::{self, LocalApi};
 use super::metrics::AgentMetrics;
+use super::observer::{Observer, Watching};
 use super::sync_loop::{Outlets, SyncLoop};
 use super::watches::Watches;
 use super::{cluster, files, new_desired};
@@ -334,6 +335,7 @@ impl Running {
         })
         .context("cannot start the conntrack thread")?;
         let (tables, health_checks) = watch::channel(Table::default());
+        let (watching, watched) = watch::channel(Watching::default());
         let (loopback, on_loopback) = watch::channel(loopback::Table::default());
         let serving = config
             .node_port_addresses
@@ -344,6 +346,7 @@ impl Running {
         let outlets = Outlets {
             cleaner,
             tables,
+            watching,
             loopback,
             health: Arc::clone(health),
             metrics: (*metrics).clone(),
@@ -368,6 +371,15 @@ impl Running {
                 }
             })
             .context("cannot start the sync thread")?;
+        // It ends with the loop, whose watching it follows.
+        let observer = Observer {
+            watching: watched,
+            events: events.clone(),
+            news: news.clone(),
+            metrics: (*metrics).clone(),
+            most_percent: config.most_ejected_percent,
+        };
+        tokio::spawn(observer.run());
         // With health off, the proxy counts as healthy (docs/semantics.md, I8).
         let off = config.health_address.is_none();
         let asked = Arc::clone(health);

@@ -16,6 +16,7 @@ use super::inbox::{Inbox, WAITING, Woken, wait};
 use super::journal::Journal;
 use super::metrics::{AgentMetrics, SyncTimes};
 use super::noted::Noted;
+use super::observer::Watching;
 use super::published::{self, log_sync, stale_flows};
 use super::repairs::Repairs;
 use super::tasks::Tasks;
@@ -40,6 +41,8 @@ pub(crate) struct Outlets {
     pub(crate) tables: watch::Sender<Table>,
     /// Where `NodePort`s lead on loopback, in families that serve them there.
     pub(crate) loopback: watch::Sender<loopback::Table>,
+    /// Whose connections are looked at.
+    pub(crate) watching: watch::Sender<Watching>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: AgentMetrics,
 }
@@ -424,6 +427,14 @@ impl<B: Backend> SyncLoop<B> {
         // Without a change too: a listener that could not be had is tried again.
         let checks = published::health_checks(desired);
         self.outlets.tables.send_replace(checks);
+        if changed {
+            self.outlets.watching.send_if_modified(|known| {
+                let watching = published::watching(desired);
+                let differs = *known != watching;
+                *known = watching;
+                differs
+            });
+        }
         if changed && desired.node_ports().any_loopback() {
             let routed = B::MODE == Mode::Iptables && self.config.routes_localhost();
             let ports = published::on_loopback(desired, routed);

@@ -55,6 +55,7 @@ fn run<H: Holds>(fake: Fake<H>) -> Running<H> {
     let (sender, tables) = watch::channel(Table::default());
     let (cleaner, _cleaning) = Cleaner::start(|_, _| ()).unwrap();
     let outlets = Outlets {
+        watching: watch::channel(Watching::default()).0,
         cleaner,
         tables: sender,
         loopback: watch::channel(loopback::Table::default()).0,

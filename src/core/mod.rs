@@ -9,4 +9,5 @@ pub mod incremental;
 pub mod ir;
 pub mod model;
 pub mod networks;
+pub mod observe;
 pub mod select;

@@ -7,6 +7,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::model::ObjectKey;
+use crate::core::observe::ejection::Verdict;
 
 /// Something that the cluster should know.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub enum News {
     HealthCheckFailed(ObjectKey, String),
     /// Something on this machine keeps connections from endpoints.
     Finding(String),
+    /// An endpoint does not answer, or does so again.
+    Judged(Verdict),
 }
 
 /// Writes events.
@@ -94,19 +97,52 @@ impl Events {
                     node,
                 )
             }
+            News::Judged(Verdict::Ejected {
+                service,
+                endpoint,
+                unanswered,
+                least,
+            }) => {
+                let note = format!(
+                    "{endpoint} does not answer on {}, while others do ({unanswered} connections wait): \
+                     passed over there until it answers, or for {} s",
+                    self.node_name,
+                    least.as_secs()
+                );
+                let event = event(EventType::Warning, "EndpointEjected", "Eject", Some(note));
+                (event, about(service))
+            }
+            News::Judged(Verdict::Back {
+                service,
+                endpoint,
+                answered,
+            }) => {
+                let why = if *answered {
+                    "it answers"
+                } else {
+                    "its time is over"
+                };
+                let note = format!("{endpoint} is used again on {}: {why}", self.node_name);
+                let event = event(EventType::Normal, "EndpointBack", "Eject", Some(note));
+                (event, about(service))
+            }
             News::HealthCheckFailed(service, why) => {
                 let reason = "FailedToStartServiceHealthcheck";
-                let service = ObjectReference {
-                    kind: Some("Service".to_owned()),
-                    namespace: Some(service.namespace.to_string()),
-                    name: Some(service.name.to_string()),
-                    ..ObjectReference::default()
-                };
+                let service = about(service);
                 (
                     event(EventType::Warning, reason, "Listen", Some(why.clone())),
                     service,
                 )
             }
         }
+    }
+}
+
+fn about(service: &ObjectKey) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Service".to_owned()),
+        namespace: Some(service.namespace.to_string()),
+        name: Some(service.name.to_string()),
+        ..ObjectReference::default()
     }
 }

@@ -3,7 +3,7 @@
 //! where it is counted, and registers it here.
 
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Counter, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
@@ -73,6 +73,17 @@ impl Metrics {
     /// If there is one of that name already.
     pub fn counter(&self, name: &str, help: &str) -> Made<IntCounter> {
         let metric = IntCounter::new(name, help)?;
+        self.register(metric.clone())?;
+        Ok(metric)
+    }
+
+    /// A counter of what is no whole number.
+    ///
+    /// # Errors
+    ///
+    /// If there is one of that name already.
+    pub fn float_counter(&self, name: &str, help: &str) -> Made<Counter> {
+        let metric = Counter::new(name, help)?;
         self.register(metric.clone())?;
         Ok(metric)
     }

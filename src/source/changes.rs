@@ -5,6 +5,9 @@ use std::fmt;
 use super::report::Warning;
 use crate::core::model::{Change, Family, ObjectKey};
 
+/// The kind of a cause that is no object: what this node has seen of a Service's endpoints.
+pub const OBSERVED: &str = "connections of Service";
+
 /// An object that has changed, and what it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -36,7 +39,8 @@ impl Cause {
                 ObjectKey::new("", name.as_str()),
                 now.is_none(),
             ),
-            Change::InterfaceAddresses(_) | Change::Observed(..) => return None,
+            Change::Observed(key, _) => (OBSERVED, key.clone(), false),
+            Change::InterfaceAddresses(_) => return None,
         };
         Some(Self {
             kind,

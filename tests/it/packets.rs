@@ -20,6 +20,7 @@ use crate::objects::{Manifests, Service, endpoint, node, service, service_cidr, 
 mod affinity;
 mod algorithms;
 mod choice;
+mod ejection;
 mod loopback;
 mod nat;
 mod recovery;

@@ -26,7 +26,7 @@ pub(super) fn spread(
     let weighs = selection.weights.is_some();
     let shares = observed
         .is_some_and(|observed| algorithm.counts_connections() && !observed.shares.is_empty());
-    let ejects = observed.is_some_and(|observed| !observed.ejected.is_empty());
+    let ejects = service.ejects && observed.is_some_and(|observed| !observed.ejected.is_empty());
     let draw = match algorithm {
         Algorithm::RoundRobin if weighs => Draw::WeightedTurn,
         Algorithm::RoundRobin => Draw::Turn,
@@ -49,7 +49,7 @@ pub(super) fn spread(
             .map(|endpoint| (*endpoint, weight(endpoint)));
         let mut list: Vec<Weighted> = list.collect();
         all_drained |= drop_drained(&mut list);
-        if let Some(observed) = observed {
+        if let Some(observed) = observed.filter(|_| ejects) {
             drop_ejected(&mut list, protocol, observed);
         }
         placed(

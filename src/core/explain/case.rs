@@ -6,8 +6,8 @@ use rustc_hash::FxHashSet;
 
 use super::asked::{EndpointLine, From, Outcome};
 use super::words;
-use crate::core::ir::{Action, Forwarding, SourcePolicy, Sources};
-use crate::core::model::{EndpointSlice, KnownService, Name, Service, ServicePort};
+use crate::core::ir::{Action, Draw, Forwarding, List, SourcePolicy, Sources};
+use crate::core::model::{EndpointSlice, Endpoints, KnownService, Name, Service, ServicePort};
 use crate::core::select::{Hints, Judged, Standing, serving};
 
 /// What a source counts as.
@@ -78,7 +78,7 @@ impl Case<'_> {
         }
     }
 
-    pub(super) fn lines(&self) -> Vec<EndpointLine> {
+    pub(super) fn lines(&self, forwarding: &Forwarding) -> Vec<EndpointLine> {
         let mut lines: Vec<EndpointLine> = self
             .judged
             .iter()
@@ -87,7 +87,7 @@ impl Case<'_> {
                 EndpointLine {
                     endpoint: judged.endpoint.to_string(),
                     used: standing.is_used(),
-                    why: self.why(judged, standing),
+                    why: self.why(judged, standing, forwarding),
                     on_this_node: judged.on_this_node,
                     live_flows: None,
                 }
@@ -119,8 +119,20 @@ impl Case<'_> {
         lines
     }
 
-    fn why(&self, judged: &Judged, standing: &Standing) -> String {
-        let why = words::standing(standing, self.policy_field(), self.zone);
+    fn why(&self, judged: &Judged, standing: &Standing, forwarding: &Forwarding) -> String {
+        let mut why = words::standing(standing, self.policy_field(), self.zone);
+        if standing.is_used() && forwarding.draw().is_some_and(Draw::repeats) {
+            let external = self.policy == SourcePolicy::ExternalLocal && self.stays_here();
+            let list = if external {
+                List::External
+            } else {
+                List::Primary
+            };
+            let list = forwarding.list(list).into_iter().flat_map(Endpoints::iter);
+            let of = list.clone().count();
+            let places = list.filter(|one| **one == judged.endpoint).count();
+            why = format!("{why}, at {places} of {of} places");
+        }
         if standing.is_used() && self.own.contains(&judged.endpoint.address) {
             return format!("{why}; it is this node's own address, where nothing is masqueraded");
         }
@@ -269,7 +281,14 @@ impl Case<'_> {
                 "goes to {}, the only endpoint that takes them",
                 only.endpoint
             ),
-            all => format!("goes to one of {} endpoints, each as likely", all.len()),
+            all => {
+                let draw = forwarding.draw().unwrap_or_default();
+                format!(
+                    "goes to one of {} endpoints, {}",
+                    all.len(),
+                    words::drawn(draw)
+                )
+            }
         };
         if used
             .iter()

@@ -9,14 +9,51 @@ use super::case::{Case, Class};
 use super::surroundings::Surroundings;
 use super::words;
 use crate::core::compile::accepted_node_port_addresses;
-use crate::core::ir::{Destination, Forwarding, Host, SourcePolicy, Sources};
-use crate::core::model::{Family, LocalDetector, Owner, Service, ServiceId, ServicePort};
-use crate::core::select::{judge, serving};
+use crate::core::ir::{Destination, Forwarding, Host, List, SourcePolicy, Sources};
+use crate::core::model::{
+    Endpoint, Endpoints, Family, LocalDetector, Owner, Service, ServiceId, ServicePort,
+};
+use crate::core::select::{Judged, Standing, judge, serving};
 
 /// How many others are told that have a `NodePort`'s number.
 const MOST_OTHERS: usize = 4;
 /// How many endpoints are told.
 const MOST_ENDPOINTS: usize = 200;
+
+/// Marks those that would take connections and have no place: their weight or their silence keeps them off.
+fn pass_over(
+    judged: &mut [Judged],
+    forwarding: &Forwarding,
+    policy: SourcePolicy,
+    internal_local: bool,
+) {
+    let places = |list| -> FxHashSet<Endpoint> {
+        let list = forwarding.list(list).into_iter();
+        list.flat_map(Endpoints::iter).copied().collect()
+    };
+    let primary = places(List::Primary);
+    let local = match policy {
+        SourcePolicy::ExternalLocal => Some(places(List::External)),
+        SourcePolicy::ClusterIp if internal_local => Some(primary.clone()),
+        _ => None,
+    };
+    for one in judged {
+        let mark = |standing: &mut Standing, list: &FxHashSet<Endpoint>, weight, endpoint| {
+            if standing.is_used() && !list.contains(&endpoint) && !list.is_empty() {
+                *standing = match weight {
+                    0 => Standing::Drained,
+                    _ => Standing::Ejected,
+                };
+            }
+        };
+        if policy != SourcePolicy::ClusterIp || !internal_local {
+            mark(&mut one.anywhere, &primary, one.weight, one.endpoint);
+        }
+        if let Some(local) = &local {
+            mark(&mut one.here, local, one.weight, one.endpoint);
+        }
+    }
+}
 
 impl Surroundings<'_> {
     pub(super) fn route(
@@ -37,12 +74,15 @@ impl Surroundings<'_> {
         let node = self.state.node();
         let slices = known.slices();
         let of_port = slices.flat_map(|slice| serving(slice, family, &port.name, port.protocol));
-        let (judged, hints) = judge(of_port, node);
+        let (mut judged, hints) = judge(of_port, node);
         let policy = match (is_cluster_ip, service.external_local) {
             (true, _) => SourcePolicy::ClusterIp,
             (false, true) => SourcePolicy::ExternalLocal,
             (false, false) => SourcePolicy::External,
         };
+        if !known.is_plain() {
+            pass_over(&mut judged, forwarding, policy, service.internal_local);
+        }
         let own: FxHashSet<IpAddr> = self.state.interface_addresses().collect();
         let case = Case {
             service,
@@ -106,7 +146,7 @@ impl Surroundings<'_> {
         if in_effect == Some(false) {
             sentence = format!("{sentence} (once the kernel has it: it is not programmed yet)");
         }
-        let lines: Vec<EndpointLine> = case.lines();
+        let lines: Vec<EndpointLine> = case.lines(forwarding);
         let more_endpoints = lines.len().saturating_sub(MOST_ENDPOINTS);
         Some(Route {
             key: Some(destination),
@@ -216,7 +256,7 @@ impl Surroundings<'_> {
 /// The same but for the order of endpoints, which is the backend's.
 fn is_same(applied: &Forwarding, wanted: &Forwarding) -> bool {
     let sorted = |forwarding: &Forwarding| {
-        crate::core::ir::List::BOTH.map(|list| {
+        List::BOTH.map(|list| {
             let mut all: Vec<_> = forwarding
                 .list(list)
                 .into_iter()

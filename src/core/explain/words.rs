@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::asked::{From, Route};
+use crate::core::ir::Draw;
 use crate::core::model::Name;
 use crate::core::select::{Hints, NotFollowed, Standing};
 
@@ -38,6 +39,18 @@ pub(super) fn count(number: usize, one: &str, many: &str) -> String {
     }
 }
 
+/// What decides which one it is.
+pub(super) const fn drawn(draw: Draw) -> &'static str {
+    match draw {
+        Draw::Random => "each as likely",
+        Draw::Weighted => "each as likely as it has places",
+        Draw::Turn => "one after the other",
+        Draw::WeightedTurn => "one after the other, as often as each has places",
+        Draw::Source => "the same for all connections of one source address",
+        Draw::Destination => "the same for everyone who connects to this address",
+    }
+}
+
 /// What an endpoint is.
 pub(super) fn standing(standing: &Standing, list: &str, zone: Option<&Name>) -> String {
     match standing {
@@ -48,6 +61,10 @@ pub(super) fn standing(standing: &Standing, list: &str, zone: Option<&Name>) -> 
         Standing::Spare => "is terminating, and serves only where none is ready".to_owned(),
         Standing::Gone => "is terminating and serves no longer".to_owned(),
         Standing::NotReady => "is not ready".to_owned(),
+        Standing::Drained => "has weight 0: it keeps the connections that it has".to_owned(),
+        Standing::Ejected => {
+            "does not answer this node while others do: it is passed over until it does".to_owned()
+        }
         Standing::OtherNode => format!("is on another node, and {list} is Local"),
         Standing::HintedToOtherNode => "is hinted to other nodes, and one is to this".to_owned(),
         Standing::HintedToOtherZone(zones) => {

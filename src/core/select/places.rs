@@ -38,7 +38,8 @@ pub fn counts(list: &[Weighted]) -> Vec<u32> {
 }
 
 /// Shares out so many places in proportion, by largest remainder; whoever has weight has one.
-fn apportion(weights: &[u64], places: u64) -> Vec<u32> {
+#[must_use]
+pub fn apportion(weights: &[u64], places: u64) -> Vec<u32> {
     let total: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
     let share = |weight: u64| {
         let exact = u128::from(weight) * u128::from(places);

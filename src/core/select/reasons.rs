@@ -15,6 +15,10 @@ pub enum Standing {
     Spare,
     /// It is terminating, and serves no longer.
     Gone,
+    /// It has weight 0, and others have more.
+    Drained,
+    /// It is passed over, because it does not answer this node.
+    Ejected,
     /// It is not ready.
     NotReady,
     /// It is ready, and on another node.
@@ -44,6 +48,8 @@ pub struct Judged {
     pub anywhere: Standing,
     /// What it is to those that have to stay on this node.
     pub here: Standing,
+    /// What it weighs.
+    pub weight: u32,
 }
 
 /// What hints have been made of.
@@ -108,6 +114,7 @@ pub fn judge<'a>(
                 (false, false) if is_fallback(known) => Standing::OtherNode,
                 (false, false) => not_ready(known, true),
             },
+            weight: known.weight,
         })
         .collect();
     let hints = hints(&candidates, &topology, node);

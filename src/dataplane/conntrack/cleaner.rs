@@ -418,6 +418,8 @@ mod tests {
                 protocol: Protocol::Udp,
                 destination: endpoint(destination),
                 answers: endpoint(answers),
+                source: endpoint("192.0.2.9:40000"),
+                lives: true,
                 answered: true,
                 begins: false,
             };
@@ -489,6 +491,8 @@ mod tests {
                     protocol,
                     destination: endpoint(destination),
                     answers: endpoint(answers),
+                    source: endpoint("192.0.2.9:40000"),
+                    lives: true,
                     answered,
                     begins,
                 };

@@ -12,7 +12,8 @@ use crate::host::netlink::attributes::{begin_nest, end_nest, find, put_bytes, pu
 #[cfg(feature = "internals")]
 use crate::host::netlink::socket::messages;
 use crate::host::netlink::{
-    NLM_F_ACK, NLM_F_REQUEST, close_message, dump_request, family_number, message_type, put_headers,
+    NLM_F_ACK, NLM_F_REQUEST, close_message, dump_request, dump_request_of, family_number,
+    message_type, put_headers,
 };
 
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
@@ -48,13 +49,22 @@ const FILTER_IP_DST: u32 = 1 << 1;
 const FILTER_PROTO_NUM: u32 = 1 << 3;
 const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 
-/// `IPS_SEEN_REPLY` of `include/uapi/linux/netfilter/nf_conntrack_common.h`.
+/// `IPS_SEEN_REPLY` and `IPS_DST_NAT` of `include/uapi/linux/netfilter/nf_conntrack_common.h`.
 const SEEN_REPLY: u32 = 1 << 1;
+const DST_NAT: u32 = 1 << 5;
+/// `NFPROTO_UNSPEC` of `include/uapi/linux/netfilter.h`.
+const BOTH_FAMILIES: u8 = 0;
 
-/// `TCP_CONNTRACK_SYN_SENT` and `SCTP_CONNTRACK_COOKIE_WAIT` of `nf_conntrack_tcp.h` and
-/// `nf_conntrack_sctp.h` there: nothing has been seen but what begins a connection.
-const SYN_SENT: u8 = 1;
-const COOKIE_WAIT: u8 = 2;
+/// States by protocol, of `nf_conntrack_tcp.h` and `nf_conntrack_sctp.h` there. `SYN_SENT` and `COOKIE_WAIT`:
+/// nothing has been seen but what begins a connection.
+const BEGINNING: [(u16, u8); 2] = [(CTA_PROTOINFO_TCP, 1), (CTA_PROTOINFO_SCTP, 2)];
+/// `TIME_WAIT` and `CLOSE`; of SCTP `CLOSED` and `SHUTDOWN_ACK_SENT`.
+const ENDED: [(u16, u8); 4] = [
+    (CTA_PROTOINFO_TCP, 7),
+    (CTA_PROTOINFO_TCP, 8),
+    (CTA_PROTOINFO_SCTP, 1),
+    (CTA_PROTOINFO_SCTP, 7),
+];
 
 /// Which flows are asked for.
 #[derive(Debug, Clone, Copy)]
@@ -109,11 +119,28 @@ pub(super) fn request(filter: Filter) -> Vec<u8> {
     dump_request(kind, family, &attributes)
 }
 
+/// A request for the flows of both families whose destination was translated, or for those of them that were
+/// never answered. An older kernel hands out others too.
+pub(super) fn request_translated(unanswered: bool) -> Vec<u8> {
+    let mask = if unanswered {
+        DST_NAT | SEEN_REPLY
+    } else {
+        DST_NAT
+    };
+    let mut attributes = Vec::new();
+    put_u32(&mut attributes, CTA_STATUS, DST_NAT);
+    put_u32(&mut attributes, CTA_STATUS_MASK, mask);
+    let kind = message_type(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
+    dump_request_of(kind, BOTH_FAMILIES, &attributes)
+}
+
 /// A flow as listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
+    /// Who began it.
+    pub source: Endpoint,
     /// Where its first packet went.
     pub destination: Endpoint,
     /// Who answers: the endpoint that it was translated to, or the destination itself.
@@ -122,6 +149,8 @@ pub struct Flow {
     pub answered: bool,
     /// Whether nothing has been seen of it but what begins a connection; not of UDP.
     pub begins: bool,
+    /// Whether it goes on: what has ended is remembered for a while.
+    pub lives: bool,
 }
 
 impl Flow {
@@ -139,25 +168,22 @@ impl Flow {
         Some(Self {
             protocol: Protocol::from_number(*protocol.first()?)?,
             answered: status & SEEN_REPLY != 0,
-            begins: begins(attributes),
+            begins: is_in(attributes, &BEGINNING),
+            lives: !is_in(attributes, &ENDED),
+            source: end(original, source, CTA_PROTO_SRC_PORT)?,
             destination: end(original, destination, CTA_PROTO_DST_PORT)?,
             answers: end(reply, source, CTA_PROTO_SRC_PORT)?,
         })
     }
 }
 
-fn begins(attributes: &[u8]) -> bool {
+fn is_in(attributes: &[u8], states: &[(u16, u8)]) -> bool {
     let is_in = |protocol, state| {
         let info = find(find(attributes, CTA_PROTOINFO)?, protocol)?;
         Some(find(info, CTA_PROTOINFO_STATE)? == [state])
     };
-    let states = [
-        (CTA_PROTOINFO_TCP, SYN_SENT),
-        (CTA_PROTOINFO_SCTP, COOKIE_WAIT),
-    ];
-    states
-        .into_iter()
-        .any(|(protocol, state)| is_in(protocol, state) == Some(true))
+    let mut states = states.iter();
+    states.any(|(protocol, state)| is_in(*protocol, *state) == Some(true))
 }
 
 fn end(tuple: &[u8], address: u16, port: u16) -> Option<Endpoint> {

@@ -8,6 +8,7 @@
 mod cleaner;
 mod flow;
 mod live;
+mod look;
 
 #[cfg(feature = "internals")]
 pub use cleaner::Cleaned;
@@ -15,3 +16,4 @@ pub use cleaner::{Cleaner, Work, clean};
 #[cfg(feature = "internals")]
 pub use flow::{Flow, listed};
 pub use live::live;
+pub use look::{Seen, Wanted, look};

@@ -384,6 +384,14 @@ impl Message<'_> {
         Some(u32::from_ne_bytes(bytes.try_into().ok()?))
     }
 
+    /// The family that an nfnetlink message is about, if it is one of ours.
+    pub(crate) fn family(&self) -> Option<Family> {
+        let number = *self.payload.first()?;
+        Family::BOTH
+            .into_iter()
+            .find(|family| family_number(*family) == number)
+    }
+
     /// The attributes of an nfnetlink message.
     pub(crate) fn attributes(&self) -> &[u8] {
         self.payload.get(NFGEN_HEADER..).unwrap_or(&[])
