@@ -15,7 +15,7 @@ demo: setup
 # What is another thing in iptables mode (docs/semantics.md, O), or is about nf_tables itself.
 NFTABLES_ONLY = n_f1_ e8_mark_ loopback::a_port_ flows::n_h1_ packets::n_e13_ recovery::a_family_ recovery::n_g4_ \
 	recovery::cleanup_ packets::upgrade lifecycle::k lifecycle::once health::l2_ api::metrics::j_ node::e13_ \
-	startup::a1_ startup::g2_ api::takeover node::k9_
+	startup::a1_ startup::g2_ api::takeover node::k9_ algorithms::p3_ algorithms::p4_ algorithms::p8_
 
 # The table of what packets experience, and flows, once more on a node without one of the families; and in
 # iptables mode, by either variant.

@@ -26,7 +26,7 @@ use crate::source::changes::{Cause, Changes};
 
 /// The shortest pause between two looks for connections without an answer, and between two counts of all.
 const LOOK: Duration = Duration::from_millis(500);
-const COUNT: Duration = Duration::from_secs(1);
+const COUNT: Duration = Duration::from_millis(500);
 /// How many times as long as a look the pause after it is: a hundredth of a processor for those without an
 /// answer, a twentieth for all, which the kernel has to hand out.
 const REST: u32 = 100;

@@ -286,3 +286,107 @@ fn p6_an_endpoint_of_weight_0_gets_nothing_new_and_keeps_what_it_has() {
     site.process
         .wait_for("all endpoints that could take connections have weight 0");
 }
+
+/// The port of servers that keep a connection for a while.
+const KEPT: u16 = 9100;
+const SLOW: u8 = 15;
+
+/// Servers that keep connections for half a second, and one for ten times as long.
+fn serve_slowly(host: &Host, net: &Net, pods: &[u8]) {
+    for pod in pods {
+        let address = at(&net.pod_ip(*pod), KEPT);
+        let listener = host.run(move || TcpListener::bind(address).expect("a free port"));
+        let time = Duration::from_millis(if *pod == SLOW { 5_000 } else { 500 });
+        std::thread::spawn(move || {
+            while let Ok((mut connection, _)) = listener.accept() {
+                std::thread::spawn(move || {
+                    let _ = connection.write_all(address.ip().to_string().as_bytes());
+                    std::thread::sleep(time);
+                });
+            }
+        });
+    }
+}
+
+/// Connects at a rate for a time; returns the mean of live connections of each endpoint in its second half.
+fn live_connections(target: SocketAddr, rate: u32, time: Duration) -> BTreeMap<String, f64> {
+    type Live = Arc<std::sync::Mutex<BTreeMap<String, usize>>>;
+    let began = std::time::Instant::now();
+    let live: Live = Arc::default();
+    let mut sums: BTreeMap<String, f64> = BTreeMap::new();
+    let mut looks = 0.0;
+    for number in 0.. {
+        let due = Duration::from_secs(1) / rate * number;
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        if began.elapsed() > time {
+            break;
+        }
+        let live_too = Arc::clone(&live);
+        std::thread::spawn(move || {
+            let mut stream =
+                TcpStream::connect_timeout(&target, Duration::from_secs(5)).expect("a connection");
+            let mut buffer = [0; 64];
+            let length = stream.read(&mut buffer).expect("an answer");
+            let endpoint = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            *live_too
+                .lock()
+                .unwrap()
+                .entry(endpoint.clone())
+                .or_default() += 1;
+            let _ = stream.read(&mut buffer);
+            *live_too.lock().unwrap().entry(endpoint).or_default() -= 1;
+        });
+        if began.elapsed() > time / 2 {
+            looks += 1.0;
+            for (endpoint, count) in &*live.lock().unwrap() {
+                *sums.entry(endpoint.clone()).or_default() += *count as f64;
+            }
+        }
+    }
+    sums.into_iter()
+        .map(|(endpoint, sum)| (endpoint, sum / looks))
+        .collect()
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn p8_where_connections_are_counted_a_slow_endpoint_has_no_more_of_them_than_is_fair() {
+    const PODS: [u8; 5] = [11, 12, 13, 14, SLOW];
+    let slices = |name: &str| -> Vec<Value> {
+        let mut slices = slices(name, "TCP", &PODS);
+        for slice in &mut slices {
+            slice["ports"][0]["port"] = json!(KEPT);
+        }
+        slices
+    };
+    let objects = [
+        with(spread_by("counted", 10, "lc"), slices("counted")),
+        with(cluster_service("by-chance", 11), slices("by-chance")),
+    ];
+    let site = Site::new(objects.concat(), &[]);
+    let runs: Vec<_> = tested()
+        .flat_map(|net| {
+            serve_slowly(&site.world.pods, &net, &PODS);
+            [10, 11].map(|number| (net.name, net.cluster_ip(number), net.pod_ip(SLOW), number))
+        })
+        .map(|(family, address, slow, number)| {
+            let target = at(&address, 80);
+            let run = site
+                .world
+                .pod
+                .spawn(move || live_connections(target, 80, Duration::from_secs(24)));
+            (family, slow, number, run)
+        })
+        .collect();
+    for (family, slow, number, run) in runs {
+        let live = run.join().expect("clients");
+        let share = live[&slow] / live.values().sum::<f64>();
+        println!("{family} {number}: {live:.1?}, {share:.3} of all are the slow endpoint's");
+        if number == 10 {
+            // A fifth is fair; a connection more or less is chance.
+            assert!(share < 0.2 * 1.25, "{live:?}");
+        } else {
+            assert!(share > 0.5, "{live:?}");
+        }
+    }
+}
