@@ -5,7 +5,7 @@
 //! Without cargo's `--bench`, as under `cargo test`, everything is done once on small clusters, to
 //! see that it works.
 //!
-//! `--json PATH` writes the figures there too. `whole`, `iptables`, `attacks`, `live`, `observe`, `path` and `counting` measure that
+//! `--json PATH` writes the figures there too. `whole`, `iptables`, `attacks`, `live`, `observe`, `path`, `counting` and `algorithms` measure that
 //! part alone: whole states and changes, the same in iptables mode, what hostile Services do, the program
 //! beside an API server, what questions cost that it answers, the data path, of it only what counting costs. `--beside PROGRAM` has
 //! another program measured in the data path too: it is started in the network namespace of a node
@@ -19,6 +19,7 @@
     reason = "a benchmark ends where it fails"
 )]
 
+mod algorithms;
 #[path = "../../tests/it/api_server/mod.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod api_server;
@@ -155,8 +156,15 @@ const fn shape(services: u32, endpoints: u32) -> Shape {
     }
 }
 
-const PARTS: [&str; 7] = [
-    "whole", "iptables", "attacks", "live", "observe", "path", "counting",
+const PARTS: [&str; 8] = [
+    "whole",
+    "iptables",
+    "attacks",
+    "live",
+    "observe",
+    "path",
+    "counting",
+    "algorithms",
 ];
 
 fn main() {
@@ -239,6 +247,10 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
     if of("path") || of("counting") {
         traffic::measure_counting(plan.traffic, 4 * plan.turns, &mut paths.counted);
     }
+    let mut by_algorithm = algorithms::table();
+    for services in plan.traffic.iter().filter(|_| of("algorithms")) {
+        algorithms::measure(*services, 4 * plan.turns, &mut by_algorithm);
+    }
     let tables = vec![
         wholes.whole,
         wholes.stages,
@@ -252,6 +264,7 @@ fn run(plan: &Plan, parts: &[&str], another: Option<&str>) -> Report {
         questions,
         paths.connections,
         paths.counted,
+        by_algorithm,
         paths.flows,
     ];
     let tables = tables.into_iter().chain(attacks);

@@ -235,7 +235,7 @@ pub fn measure_counting(services: &[u32], turns: usize, table: &mut Table) {
 }
 
 /// The middle half of some times.
-fn spread(times: &[Duration]) -> Cell {
+pub(crate) fn spread(times: &[Duration]) -> Cell {
     let (first, third) = quartiles(times.to_vec());
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     Cell::Text(format!("{:.2} to {:.2} µs", micros(first), micros(third)))
@@ -286,7 +286,7 @@ fn report(nodes: &[Node], tables: &mut Tables) {
     }
 }
 
-fn precise(time: Duration) -> Cell {
+pub(crate) fn precise(time: Duration) -> Cell {
     Cell::Text(format!("{:.2} µs", time.as_secs_f64() * 1e6))
 }
 
@@ -396,7 +396,7 @@ fn pin() {
 }
 
 /// Pods that take connections, and datagrams: they answer those of one byte.
-fn serve(world: &World) {
+pub(crate) fn serve(world: &World) {
     world.pods.spawn(|| {
         pin();
         let listener = TcpListener::bind("0.0.0.0:8080").expect("a port");
@@ -474,7 +474,7 @@ fn loaded<B: Backend>(mut proxy: Proxy<B>, fill: Shape) -> Proxy<B> {
     proxy
 }
 
-fn from<T: serde::de::DeserializeOwned>(object: Value) -> T {
+pub(crate) fn from<T: serde::de::DeserializeOwned>(object: Value) -> T {
     serde_json::from_value(object).expect("an object")
 }
 
@@ -501,7 +501,7 @@ fn start(world: &World, command: &str, services: u32) -> Child {
 }
 
 /// Connects so many times. Returns how long each connection took.
-fn connect(target: SocketAddr) -> Vec<Duration> {
+pub(crate) fn connect(target: SocketAddr) -> Vec<Duration> {
     pin();
     let once = |_| {
         let started = Instant::now();
