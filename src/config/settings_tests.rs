@@ -619,3 +619,61 @@ fn e12_node_port_addresses_may_be_any_mix_of_keywords_and_networks() {
         assert_eq!(found, loopback, "{text}");
     }
 }
+
+#[test]
+fn p1_the_scheduler_of_ipvs_is_the_default_where_ipvs_is_the_mode_and_a_flag_comes_before_it() {
+    let cases: [(&str, &[&str], Algorithm, Option<&str>); 7] = [
+        ("mode: nftables", &[], Algorithm::Random, None),
+        ("mode: ipvs", &[], Algorithm::RoundRobin, None),
+        (
+            "mode: ipvs\nipvs: {scheduler: lc}",
+            &[],
+            Algorithm::LeastConnection,
+            None,
+        ),
+        (
+            "mode: ipvs\nipvs: {scheduler: mh}",
+            &["--algorithm=sh"],
+            Algorithm::SourceHash,
+            None,
+        ),
+        (
+            "mode: ipvs\nipvs: {scheduler: lblc}",
+            &[],
+            Algorithm::RoundRobin,
+            Some("ipvs.scheduler is lblc, which is not to be had: rr counts"),
+        ),
+        (
+            "mode: iptables\nipvs: {scheduler: lc}",
+            &[],
+            Algorithm::Random,
+            Some("ipvs.scheduler has no effect, because mode is not ipvs"),
+        ),
+        (
+            "mode: nftables",
+            &["--algorithm=wrr"],
+            Algorithm::RoundRobin,
+            None,
+        ),
+    ];
+    for (file, flags, expected, warning) in cases {
+        let config = with_file(file, flags).unwrap();
+        assert_eq!(config.algorithm, expected, "{file} {flags:?}");
+        if let Some(warning) = warning {
+            let mut warnings = config.warnings.iter();
+            assert!(
+                warnings.any(|text| text.contains(warning)),
+                "{:?}",
+                config.warnings
+            );
+        }
+    }
+    let error = parse(&["--algorithm=fastest"]).unwrap_err().to_string();
+    assert!(
+        error.contains("--algorithm") && error.contains("maglev"),
+        "{error}"
+    );
+    let config = parse(&["--eject-unanswering", "--most-ejected-percent=30"]).unwrap();
+    assert_eq!((config.ejects, config.most_ejected_percent), (true, 30));
+    assert!(!parse(&[]).unwrap().ejects);
+}

@@ -154,3 +154,118 @@ fn weight(text: &str, field: &str, of: &str, report: &mut Reporter<'_>) -> Optio
     }
     Some(number.unwrap_or(MOST_WEIGHT))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warned<T>(read: impl FnOnce(&mut Reporter<'_>) -> T) -> (T, Vec<String>) {
+        let mut warnings = Vec::new();
+        let value = read(&mut Reporter {
+            kind: "Service",
+            key: &"shop/web",
+            warnings: &mut warnings,
+        });
+        (value, warnings.iter().map(ToString::to_string).collect())
+    }
+
+    fn annotations(name: &str, value: &str) -> Annotations {
+        serde_json::from_value(serde_json::json!({ name: value })).unwrap()
+    }
+
+    #[test]
+    fn p1_an_algorithm_that_is_not_to_be_had_is_said_and_the_default_counts() {
+        let cases = [
+            ("rr", false, Algorithm::RoundRobin, None),
+            (" wlc ", false, Algorithm::LeastConnection, None),
+            (
+                "RR",
+                false,
+                Algorithm::Maglev,
+                Some("\"RR\" is none of random, rr,"),
+            ),
+            ("", false, Algorithm::Maglev, Some("\"\" is none of")),
+            ("wrr", true, Algorithm::RoundRobin, None),
+            (
+                "lc",
+                true,
+                Algorithm::Maglev,
+                Some("lc is not to be had in iptables mode; maglev counts"),
+            ),
+        ];
+        for (text, by_iptables, expected, problem) in cases {
+            let balancing = Balancing {
+                algorithm: Algorithm::Maglev,
+                ejects: false,
+                by_iptables,
+            };
+            let annotations = annotations("pointsman.io/algorithm", text);
+            let (algorithm, warnings) = warned(|report| balancing.algorithm(&annotations, report));
+            assert_eq!(algorithm, expected, "{text:?}");
+            let prefix = "Service shop/web: metadata.annotations[pointsman.io/algorithm]: ";
+            match problem {
+                None => assert!(warnings.is_empty(), "{warnings:?}"),
+                Some(problem) => {
+                    assert!(
+                        warnings[0].starts_with(&format!("{prefix}{problem}")),
+                        "{warnings:?}"
+                    );
+                }
+            }
+        }
+        let nothing = Annotations::default();
+        let (algorithm, _) = warned(|report| Balancing::default().algorithm(&nothing, report));
+        assert_eq!(algorithm, Algorithm::Random);
+    }
+
+    #[test]
+    fn p7_ejection_is_on_or_off_and_nothing_else() {
+        for (text, default, expected, warns) in [
+            ("true", false, true, 0),
+            ("false", true, false, 0),
+            ("yes", true, true, 1),
+            ("1", false, false, 1),
+        ] {
+            let balancing = Balancing {
+                ejects: default,
+                ..Balancing::default()
+            };
+            let annotations = annotations("pointsman.io/ejection", text);
+            let (ejects, warnings) = warned(|report| balancing.ejects(&annotations, report));
+            assert_eq!(
+                (ejects, warnings.len()),
+                (expected, warns),
+                "{text:?}: {warnings:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn p5_weights_that_are_none_count_for_nothing_and_the_rest_does() {
+        let cases: [(&str, u32, usize); 8] = [
+            ("5", 5, 0),
+            ("0", 0, 0),
+            ("-1", 1, 1),
+            ("1e3", 1, 1),
+            ("", 1, 1),
+            ("1000000000", MOST_WEIGHT, 1),
+            ("99999999999999999999", MOST_WEIGHT, 1),
+            ("many", 1, 1),
+        ];
+        let address = |text: &str| text.parse().unwrap();
+        for (text, expected, warns) in cases {
+            let of_slice = annotations("service.cilium.io/weight", text);
+            let (weights, warnings) = warned(|report| SliceWeights::of(&of_slice, report));
+            assert_eq!(weights.weight(address("10.0.0.1")), expected, "{text:?}");
+            assert_eq!(warnings.len(), warns, "{text:?}: {warnings:?}");
+        }
+        let text = "10.0.0.1=7,, 10.0.0.2 = 0,fd00::1=3, 10.0.0.300=4, 10.0.0.3, 10.0.0.4=x";
+        let mut of_each = annotations("pointsman.io/weights", text);
+        of_each.weight = Some("2".to_owned());
+        let (weights, warnings) = warned(|report| SliceWeights::of(&of_each, report));
+        let found = ["10.0.0.1", "10.0.0.2", "fd00::1", "10.0.0.4", "10.0.0.5"]
+            .map(|text| weights.weight(address(text)));
+        assert_eq!(found, [7, 0, 3, 2, 2]);
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+    }
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::{CLUSTER_CIDR, Host, NODE, Pointsman, eventually, pointsman};
-use crate::objects::{Manifests, endpoint, service, slice, slice_of};
+use crate::objects::{Manifests, Service, endpoint, service, slice, slice_of};
 
 /// Services of every shape that has elements of its own.
 fn every_shape() -> Vec<Value> {
@@ -83,6 +83,33 @@ fn every_shape() -> Vec<Value> {
         ),
         slice("sticky", "TCP", &["fd00:244:0:1::1", "fd00:244:0:1::2"]),
     ]);
+    // By every algorithm, with clients that are remembered and not, and with weights.
+    let ways = [
+        ("turns", "rr", ""),
+        ("uneven-turns", "rr", "10.244.1.1=2, fd00:244:0:1::1=3"),
+        ("hashed", "sh", ""),
+        ("by-destination", "dh", "10.244.1.2=5"),
+        ("table", "maglev", ""),
+        ("canary", "random", "10.244.1.1=9, fd00:244:0:1::2=0"),
+    ];
+    for (number, (name, algorithm, weights)) in (9..).zip(ways) {
+        let annotations = json!({"pointsman.io/algorithm": algorithm});
+        let of_this_way =
+            |service: Service| service.set("/metadata/annotations", annotations.clone()).0;
+        objects.push(of_this_way(named(name, number)));
+        let remembered = format!("{name}-remembered");
+        objects.push(of_this_way(named(&remembered, number + 20).affinity(600)));
+        for service in [name, &remembered] {
+            for addresses in [
+                ["10.244.1.1", "10.244.1.2", "10.244.2.3"],
+                ["fd00:244:0:1::1", "fd00:244:0:1::2", "fd00:244:0:2::3"],
+            ] {
+                let mut slice = slice(service, "TCP", &addresses);
+                slice["metadata"]["annotations"] = json!({"pointsman.io/weights": weights});
+                objects.push(slice);
+            }
+        }
+    }
     objects
 }
 

@@ -134,3 +134,157 @@ fn shared(list: &[Weighted], protocol: Protocol, observed: &Observed) -> Vec<u32
         .map(|share| share.unwrap_or(mean))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::PerFamily;
+
+    fn endpoint(number: u8) -> Endpoint {
+        Endpoint::new([10, 244, 0, number].into(), 80)
+    }
+
+    fn service(algorithm: Algorithm, ejects: bool) -> Service {
+        Service {
+            created: 0,
+            cluster_ips: PerFamily::default(),
+            external_ips: Vec::new(),
+            vips: Vec::new(),
+            source_ranges: PerFamily::default(),
+            ports: Vec::new(),
+            affinity: None,
+            algorithm,
+            ejects,
+            internal_local: false,
+            external_local: false,
+            health_check_node_port: 0,
+        }
+    }
+
+    fn selection(weights: &[u32]) -> Selection {
+        let all = || (1u8..).zip(weights);
+        Selection {
+            cluster: all().map(|(number, _)| endpoint(number)).collect(),
+            weights: weights.iter().any(|weight| *weight != 1).then(|| {
+                all()
+                    .map(|(number, weight)| (endpoint(number), *weight))
+                    .collect()
+            }),
+            ..Selection::default()
+        }
+    }
+
+    fn numbers(list: &Endpoints) -> Vec<u8> {
+        let number = |endpoint: &Endpoint| match endpoint.address {
+            std::net::IpAddr::V4(address) => address.octets()[3],
+            std::net::IpAddr::V6(_) => 0,
+        };
+        list.iter().map(number).collect()
+    }
+
+    #[test]
+    fn p1_every_algorithm_has_its_draw_and_its_places() {
+        let cases: [(Algorithm, &[u32], Draw, &[u8]); 7] = [
+            (Algorithm::Random, &[1, 1], Draw::Random, &[1, 2]),
+            (Algorithm::Random, &[4, 2], Draw::Weighted, &[1, 1, 2]),
+            (Algorithm::RoundRobin, &[1, 1], Draw::Turn, &[1, 2]),
+            (
+                Algorithm::RoundRobin,
+                &[2, 1, 1],
+                Draw::WeightedTurn,
+                &[1, 2, 1, 3],
+            ),
+            (Algorithm::LeastConnection, &[1, 1], Draw::Random, &[1, 2]),
+            (Algorithm::NeverQueue, &[2, 1], Draw::Weighted, &[1, 1, 2]),
+            (Algorithm::SourceHash, &[3], Draw::Source, &[1]),
+        ];
+        for (algorithm, weights, draw, places) in cases {
+            let spread = spread(
+                &service(algorithm, false),
+                Protocol::Tcp,
+                &selection(weights),
+                None,
+            );
+            assert_eq!(spread.draw, draw, "{algorithm:?} {weights:?}");
+            assert_eq!(
+                numbers(&spread.cluster),
+                places,
+                "{algorithm:?} {weights:?}"
+            );
+        }
+        for (algorithm, places) in [(Algorithm::SourceHash, 64), (Algorithm::Maglev, 1_024)] {
+            let service = service(algorithm, false);
+            let spread = spread(&service, Protocol::Tcp, &selection(&[1; 3]), None);
+            assert_eq!(spread.cluster.len(), places);
+        }
+    }
+
+    #[test]
+    fn p6_whoever_weighs_nothing_is_left_out_unless_that_is_everyone() {
+        let spread = |weights: &[u32]| {
+            let service = service(Algorithm::Random, false);
+            let spread = spread(&service, Protocol::Tcp, &selection(weights), None);
+            (numbers(&spread.cluster), spread.all_drained)
+        };
+        assert_eq!(spread(&[0, 5, 5]), (vec![2, 3], false));
+        assert_eq!(spread(&[0, 0]), (vec![1, 2], true));
+        assert_eq!(spread(&[]), (vec![], false));
+    }
+
+    #[test]
+    fn p7_whoever_was_found_first_not_to_answer_is_left_out_first_and_some_stay() {
+        let observed = |ejected: &[u8]| Observed {
+            ejected: ejected
+                .iter()
+                .map(|number| (Protocol::Tcp, endpoint(*number)))
+                .collect(),
+            most_percent: 50,
+            ..Observed::default()
+        };
+        let spread = |ejects, weights: &[u32], ejected: &[u8]| {
+            let service = service(Algorithm::Random, ejects);
+            let spread = spread(
+                &service,
+                Protocol::Tcp,
+                &selection(weights),
+                Some(&observed(ejected)),
+            );
+            numbers(&spread.cluster)
+        };
+        assert_eq!(spread(true, &[1; 4], &[3]), [1, 2, 4]);
+        assert_eq!(spread(true, &[1; 4], &[3, 1, 2]), [2, 4]);
+        assert_eq!(spread(true, &[1], &[1]), [1]);
+        assert_eq!(spread(true, &[1, 1], &[1, 2]), [2]);
+        assert_eq!(
+            spread(true, &[0, 1, 3], &[3]),
+            [2],
+            "of those that weigh something"
+        );
+        assert_eq!(
+            spread(false, &[1; 4], &[3]),
+            [1, 2, 3, 4],
+            "nobody asked for it"
+        );
+    }
+
+    #[test]
+    fn p8_places_follow_connections_and_whoever_is_new_has_as_many_as_the_mean() {
+        let observed = Observed {
+            shares: [(1, 6), (2, 0), (3, 3)]
+                .map(|(number, share)| ((Protocol::Tcp, endpoint(number)), share))
+                .into(),
+            ..Observed::default()
+        };
+        let service = service(Algorithm::LeastConnection, false);
+        let spread = spread(
+            &service,
+            Protocol::Tcp,
+            &selection(&[1; 4]),
+            Some(&observed),
+        );
+        assert_eq!(
+            numbers(&spread.cluster),
+            [1, 1, 1, 1, 1, 1, 3, 3, 3, 4, 4, 4]
+        );
+    }
+}
