@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::core::model::{KnownService, Name};
+use crate::core::select::places::EXACT_PLACES;
 
 /// What costs less is not counted.
 const CHEAP: Duration = Duration::from_millis(2);
@@ -28,7 +29,13 @@ pub(crate) fn is_costly(known: KnownService<'_>) -> bool {
     let addresses = service.vips.len() + service.external_ips.len() + 2;
     let ranges = [&service.source_ranges.v4, &service.source_ranges.v6];
     let ranges: usize = ranges.iter().map(|all| all.ranges().len()).sum();
-    let endpoints = known.port_endpoints().max(service.ports.len());
+    // Weights and tables make more places than there are endpoints.
+    let places = if known.is_plain() {
+        1
+    } else {
+        EXACT_PLACES.saturating_mul(service.ports.len())
+    };
+    let endpoints = known.port_endpoints().max(service.ports.len()).max(places);
     let elements = endpoints.saturating_mul(addresses);
     let sources = ranges.saturating_mul(service.vips.len() * service.ports.len());
     elements.saturating_add(sources) > FEW

@@ -36,6 +36,8 @@ pub struct Desired {
     drained: FxHashSet<ServiceId>,
     /// Services of which connections are looked at.
     watched: BTreeMap<ServiceId, Arc<[Watched]>>,
+    /// They have changed since somebody took them.
+    watched_changed: bool,
     node_ports: NodePortAddresses,
     /// Services with many endpoints.
     many: HashMap<ServiceId, Incremental, FxBuildHasher>,
@@ -59,6 +61,7 @@ impl Desired {
             too_large: BTreeMap::new(),
             drained: FxHashSet::default(),
             watched: BTreeMap::new(),
+            watched_changed: false,
             node_ports,
             many: HashMap::default(),
             budgets: Budgets::default(),
@@ -227,15 +230,20 @@ impl Desired {
     fn note_watched(&mut self, id: ServiceId) {
         let known = self.state.service(id);
         let watched = known.map(|known| observe::watched(known, self.state.node()));
-        match watched.filter(|watched| !watched.is_empty()) {
+        let watched = watched.filter(|watched| !watched.is_empty());
+        if self.watched.get(&id).map(|known| &**known) == watched.as_deref() {
+            return;
+        }
+        self.watched_changed = true;
+        match watched {
             Some(watched) => self.watched.insert(id, watched.into()),
             None => self.watched.remove(&id),
         };
     }
 
-    /// The Service ports of which connections are looked at.
-    pub(super) fn watched(&self) -> impl Iterator<Item = &Arc<[Watched]>> {
-        self.watched.values()
+    /// The Service ports of which connections are looked at, if they have changed since the last call.
+    pub(super) fn take_watched(&mut self) -> Option<Vec<Arc<[Watched]>>> {
+        std::mem::take(&mut self.watched_changed).then(|| self.watched.values().cloned().collect())
     }
 
     fn note_drained(&mut self, id: ServiceId, is_drained: bool) {

@@ -27,9 +27,9 @@ use crate::source::changes::{Cause, Changes};
 /// The shortest pause between two looks for connections without an answer, and between two counts of all.
 const LOOK: Duration = Duration::from_millis(500);
 const COUNT: Duration = Duration::from_millis(500);
-/// How many times as long as a look the pause after it is: a hundredth of a processor for those without an
+/// How many times as long as a look the pause after it is: not quite a hundredth of a processor for those without an
 /// answer, a twentieth for all, which the kernel has to hand out.
-const REST: u32 = 100;
+const REST: u32 = 110;
 const REST_OF_ALL: u32 = 20;
 /// The shortest pause when a suspicion has come up, and how many times as long as the look it is.
 const HURRY: Duration = Duration::from_millis(250);
@@ -72,6 +72,10 @@ struct Sightings {
     /// The next look is to tell who answers.
     ask_answered: bool,
     counted: Option<Instant>,
+    /// What is watched, as of the last look at that.
+    destinations: Arc<FxHashMap<Destination, usize>>,
+    /// More is to be watched than there may be, which has been said.
+    too_many: bool,
 }
 
 impl Observer {
@@ -84,15 +88,23 @@ impl Observer {
             told: BTreeMap::new(),
             ask_answered: false,
             counted: None,
+            destinations: Arc::default(),
+            too_many: false,
         };
+        let mut is_new = true;
         let (answers, mut answered) = mpsc::unbounded_channel();
         loop {
+            is_new |= self.watching.has_changed().unwrap_or(false);
             let watching = self.watching.borrow_and_update().clone();
             let watched = bounded(&watching);
+            if std::mem::take(&mut is_new) {
+                sightings.begin(&watching, &watched);
+            }
             if watched.is_empty() {
                 if !self.tell(sightings.end()).await || self.watching.changed().await.is_err() {
                     return;
                 }
+                is_new = true;
                 continue;
             }
             while let Ok((endpoint, answers)) = answered.try_recv() {
@@ -119,6 +131,7 @@ impl Observer {
                     if changed.is_err() {
                         return;
                     }
+                    is_new = true;
                     // Whoever changes a Service all the time does not have us look all the time.
                     tokio::time::sleep(pause).await;
                 }
@@ -136,7 +149,11 @@ impl Observer {
         let ejects = watched.iter().any(|one| one.ejects);
         let is_due = sightings.counted.is_none_or(|last| last.elapsed() >= COUNT);
         let all = (counts && is_due) || sightings.ask_answered;
-        let wanted = wanted(watching, watched, all);
+        let wanted = Wanted {
+            destinations: Arc::clone(&sightings.destinations),
+            node_addresses: watching.node_addresses.iter().copied().collect(),
+            all,
+        };
         let looked = tokio::task::spawn_blocking(move || conntrack::look(&wanted)).await?;
         let (mut seen, took) = looked?;
         self.metrics.looked(took);
@@ -149,6 +166,9 @@ impl Observer {
         let now = sightings.began.elapsed();
         let sights = watched.iter().zip(&seen);
         let sights: Vec<(&Watched, Sight)> = sights
+            .filter(|(watched, seen)| {
+                !seen.waiting.is_empty() || sightings.ejections.knows(&watched.service)
+            })
             .map(|(watched, seen)| {
                 let sight = Sight {
                     waiting: seen.waiting.clone(),
@@ -232,20 +252,6 @@ fn bounded(watching: &Watching) -> Vec<&Watched> {
     ports.filter(fits).collect()
 }
 
-fn wanted(watching: &Watching, watched: &[&Watched], all: bool) -> Wanted {
-    let mut destinations: FxHashMap<Destination, usize> = FxHashMap::default();
-    for (at, port) in watched.iter().enumerate() {
-        for destination in &port.destinations {
-            destinations.entry(*destination).or_insert(at);
-        }
-    }
-    Wanted {
-        destinations,
-        node_addresses: watching.node_addresses.iter().copied().collect(),
-        all,
-    }
-}
-
 /// Connects to endpoints, to see whether anybody answers.
 fn probe(outcome: &Outcome, answers: &mpsc::UnboundedSender<(Endpoint, bool)>) {
     for endpoint in outcome.probes.iter().copied() {
@@ -264,6 +270,28 @@ fn probe(outcome: &Outcome, answers: &mpsc::UnboundedSender<(Endpoint, bool)>) {
 }
 
 impl Sightings {
+    /// Something else is watched from now on.
+    fn begin(&mut self, watching: &Watching, watched: &[&Watched]) {
+        let all: usize = watching.ports.iter().map(|ports| ports.len()).sum();
+        let too_many = watched.len() < all;
+        if too_many && !self.too_many {
+            tracing::warn!(
+                watched = watched.len(),
+                all,
+                "more than {MOST_ENDPOINTS} endpoints are of Services that want connections looked at: those of \
+                 the others are chosen as if they did not",
+            );
+        }
+        self.too_many = too_many;
+        let mut destinations: FxHashMap<Destination, usize> = FxHashMap::default();
+        for (at, port) in watched.iter().enumerate() {
+            for destination in &port.destinations {
+                destinations.entry(*destination).or_insert(at);
+            }
+        }
+        self.destinations = Arc::new(destinations);
+    }
+
     /// What the loop has to be told of Services that it was told something else of.
     fn changes(
         &mut self,
@@ -274,13 +302,18 @@ impl Sightings {
         let mut all: BTreeMap<ObjectKey, Observed> = BTreeMap::new();
         let mut counted = BTreeSet::new();
         for (at, port) in watched.iter().enumerate() {
+            let counts = port.algorithm.counts_connections();
+            let is_told = self.told.contains_key(&port.service);
+            if !counts && !is_told && !self.ejections.knows(&port.service) {
+                continue;
+            }
             let observed = all
                 .entry(port.service.clone())
                 .or_insert_with(|| self.ejections.observed(&port.service, most_percent));
             let Some(first) = port.destinations.first() else {
                 continue;
             };
-            if !port.algorithm.counts_connections() {
+            if !counts {
                 continue;
             }
             let list = (port.service.clone(), port.family, port.protocol, *first);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::observer::Watching;
 use super::reconciler::{Desired, Proxy, Synced};
 use crate::core::ir::Action;
 use crate::core::model::{Family, PerFamily, Protocol};
@@ -54,20 +53,6 @@ pub(super) fn on_loopback(desired: &Desired, routed: bool) -> loopback::Table {
         Some(((to.family(), to.port), target))
     });
     targets.collect()
-}
-
-/// Whose connections are looked at.
-pub(super) fn watching(desired: &Desired) -> Watching {
-    let ports = desired.watched().cloned().collect::<Vec<_>>();
-    let node_addresses = if ports.is_empty() {
-        Vec::new()
-    } else {
-        desired.node_port_addresses()
-    };
-    Watching {
-        ports,
-        node_addresses,
-    }
 }
 
 /// One line per sync.

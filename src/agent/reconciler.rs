@@ -7,10 +7,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::core::diff::StaleFlows;
 use crate::core::model::{Change, Family, Owner, PerFamily};
+use crate::core::observe::Watched;
 use crate::dataplane::{Applied, ApplyError, Backend, Refused, Unavailable};
 
 pub use super::desired::Desired;
@@ -141,6 +143,11 @@ impl<B: Backend> Proxy<B> {
     /// The backend, to change what it programs; [`Self::read_again`] must follow.
     pub const fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
+    }
+
+    /// The Service ports of which connections are looked at, if they have changed since the last call.
+    pub(super) fn take_watched(&mut self) -> Option<Vec<Arc<[Watched]>>> {
+        self.desired.take_watched()
     }
 
     /// The cluster and what it wants.

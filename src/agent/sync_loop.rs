@@ -423,18 +423,22 @@ impl<B: Backend> SyncLoop<B> {
 
     /// Tells those who depend on what is programmed.
     fn publish(&mut self, changed: bool) {
+        let watched = self.proxy.take_watched();
         let desired = self.proxy.desired();
+        self.outlets.watching.send_if_modified(|known| {
+            let is_new = watched.is_some();
+            known.ports = watched.unwrap_or_else(|| std::mem::take(&mut known.ports));
+            let addresses = match known.ports.as_slice() {
+                [] => Vec::new(),
+                _ => desired.node_port_addresses(),
+            };
+            let differs = is_new || known.node_addresses != addresses;
+            known.node_addresses = addresses;
+            differs
+        });
         // Without a change too: a listener that could not be had is tried again.
         let checks = published::health_checks(desired);
         self.outlets.tables.send_replace(checks);
-        if changed {
-            self.outlets.watching.send_if_modified(|known| {
-                let watching = published::watching(desired);
-                let differs = *known != watching;
-                *known = watching;
-                differs
-            });
-        }
         if changed && desired.node_ports().any_loopback() {
             let routed = B::MODE == Mode::Iptables && self.config.routes_localhost();
             let ports = published::on_loopback(desired, routed);

@@ -19,7 +19,7 @@ const UNANSWERED: usize = 3;
 pub const PATIENCE: Duration = Duration::from_millis(200);
 /// So many looks may follow each other fast because of suspicions, and then one in so much time.
 const HURRIED: u32 = 12;
-const CALM: Duration = Duration::from_millis(2_500);
+const CALM: Duration = Duration::from_secs(10);
 /// Of older ones the client may have given up.
 const OLD: Duration = Duration::from_secs(20);
 /// How often an endpoint that is ejected is probed.
@@ -140,7 +140,8 @@ impl Ejections {
         }
     }
 
-    /// Looks at what is seen of each Service port; `most_percent` of a list may be ejected.
+    /// Looks at what is seen of each Service port that somebody waits for, or of which something is known;
+    /// `most_percent` of a list may be ejected.
     pub fn look(&mut self, seen: &[(&Watched, Sight)], most_percent: u8, now: Duration) -> Outcome {
         let mut outcome = Outcome::default();
         self.forget(seen, now);
@@ -168,6 +169,12 @@ impl Ejections {
             most_percent,
             ..Observed::default()
         }
+    }
+
+    /// Whether something is known of a Service: it has to be looked at even if nobody waits for it.
+    #[must_use]
+    pub fn knows(&self, service: &ObjectKey) -> bool {
+        self.records.contains_key(service) || self.first_seen.contains_key(service)
     }
 
     /// How many endpoints are ejected.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use rustc_hash::FxHashMap;
 
 use super::flow::{self, Flow};
@@ -20,7 +22,7 @@ const MOST_WAITING: usize = 4_096;
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
     /// The Service ports that clients connect to, by a number of the caller's.
-    pub destinations: FxHashMap<Destination, usize>,
+    pub destinations: Arc<FxHashMap<Destination, usize>>,
     /// The node's addresses that accept `NodePort`s.
     pub node_addresses: BTreeSet<IpAddr>,
     /// All of them, and not just those without an answer: the kernel hands out every connection of
@@ -39,13 +41,13 @@ pub struct Seen {
     pub answered: BTreeSet<Endpoint>,
 }
 
-/// Looks at connections. Returns what is seen of each Service port, and how long it took.
+/// Looks at connections. Returns what is seen of each Service port, and how much of a processor's time it took.
 ///
 /// # Errors
 ///
 /// If conntrack cannot be asked.
 pub fn look(wanted: &Wanted) -> Result<(FxHashMap<usize, Seen>, Duration), SocketError> {
-    let began = Instant::now();
+    let began = spent();
     // Of other protocols only numbers are of use.
     let any = wanted.all
         || wanted
@@ -53,7 +55,7 @@ pub fn look(wanted: &Wanted) -> Result<(FxHashMap<usize, Seen>, Duration), Socke
             .keys()
             .any(|to| to.protocol == Protocol::Tcp);
     if !any {
-        return Ok((FxHashMap::default(), began.elapsed()));
+        return Ok((FxHashMap::default(), spent().saturating_sub(began)));
     }
     // One walk for both families: it takes as long as the table is large, whatever is in it. A listing that was
     // disturbed is as good, since it is a sample.
@@ -69,7 +71,12 @@ pub fn look(wanted: &Wanted) -> Result<(FxHashMap<usize, Seen>, Duration), Socke
             }
         },
     )?;
-    Ok((seen, began.elapsed()))
+    Ok((seen, spent().saturating_sub(began)))
+}
+
+/// The time that this thread has had of a processor, the kernel's work for it included.
+fn spent() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 impl Wanted {
