@@ -37,7 +37,7 @@ const REST_IN_A_HURRY: u32 = 20;
 /// The pause after a look that failed.
 const FAILED: Duration = Duration::from_secs(5);
 /// How long a probe may take to be answered.
-const PROBE: Duration = Duration::from_secs(1);
+const PROBE: Duration = Duration::from_millis(600);
 /// Endpoints that are watched at most, of all Services together, in the order of their names.
 const MOST_ENDPOINTS: usize = 1 << 16;
 
@@ -290,6 +290,10 @@ impl Sightings {
             }
         }
         self.destinations = Arc::new(destinations);
+        let endpoints = watched.iter().filter(|port| port.ejects);
+        let endpoints = endpoints.flat_map(|port| &port.endpoints);
+        self.ejections
+            .meet(&endpoints.map(|(endpoint, _)| *endpoint).collect());
     }
 
     /// What the loop has to be told of Services that it was told something else of.

@@ -44,7 +44,8 @@ impl Balancing {
             report.warn(
                 ALGORITHM,
                 format!(
-                    "{text:?} is none of {}; {} counts",
+                    "{} is none of {}; {} counts",
+                    short(text),
                     Algorithm::names(),
                     self.algorithm.name()
                 ),
@@ -100,28 +101,39 @@ pub(super) struct SliceWeights {
 
 impl SliceWeights {
     pub(super) fn of(annotations: &Annotations, report: &mut Reporter<'_>) -> Self {
-        let all = annotations.weight.as_deref();
-        let all = all.and_then(|text| weight(text, SLICE_WEIGHT, "", report));
+        let all = annotations.weight.as_deref().map(weight);
+        let all = all.and_then(|read| {
+            read.or_else(|(counts_as, problem)| {
+                report.warn(SLICE_WEIGHT, problem);
+                counts_as.ok_or(())
+            })
+            .ok()
+        });
         let mut each = FxHashMap::default();
+        let mut problems = Problems::default();
         let parts = annotations.weights.iter().flat_map(|text| text.split(','));
         for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
             let Some((address, number)) = part.split_once('=') else {
-                report.warn(
-                    WEIGHTS,
-                    format!("{part:?} is not ADDRESS=WEIGHT; it is left out"),
-                );
+                problems.add(report, || format!("{} is not ADDRESS=WEIGHT", short(part)));
                 continue;
             };
             let Some(address) = parse::address(address.trim()) else {
-                let problem = format!("{:?} is not an IP address; it is left out", address.trim());
-                report.warn(WEIGHTS, problem);
+                problems.add(report, || {
+                    format!("{} is not an IP address", short(address))
+                });
                 continue;
             };
-            let of = format!(" of {address}");
-            if let Some(weight) = weight(number, WEIGHTS, &of, report) {
-                each.insert(address, weight);
+            match weight(number) {
+                Ok(weight) => {
+                    each.insert(address, weight);
+                }
+                Err((counts_as, problem)) => {
+                    problems.add(report, || format!("{problem}, of {address}"));
+                    each.extend(counts_as.map(|weight| (address, weight)));
+                }
             }
         }
+        problems.end(report);
         Self {
             all: all.unwrap_or(1),
             each,
@@ -133,26 +145,56 @@ impl SliceWeights {
     }
 }
 
-fn weight(text: &str, field: &str, of: &str, report: &mut Reporter<'_>) -> Option<u32> {
+/// A weight, or what is wrong with it and what it counts as, if anything.
+fn weight(text: &str) -> Result<u32, (Option<u32>, String)> {
     let text = text.trim();
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_number {
-        let problem =
-            format!("{text:?}{of} is not a number from 0 to {MOST_WEIGHT}; it counts for nothing");
-        report.warn(field, problem);
-        return None;
-    }
-    let number = text
-        .parse::<u32>()
-        .ok()
-        .filter(|number| *number <= MOST_WEIGHT);
-    if number.is_none() {
-        report.warn(
-            field,
-            format!("{text}{of} is more than {MOST_WEIGHT}, which is what it counts as"),
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        let problem = format!(
+            "{} is not a number from 0 to {MOST_WEIGHT}; it counts for nothing",
+            short(text)
         );
+        return Err((None, problem));
     }
-    Some(number.unwrap_or(MOST_WEIGHT))
+    match text.parse::<u32>() {
+        Ok(number) if number <= MOST_WEIGHT => Ok(number),
+        _ => {
+            let problem = format!(
+                "{} is more than {MOST_WEIGHT}, which is what it counts as",
+                short(text)
+            );
+            Err((Some(MOST_WEIGHT), problem))
+        }
+    }
+}
+
+/// What somebody wrote, as much of it as says what it is.
+fn short(text: &str) -> String {
+    const SHOWN: usize = 64;
+    match text.char_indices().nth(SHOWN) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+    }
+}
+
+/// What is wrong with the parts of one annotation: the first few, and how many more.
+#[derive(Default)]
+struct Problems(usize);
+
+impl Problems {
+    const TOLD: usize = 3;
+
+    fn add(&mut self, report: &mut Reporter<'_>, problem: impl FnOnce() -> String) {
+        self.0 += 1;
+        if self.0 <= Self::TOLD {
+            report.warn(WEIGHTS, problem());
+        }
+    }
+
+    fn end(self, report: &mut Reporter<'_>) {
+        if let Some(more) = self.0.checked_sub(Self::TOLD).filter(|more| *more > 0) {
+            report.warn(WEIGHTS, format!("{more} more parts cannot be used"));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -267,5 +309,12 @@ mod tests {
             .map(|text| weights.weight(address(text)));
         assert_eq!(found, [7, 0, 3, 2, 2]);
         assert_eq!(warnings.len(), 3, "{warnings:?}");
+        let flood = annotations("pointsman.io/weights", &"x,".repeat(100_000));
+        let (_, warnings) = warned(|report| SliceWeights::of(&flood, report));
+        assert_eq!(warnings.len(), 4);
+        assert!(warnings[3].contains("99997 more"), "{warnings:?}");
+        let long = annotations("service.cilium.io/weight", &"9".repeat(100_000));
+        let (_, warnings) = warned(|report| SliceWeights::of(&long, report));
+        assert!(warnings[0].len() < 300, "{}", warnings[0].len());
     }
 }

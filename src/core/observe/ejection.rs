@@ -1,14 +1,17 @@
 //! Which endpoints do not answer, and for how long they are passed over.
 //!
 //! An endpoint is ejected when connections to it stay unanswered from one look to another, a probe of ours
-//! is not answered either, and others of its list answer. It comes back at once when it answers a probe.
+//! is not answered either, and others of its list answer. That is enough if it has answered a probe before, or others
+//! in its position do; if a policy of the network's keeps probes from it, it takes more than one client that it does not
+//! answer. It comes back at once when it answers a probe.
 //! Where no probe of ours reaches anybody (a policy of the network's may forbid it), its time runs out:
 //! a few seconds at first, twice as long each time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Watched;
 use crate::core::model::{Endpoint, ObjectKey, Observed, Protocol};
@@ -34,7 +37,11 @@ const MOST_FLOWS: usize = 4_096;
 /// Endpoints of one Service that are ejected at a time.
 const MOST_EJECTED: usize = 256;
 /// Probes under way at a time.
-const MOST_PROBES: usize = 64;
+const MOST_PROBES: usize = 128;
+/// How many endpoints are probed at a look to know whether probes reach them while all is well.
+const MET: usize = 20;
+/// How often the kernel is asked who answers, where probes do not tell.
+const ASKED: Duration = Duration::from_secs(5);
 
 /// A connection that waits for its first answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,23 +127,41 @@ struct Probe {
     answered: Option<(bool, Duration)>,
 }
 
+/// By Service and endpoint.
+type Records = BTreeMap<ObjectKey, BTreeMap<Endpoint, Record>>;
+
 /// What is known of all endpoints that are watched.
 #[derive(Debug, Default)]
 pub struct Ejections {
     /// When each connection was first seen without an answer.
     first_seen: FxHashMap<ObjectKey, FxHashMap<Waiting, Duration>>,
-    records: BTreeMap<ObjectKey, BTreeMap<Endpoint, Record>>,
+    records: Records,
     probes: FxHashMap<Endpoint, Probe>,
+    /// Endpoints that have answered a probe, and those that have had none.
+    reached: FxHashSet<Endpoint>,
+    unmet: VecDeque<Endpoint>,
     /// How many looks have followed each other fast, less those that are long ago, as of when.
     hurried: (u32, Duration),
+    /// When the kernel was asked last who answers.
+    asked: Option<Duration>,
 }
 
 impl Ejections {
+    /// These are all endpoints that are watched from now on.
+    pub fn meet(&mut self, watched: &BTreeSet<Endpoint>) {
+        self.reached.retain(|endpoint| watched.contains(endpoint));
+        let unmet = watched.iter().filter(|one| !self.reached.contains(*one));
+        self.unmet = unmet.copied().collect();
+    }
+
     /// Takes in that a probe was answered, by an acceptance or a refusal, or was not.
     pub fn probed(&mut self, endpoint: Endpoint, answered: bool, now: Duration) {
         if let Some(probe) = self.probes.get_mut(&endpoint) {
             probe.answered = Some((answered, now));
             probe.under_way = false;
+            if answered {
+                self.reached.insert(endpoint);
+            }
         }
     }
 
@@ -145,8 +170,26 @@ impl Ejections {
     pub fn look(&mut self, seen: &[(&Watched, Sight)], most_percent: u8, now: Duration) -> Outcome {
         let mut outcome = Outcome::default();
         self.forget(seen, now);
+        let mut wishes = Vec::new();
         for (watched, sight) in seen.iter().filter(|(watched, _)| watched.ejects) {
-            self.look_at(watched, sight, most_percent, now, &mut outcome);
+            let mut look = Look {
+                watched,
+                now,
+                wishes: Vec::new(),
+            };
+            self.look_at(&mut look, sight, most_percent, &mut outcome);
+            wishes.extend((0..).zip(look.wishes));
+        }
+        // Those that nobody has asked for yet come last.
+        let first = wishes.len();
+        wishes.extend((first..).zip(self.unmet.drain(..MET.min(self.unmet.len()))));
+        outcome.probes = self.probe(wishes, now);
+        if outcome.ask_answered {
+            let is_due = self
+                .asked
+                .is_none_or(|asked| now.saturating_sub(asked) >= ASKED);
+            outcome.ask_answered = is_due;
+            self.asked = if is_due { Some(now) } else { self.asked };
         }
         outcome.hurry = outcome.hurry && self.may_hurry(now);
         outcome
@@ -231,77 +274,86 @@ impl Ejections {
 
     fn look_at(
         &mut self,
-        watched: &Watched,
+        look: &mut Look<'_>,
         sight: &Sight,
         most_percent: u8,
-        now: Duration,
         outcome: &mut Outcome,
     ) {
-        let Counts { young, stuck } = self.count_waiting(watched, sight, now);
-        self.bring_back(watched, now, outcome);
-        let is_ejected = |records: &BTreeMap<ObjectKey, BTreeMap<Endpoint, Record>>,
-                          one: &Endpoint| {
+        let (watched, now) = (look.watched, look.now);
+        let counts = self.count_waiting(watched, sight, now);
+        self.bring_back(look, outcome);
+        let is_ejected = |records: &Records, one: &Endpoint| {
             let record = records
                 .get(&watched.service)
                 .and_then(|records| records.get(one));
             record.is_some_and(Record::is_ejected)
         };
-        let endpoints = || watched.endpoints.iter().map(|(endpoint, _)| endpoint);
-        let of = |counts: &FxHashMap<Endpoint, usize>, one: &Endpoint| {
-            counts.get(one).copied().unwrap_or(0)
-        };
-        outcome.hurry |=
-            endpoints().any(|one| of(&young, one) >= UNANSWERED && !is_ejected(&self.records, one));
-        let suspects: Vec<Endpoint> = endpoints()
-            .filter(|one| of(&stuck, one) >= UNANSWERED && !is_ejected(&self.records, one))
-            .copied()
+        let in_use: Vec<Endpoint> = watched
+            .endpoints
+            .iter()
+            .map(|(endpoint, _)| *endpoint)
+            .filter(|one| !is_ejected(&self.records, one))
+            .collect();
+        outcome.hurry |= in_use.iter().any(|one| counts.young(one) >= UNANSWERED);
+        let mut suspects: Vec<(usize, Endpoint)> = in_use
+            .iter()
+            .map(|one| (counts.stuck(one), *one))
+            .filter(|(stuck, _)| *stuck >= UNANSWERED)
             .collect();
         if suspects.is_empty() {
             return;
         }
-        // Whoever is above suspicion shows what a probe is worth.
-        let others: Vec<Endpoint> = endpoints()
-            .filter(|one| of(&stuck, one) == 0 && !is_ejected(&self.records, one))
-            .take(3)
+        suspects.sort_unstable_by(|one, other| other.cmp(one));
+        let worst = suspects.first().map_or(0, |(stuck, _)| *stuck);
+        // As many at another endpoint would say that it is the client's fault.
+        let above = |stuck: usize, one: &Endpoint| counts.stuck(one) * 4 <= stuck;
+        let others: Vec<Endpoint> = in_use
+            .iter()
+            .filter(|one| above(worst, one))
             .copied()
             .collect();
-        for endpoint in suspects.iter().chain(&others) {
-            self.probe(*endpoint, now, outcome);
-        }
-        // Where probes reach nobody, connections have to tell.
-        let probes_say = |said| {
-            others
+        // Whoever is above suspicion shows what a probe is worth, on this node and elsewhere: policies differ in that.
+        let controls = [true, false].map(|here| {
+            let of_kind = others
                 .iter()
-                .any(|one| self.probe_says(one, now) == Some(said))
-        };
-        outcome.ask_answered |= probes_say(false) && !probes_say(true);
-        let answers = |one: &Endpoint| {
-            sight.answered.contains(one) || self.probe_says(one, now) == Some(true)
-        };
-        let mut left = Observed {
+                .filter(|one| watched.here.contains(one) == here);
+            of_kind.copied().take(3).collect::<Vec<Endpoint>>()
+        });
+        look.wishes.extend(controls.iter().flatten());
+        look.wishes.extend(suspects.iter().map(|(_, one)| *one));
+        let says = |one: &Endpoint, what| self.probe_says(one, now) == Some(what);
+        let left = Observed {
             most_percent,
             ..Observed::default()
-        }
-        .most_ejected(watched.endpoints.len())
-        .min(MOST_EJECTED)
-        .saturating_sub(
-            endpoints()
-                .filter(|one| is_ejected(&self.records, one))
-                .count(),
-        );
-        let mut worst: Vec<(usize, Endpoint)> =
-            suspects.iter().map(|one| (of(&stuck, one), *one)).collect();
-        worst.sort_unstable_by(|one, other| other.cmp(one));
-        let mut ejected = Vec::new();
-        for (unanswered, endpoint) in worst {
-            // As many at another endpoint that nobody suspects would say that it is the client's fault.
-            let others_answer = endpoints()
-                .any(|one| *one != endpoint && of(&stuck, one) * 4 <= unanswered && answers(one));
-            if left == 0 || !others_answer || self.probe_says(&endpoint, now) != Some(false) {
-                continue;
+        };
+        let already = watched.endpoints.len() - in_use.len();
+        let left = left.most_ejected(watched.endpoints.len()).min(MOST_EJECTED);
+        let mut ejected: Vec<(usize, Endpoint)> = Vec::new();
+        for (unanswered, endpoint) in suspects {
+            let [here, elsewhere] = &controls;
+            let alike = if watched.here.contains(&endpoint) {
+                here
+            } else {
+                elsewhere
+            };
+            let probes_reach = self.reached.contains(&endpoint)
+                || alike.iter().any(|one| *one != endpoint && says(one, true));
+            let probes_do_not = !probes_reach && alike.iter().all(|one| says(one, false));
+            outcome.ask_answered |= probes_do_not;
+            let others_answer = || {
+                let mut others = others
+                    .iter()
+                    .filter(|one| **one != endpoint && above(unanswered, one));
+                others.any(|one| sight.answered.contains(one) || says(one, true))
+            };
+            let several = counts
+                .clients
+                .get(&endpoint)
+                .is_some_and(|clients| clients.len() > 1);
+            let is_to_blame = others_answer() && (probes_reach || (probes_do_not && several));
+            if already + ejected.len() < left && is_to_blame && says(&endpoint, false) {
+                ejected.push((unanswered, endpoint));
             }
-            left -= 1;
-            ejected.push((unanswered, endpoint));
         }
         for (unanswered, endpoint) in ejected {
             let least = self.eject(watched, endpoint, now);
@@ -334,6 +386,8 @@ impl Ejections {
             }
             *counts.young.entry(waiting.endpoint).or_insert(0) += 1;
             if age >= PATIENCE {
+                let clients = counts.clients.entry(waiting.endpoint).or_default();
+                clients.insert(waiting.client.address);
                 *counts.stuck.entry(waiting.endpoint).or_insert(0) += 1;
             }
         }
@@ -341,7 +395,8 @@ impl Ejections {
     }
 
     /// Those that answer come back, and those whose time is over.
-    fn bring_back(&mut self, watched: &Watched, now: Duration, outcome: &mut Outcome) {
+    fn bring_back(&mut self, look: &mut Look<'_>, outcome: &mut Outcome) {
+        let (watched, now) = (look.watched, look.now);
         let list: Vec<Endpoint> = watched.endpoints.iter().map(|(one, _)| *one).collect();
         let ejected: Vec<Endpoint> = list
             .iter()
@@ -355,14 +410,20 @@ impl Ejections {
         if ejected.is_empty() {
             return;
         }
-        // As long as others answer probes, one that does not is not to be tried with a client's connection.
-        let mut control = list.iter().filter(|one| !ejected.contains(one)).take(2);
-        for one in control.clone() {
-            self.probe(*one, now, outcome);
-        }
-        let probes_count = control.any(|one| self.probe_says(one, now) == Some(true));
+        // As long as others of its kind answer probes, one that does not is not to be tried with a client's connection.
+        let controls = |here: bool| {
+            let others = list.iter().filter(|one| !ejected.contains(one));
+            let of_kind = others.filter(move |one| watched.here.contains(one) == here);
+            of_kind.copied().take(2)
+        };
+        look.wishes
+            .extend([true, false].into_iter().flat_map(controls));
+        look.wishes.extend(&ejected);
+        let answers = |one: &Endpoint| self.probe_says(one, now) == Some(true);
+        let reached = [true, false].map(|here| controls(here).any(|one| answers(&one)));
         for endpoint in ejected {
-            self.probe(endpoint, now, outcome);
+            let is_here = watched.here.contains(&endpoint);
+            let probes_count = reached[usize::from(!is_here)] || self.reached.contains(&endpoint);
             let answered = self.probe_says(&endpoint, now) == Some(true);
             let records = self.records.get_mut(&watched.service);
             let Some(record) = records.and_then(|records| records.get_mut(&endpoint)) else {
@@ -394,23 +455,41 @@ impl Ejections {
         time
     }
 
-    /// Has an endpoint probed, unless a probe is under way or has just been answered.
-    fn probe(&mut self, endpoint: Endpoint, now: Duration, outcome: &mut Outcome) {
+    /// Which of those who are to be probed are: whoever has waited for longest, and of each Service those first
+    /// that it wants first, unless a probe is under way or has just been.
+    fn probe(&mut self, wishes: Vec<(usize, Endpoint)>, now: Duration) -> Vec<Endpoint> {
         let under_way = self.probes.values().filter(|probe| probe.under_way);
-        let is_due = match self.probes.get(&endpoint) {
-            Some(probe) if probe.under_way => false,
-            Some(probe) if now.saturating_sub(probe.started) < PROBED => false,
-            _ => under_way.count() < MOST_PROBES,
-        };
-        if is_due {
+        let free = MOST_PROBES.saturating_sub(under_way.count());
+        let mut due: BTreeMap<Endpoint, (Option<Duration>, usize)> = BTreeMap::new();
+        for (rank, endpoint) in wishes {
+            let known = self.probes.get(&endpoint);
+            let rests = known
+                .is_some_and(|probe| probe.under_way || now.saturating_sub(probe.started) < PROBED);
+            if !rests {
+                let last = known.map(|probe| probe.started);
+                let first = due.entry(endpoint).or_insert((last, rank));
+                first.1 = first.1.min(rank);
+            }
+        }
+        let mut due: Vec<((Option<Duration>, usize), Endpoint)> = due
+            .into_iter()
+            .map(|(endpoint, order)| (order, endpoint))
+            .collect();
+        due.sort_unstable();
+        let now_probed: Vec<Endpoint> = due
+            .into_iter()
+            .take(free)
+            .map(|(_, endpoint)| endpoint)
+            .collect();
+        for endpoint in &now_probed {
             let probe = Probe {
                 started: now,
                 under_way: true,
-                answered: self.probes.get(&endpoint).and_then(|probe| probe.answered),
+                answered: self.probes.get(endpoint).and_then(|probe| probe.answered),
             };
-            self.probes.insert(endpoint, probe);
-            outcome.probes.push(endpoint);
+            self.probes.insert(*endpoint, probe);
         }
+        now_probed
     }
 
     /// Whether an endpoint answers, as far as a probe has said it lately.
@@ -424,11 +503,31 @@ impl Ejections {
     }
 }
 
-/// Connections without an answer, by endpoint: all of them, and those that have waited for long.
+/// One look at one Service port.
+struct Look<'a> {
+    watched: &'a Watched,
+    now: Duration,
+    /// Endpoints that had better be probed, the most useful first.
+    wishes: Vec<Endpoint>,
+}
+
+/// Connections without an answer, by endpoint: all of them, and those that have waited for long, with whose they
+/// are.
 #[derive(Default)]
 struct Counts {
     young: FxHashMap<Endpoint, usize>,
     stuck: FxHashMap<Endpoint, usize>,
+    clients: FxHashMap<Endpoint, BTreeSet<IpAddr>>,
+}
+
+impl Counts {
+    fn young(&self, endpoint: &Endpoint) -> usize {
+        self.young.get(endpoint).copied().unwrap_or(0)
+    }
+
+    fn stuck(&self, endpoint: &Endpoint) -> usize {
+        self.stuck.get(endpoint).copied().unwrap_or(0)
+    }
 }
 
 #[cfg(test)]

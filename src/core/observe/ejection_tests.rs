@@ -16,6 +16,7 @@ fn watched(endpoints: u8) -> Watched {
         endpoints: (1..=endpoints)
             .map(|number| (endpoint(number), 1))
             .collect(),
+        here: BTreeSet::new(),
         algorithm: Algorithm::Random,
         ejects: true,
     }
@@ -30,6 +31,8 @@ struct Node {
     dead: BTreeSet<u8>,
     /// No probe is answered, whoever lives.
     no_probes: bool,
+    /// All connections are of one client.
+    one_client: bool,
     /// Clients that nobody answers.
     refused_everywhere: bool,
     waiting: Vec<Waiting>,
@@ -38,12 +41,22 @@ struct Node {
 
 impl Node {
     fn new(endpoints: u8) -> Self {
+        let watched = watched(endpoints);
+        let mut ejections = Ejections::default();
+        ejections.meet(
+            &watched
+                .endpoints
+                .iter()
+                .map(|(endpoint, _)| *endpoint)
+                .collect(),
+        );
         Self {
-            watched: watched(endpoints),
-            ejections: Ejections::default(),
+            watched,
+            ejections,
             now: 0,
             dead: BTreeSet::new(),
             no_probes: false,
+            one_client: false,
             refused_everywhere: false,
             waiting: Vec::new(),
             verdicts: Vec::new(),
@@ -72,16 +85,20 @@ impl Node {
                 .retain(|waiting| !ejected.contains(&waiting.endpoint));
             for (endpoint, _) in &self.watched.endpoints {
                 let number = match endpoint.address {
-                    std::net::IpAddr::V4(address) => address.octets()[3],
-                    std::net::IpAddr::V6(_) => 0,
+                    IpAddr::V4(address) => address.octets()[3],
+                    IpAddr::V6(_) => 0,
                 };
                 let is_dead = self.dead.contains(&number);
                 if ejected.contains(endpoint) || !(is_dead || self.refused_everywhere) {
                     self.waiting.retain(|waiting| waiting.endpoint != *endpoint);
                     continue;
                 }
-                self.waiting.extend((0..20).map(|client| Waiting {
-                    client: Endpoint::new([10, 1, 0, client].into(), self.now as u16),
+                let one_client = self.one_client;
+                self.waiting.extend((0..20u8).map(|client| Waiting {
+                    client: Endpoint::new(
+                        [10, 1, 0, if one_client { 1 } else { client }].into(),
+                        self.now as u16 * 32 + u16::from(client),
+                    ),
                     endpoint: *endpoint,
                 }));
             }
@@ -216,4 +233,80 @@ fn what_is_kept_is_bounded_and_forgotten_with_the_service() {
     node.ejections.look(&[], 50, later);
     assert_eq!(node.ejections.count(), 0);
     assert!(node.ejections.probes.is_empty());
+}
+
+#[test]
+fn a_client_that_a_policy_keeps_out_has_nobody_ejected_where_it_keeps_probes_out_too() {
+    let mut node = Node::new(5);
+    // Of this client's all go to one endpoint, which answers others.
+    (node.no_probes, node.one_client) = (true, true);
+    node.dead.insert(2);
+    node.look(60);
+    assert_eq!(node.verdicts, Vec::<String>::new());
+    // Where probes have reached it before, their silence tells.
+    let mut node = Node::new(5);
+    node.one_client = true;
+    node.look(4);
+    node.dead.insert(2);
+    node.look(4);
+    assert_eq!(node.ejected(), [endpoint(2)]);
+}
+
+#[test]
+fn many_that_are_dead_do_not_keep_others_from_being_found_out() {
+    let mut ejections = Ejections::default();
+    let mut large = watched(250);
+    large.service = ObjectKey::new("shop", "large");
+    let small = Watched {
+        service: ObjectKey::new("shop", "small"),
+        endpoints: (1..=3u8)
+            .map(|number| (Endpoint::new([10, 245, 0, number].into(), 80), 1))
+            .collect(),
+        ..watched(0)
+    };
+    let waiting = |watched: &Watched, dead: usize| Sight {
+        waiting: watched
+            .endpoints
+            .iter()
+            .take(dead)
+            .flat_map(|(endpoint, _)| {
+                (0..4u8).map(|client| Waiting {
+                    client: Endpoint::new([10, 1, 0, client].into(), 1),
+                    endpoint: *endpoint,
+                })
+            })
+            .collect(),
+        answered: BTreeSet::new(),
+    };
+    let is_dead = |one: &Endpoint| {
+        let of = |watched: &Watched, dead: usize| {
+            watched
+                .endpoints
+                .iter()
+                .take(dead)
+                .any(|(known, _)| known == one)
+        };
+        of(&large, 120) || of(&small, 1)
+    };
+    let mut under_way: Vec<(Duration, Endpoint)> = Vec::new();
+    for look in 0..40u32 {
+        let now = Duration::from_millis(500) * look;
+        under_way.retain(|(started, endpoint)| {
+            let is_over = now.saturating_sub(*started) >= Duration::from_millis(600);
+            if is_over {
+                ejections.probed(*endpoint, false, now);
+            }
+            !is_over
+        });
+        let seen = [(&large, waiting(&large, 120)), (&small, waiting(&small, 1))];
+        for probed in ejections.look(&seen, 50, now).probes {
+            if is_dead(&probed) {
+                under_way.push((now, probed));
+            } else {
+                ejections.probed(probed, true, now);
+            }
+        }
+    }
+    assert_eq!(ejections.observed(&small.service, 50).ejected.len(), 1);
+    assert!(ejections.observed(&large.service, 50).ejected.len() >= 100);
 }

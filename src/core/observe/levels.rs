@@ -42,6 +42,10 @@ impl Levels {
                 live: count(live(endpoint)),
             })
             .collect();
+        // Without a connection there is nothing to go by: it stays as it is.
+        if counted.iter().all(|one| one.live < 0.5) && !counted.is_empty() {
+            return None;
+        }
         let known = |endpoint: &Endpoint| counted.iter().any(|one| one.endpoint == *endpoint);
         self.rates.retain(|endpoint, _| known(endpoint));
         let shares = self.shares(algorithm, &counted);

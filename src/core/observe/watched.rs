@@ -1,5 +1,6 @@
 //! Whose connections are watched.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::core::compile::{ByPort, served_ports, uses};
@@ -22,6 +23,8 @@ pub struct Watched {
     pub destinations: Vec<Destination>,
     /// Those of its endpoints that may take connections, with their weights.
     pub endpoints: Vec<(Endpoint, u32)>,
+    /// Those of them that are on this node.
+    pub here: BTreeSet<Endpoint>,
     /// How connections are spread.
     pub algorithm: Algorithm,
     /// Whether endpoints that do not answer are passed over.
@@ -64,6 +67,7 @@ pub fn watched(known: KnownService<'_>, node: &Node) -> Vec<Watched> {
             protocol: port.protocol,
             destinations,
             endpoints: endpoints(&selection),
+            here: selection.on_this_node.iter().copied().collect(),
             algorithm: service.algorithm,
             ejects,
         })

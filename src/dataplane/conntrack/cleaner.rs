@@ -215,6 +215,9 @@ impl Cleaner {
 /// shorter than this. A client that waits tries again after a second.
 const REST: u32 = 4;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
+/// For so long a flow to an endpoint that has left may still be answered: an answer that is under way is not to meet
+/// a flow that has just been ended. Whoever waits for longer tries again after a second.
+const UNDER_WAY: Duration = Duration::from_millis(200);
 /// How many endpoints of a destination are remembered to have left.
 const MOST_GONE: usize = 100_000;
 
@@ -280,9 +283,14 @@ fn take_in(inbox: &Receiver<Work>, queue: &mut Queue, pause: Pause) -> bool {
         match next {
             Ok(work) => {
                 let cannot_wait = work.destinations.iter().any(|stale| stale.gone.is_empty());
-                if cannot_wait && matches!(pause, Pause::Rest(_)) {
-                    pause = Pause::None;
-                }
+                pause = match pause {
+                    Pause::Failed(until) => Pause::Failed(until),
+                    _ if cannot_wait => Pause::None,
+                    Pause::Rest(until) if !queue.keep.is_empty() => Pause::Rest(until),
+                    Pause::Rest(until) => Pause::Rest(until.max(Instant::now() + UNDER_WAY)),
+                    Pause::None if queue.keep.is_empty() => Pause::Rest(Instant::now() + UNDER_WAY),
+                    Pause::None => Pause::None,
+                };
                 queue.add(work);
             }
             Err(RecvTimeoutError::Timeout) => return false,
