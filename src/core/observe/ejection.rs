@@ -7,13 +7,14 @@
 //! Where no probe of ours reaches anybody (a policy of the network's may forbid it), its time runs out:
 //! a few seconds at first, twice as long each time.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::Watched;
+use super::probes::Probes;
 use crate::core::model::{Endpoint, ObjectKey, Observed, Protocol};
 
 /// So many connections have to be unanswered.
@@ -25,10 +26,6 @@ const HURRIED: u32 = 12;
 const CALM: Duration = Duration::from_secs(10);
 /// Of older ones the client may have given up.
 const OLD: Duration = Duration::from_secs(20);
-/// How often an endpoint that is ejected is probed.
-const PROBED: Duration = Duration::from_millis(500);
-/// For how long what a probe has said counts.
-const FRESH: Duration = Duration::from_secs(2);
 /// For how long an endpoint is ejected at first, and at most.
 const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
@@ -36,10 +33,6 @@ const LONGEST: Duration = Duration::from_secs(300);
 const MOST_FLOWS: usize = 4_096;
 /// Endpoints of one Service that are ejected at a time.
 const MOST_EJECTED: usize = 256;
-/// Probes under way at a time.
-const MOST_PROBES: usize = 128;
-/// How many endpoints are probed at a look to know whether probes reach them while all is well.
-const MET: usize = 20;
 /// How often the kernel is asked who answers, where probes do not tell.
 const ASKED: Duration = Duration::from_secs(5);
 
@@ -118,15 +111,6 @@ impl Record {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Probe {
-    /// When the last one was sent, and whether it is under way.
-    started: Duration,
-    under_way: bool,
-    /// What the last one that ended has said, and when.
-    answered: Option<(bool, Duration)>,
-}
-
 /// By Service and endpoint.
 type Records = BTreeMap<ObjectKey, BTreeMap<Endpoint, Record>>;
 
@@ -136,10 +120,7 @@ pub struct Ejections {
     /// When each connection was first seen without an answer.
     first_seen: FxHashMap<ObjectKey, FxHashMap<Waiting, Duration>>,
     records: Records,
-    probes: FxHashMap<Endpoint, Probe>,
-    /// Endpoints that have answered a probe, and those that have had none.
-    reached: FxHashSet<Endpoint>,
-    unmet: VecDeque<Endpoint>,
+    probes: Probes,
     /// How many looks have followed each other fast, less those that are long ago, as of when.
     hurried: (u32, Duration),
     /// When the kernel was asked last who answers.
@@ -149,20 +130,12 @@ pub struct Ejections {
 impl Ejections {
     /// These are all endpoints that are watched from now on.
     pub fn meet(&mut self, watched: &BTreeSet<Endpoint>) {
-        self.reached.retain(|endpoint| watched.contains(endpoint));
-        let unmet = watched.iter().filter(|one| !self.reached.contains(*one));
-        self.unmet = unmet.copied().collect();
+        self.probes.meet(watched);
     }
 
     /// Takes in that a probe was answered, by an acceptance or a refusal, or was not.
     pub fn probed(&mut self, endpoint: Endpoint, answered: bool, now: Duration) {
-        if let Some(probe) = self.probes.get_mut(&endpoint) {
-            probe.answered = Some((answered, now));
-            probe.under_way = false;
-            if answered {
-                self.reached.insert(endpoint);
-            }
-        }
+        self.probes.ended(endpoint, answered, now);
     }
 
     /// Looks at what is seen of each Service port that somebody waits for, or of which something is known;
@@ -180,10 +153,7 @@ impl Ejections {
             self.look_at(&mut look, sight, most_percent, &mut outcome);
             wishes.extend((0..).zip(look.wishes));
         }
-        // Those that nobody has asked for yet come last.
-        let first = wishes.len();
-        wishes.extend((first..).zip(self.unmet.drain(..MET.min(self.unmet.len()))));
-        outcome.probes = self.probe(wishes, now);
+        outcome.probes = self.probes.choose(wishes, now);
         if outcome.ask_answered {
             let is_due = self
                 .asked
@@ -266,10 +236,7 @@ impl Ejections {
             flows.retain(|flow, _| still.is_some_and(|still| still.contains(flow)));
             !flows.is_empty()
         });
-        self.probes.retain(|_, probe| {
-            let ended = probe.answered.map_or(probe.started, |(_, at)| at);
-            now.saturating_sub(ended.max(probe.started)) < 2 * FRESH
-        });
+        self.probes.forget(now);
     }
 
     fn look_at(
@@ -321,7 +288,7 @@ impl Ejections {
         });
         look.wishes.extend(controls.iter().flatten());
         look.wishes.extend(suspects.iter().map(|(_, one)| *one));
-        let says = |one: &Endpoint, what| self.probe_says(one, now) == Some(what);
+        let says = |one: &Endpoint, what| self.probes.say(one, now) == Some(what);
         let left = Observed {
             most_percent,
             ..Observed::default()
@@ -336,7 +303,7 @@ impl Ejections {
             } else {
                 elsewhere
             };
-            let probes_reach = self.reached.contains(&endpoint)
+            let probes_reach = self.probes.reach(&endpoint)
                 || alike.iter().any(|one| *one != endpoint && says(one, true));
             let probes_do_not = !probes_reach && alike.iter().all(|one| says(one, false));
             outcome.ask_answered |= probes_do_not;
@@ -419,12 +386,12 @@ impl Ejections {
         look.wishes
             .extend([true, false].into_iter().flat_map(controls));
         look.wishes.extend(&ejected);
-        let answers = |one: &Endpoint| self.probe_says(one, now) == Some(true);
+        let answers = |one: &Endpoint| self.probes.say(one, now) == Some(true);
         let reached = [true, false].map(|here| controls(here).any(|one| answers(&one)));
         for endpoint in ejected {
             let is_here = watched.here.contains(&endpoint);
-            let probes_count = reached[usize::from(!is_here)] || self.reached.contains(&endpoint);
-            let answered = self.probe_says(&endpoint, now) == Some(true);
+            let probes_count = reached[usize::from(!is_here)] || self.probes.reach(&endpoint);
+            let answered = self.probes.say(&endpoint, now) == Some(true);
             let records = self.records.get_mut(&watched.service);
             let Some(record) = records.and_then(|records| records.get_mut(&endpoint)) else {
                 continue;
@@ -453,53 +420,6 @@ impl Ejections {
         };
         records.insert(endpoint, record);
         time
-    }
-
-    /// Which of those who are to be probed are: whoever has waited for longest, and of each Service those first
-    /// that it wants first, unless a probe is under way or has just been.
-    fn probe(&mut self, wishes: Vec<(usize, Endpoint)>, now: Duration) -> Vec<Endpoint> {
-        let under_way = self.probes.values().filter(|probe| probe.under_way);
-        let free = MOST_PROBES.saturating_sub(under_way.count());
-        let mut due: BTreeMap<Endpoint, (Option<Duration>, usize)> = BTreeMap::new();
-        for (rank, endpoint) in wishes {
-            let known = self.probes.get(&endpoint);
-            let rests = known
-                .is_some_and(|probe| probe.under_way || now.saturating_sub(probe.started) < PROBED);
-            if !rests {
-                let last = known.map(|probe| probe.started);
-                let first = due.entry(endpoint).or_insert((last, rank));
-                first.1 = first.1.min(rank);
-            }
-        }
-        let mut due: Vec<((Option<Duration>, usize), Endpoint)> = due
-            .into_iter()
-            .map(|(endpoint, order)| (order, endpoint))
-            .collect();
-        due.sort_unstable();
-        let now_probed: Vec<Endpoint> = due
-            .into_iter()
-            .take(free)
-            .map(|(_, endpoint)| endpoint)
-            .collect();
-        for endpoint in &now_probed {
-            let probe = Probe {
-                started: now,
-                under_way: true,
-                answered: self.probes.get(endpoint).and_then(|probe| probe.answered),
-            };
-            self.probes.insert(*endpoint, probe);
-        }
-        now_probed
-    }
-
-    /// Whether an endpoint answers, as far as a probe has said it lately.
-    fn probe_says(&self, endpoint: &Endpoint, now: Duration) -> Option<bool> {
-        let probe = self.probes.get(endpoint)?;
-        if probe.under_way && now.saturating_sub(probe.started) >= PATIENCE {
-            return Some(false);
-        }
-        let (answered, at) = probe.answered?;
-        (now.saturating_sub(at) < FRESH).then_some(answered)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is seen, at which time, and who is passed over then.
 
+use super::super::probes::MOST_PROBES;
 use super::*;
 use crate::core::model::{Algorithm, Family};
 
