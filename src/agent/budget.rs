@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::core::model::{KnownService, Name};
-use crate::core::select::places::EXACT_PLACES;
+use crate::core::model::{Algorithm, KnownService, Name};
+use crate::core::select::places::{EXACT_PLACES, LARGEST_TABLE};
 
 /// What costs less is not counted.
 const CHEAP: Duration = Duration::from_millis(2);
@@ -30,11 +30,12 @@ pub(crate) fn is_costly(known: KnownService<'_>) -> bool {
     let ranges = [&service.source_ranges.v4, &service.source_ranges.v6];
     let ranges: usize = ranges.iter().map(|all| all.ranges().len()).sum();
     // Weights and tables make more places than there are endpoints.
-    let places = if known.is_plain() {
-        1
-    } else {
-        EXACT_PLACES.saturating_mul(service.ports.len())
+    let places = match service.algorithm {
+        Algorithm::SourceHash | Algorithm::DestinationHash | Algorithm::Maglev => LARGEST_TABLE,
+        algorithm if known.is_weighted() || algorithm.counts_connections() => EXACT_PLACES,
+        _ => 1,
     };
+    let places = places.saturating_mul(service.ports.len());
     let endpoints = known.port_endpoints().max(service.ports.len()).max(places);
     let elements = endpoints.saturating_mul(addresses);
     let sources = ranges.saturating_mul(service.vips.len() * service.ports.len());

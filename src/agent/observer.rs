@@ -36,9 +36,11 @@ const HURRY: Duration = Duration::from_millis(250);
 const REST_IN_A_HURRY: u32 = 20;
 /// The pause after a look that failed.
 const FAILED: Duration = Duration::from_secs(5);
+/// After so many in a row what was seen counts no more.
+const MOST_FAILURES: u32 = 12;
 /// How long a probe may take to be answered.
 const PROBE: Duration = Duration::from_millis(600);
-/// Endpoints that are watched at most, of all Services together, in the order of their names.
+/// Endpoints that are watched at most, of all Services together: those that came first.
 const MOST_ENDPOINTS: usize = 1 << 16;
 
 /// Whose connections are watched, as the sync loop has it.
@@ -76,6 +78,8 @@ struct Sightings {
     destinations: Arc<FxHashMap<Destination, usize>>,
     /// More is to be watched than there may be, which has been said.
     too_many: bool,
+    /// The loop is told everything again: it may know Services by another record now.
+    tell_all: bool,
 }
 
 impl Observer {
@@ -90,12 +94,17 @@ impl Observer {
             counted: None,
             destinations: Arc::default(),
             too_many: false,
+            tell_all: false,
         };
         let mut is_new = true;
+        let mut failures = 0;
         let (answers, mut answered) = mpsc::unbounded_channel();
         loop {
-            is_new |= self.watching.has_changed().unwrap_or(false);
-            let watching = self.watching.borrow_and_update().clone();
+            let (changed, watching) = {
+                let watching = self.watching.borrow_and_update();
+                (watching.has_changed(), watching.clone())
+            };
+            is_new |= changed;
             let watched = bounded(&watching);
             if std::mem::take(&mut is_new) {
                 sightings.begin(&watching, &watched);
@@ -113,6 +122,7 @@ impl Observer {
             }
             let pause = match self.look(&watching, &watched, &mut sightings).await {
                 Ok((outcome, changes, pause)) => {
+                    failures = 0;
                     probe(&outcome, &answers);
                     self.announce(&outcome);
                     if !self.tell(changes).await {
@@ -122,6 +132,14 @@ impl Observer {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "connections cannot be looked at: endpoints are chosen as before");
+                    failures += 1;
+                    // Nobody would bring back who was ejected.
+                    if failures == MOST_FAILURES {
+                        if !self.tell(sightings.end()).await {
+                            return;
+                        }
+                        is_new = true;
+                    }
                     FAILED
                 }
             };
@@ -223,7 +241,7 @@ impl Observer {
                     tracing::warn!(
                         %service, %endpoint, unanswered,
                         "the endpoint does not answer while others do: it is passed over until it answers \
-                         a probe, or for {least:?}"
+                         a probe, or for {least:?} at least"
                     );
                     self.metrics.ejections.inc();
                 }
@@ -283,6 +301,7 @@ impl Sightings {
             );
         }
         self.too_many = too_many;
+        self.tell_all = true;
         let mut destinations: FxHashMap<Destination, usize> = FxHashMap::default();
         for (at, port) in watched.iter().enumerate() {
             for destination in &port.destinations {
@@ -353,8 +372,10 @@ impl Sightings {
             let told = self.told.get(service);
             // How much may be passed over is of interest to those who are.
             let says = |one: &Observed| (one.ejected.clone(), one.shares.clone());
-            told.map(says).unwrap_or_default() != says(observed)
+            let differs = told.map(says).unwrap_or_default() != says(observed);
+            differs || (self.tell_all && !observed.is_empty())
         });
+        self.tell_all = false;
         for (service, observed) in &all {
             if observed.is_empty() {
                 self.told.remove(service);

@@ -105,7 +105,7 @@ impl Events {
             }) => {
                 let note = format!(
                     "{endpoint} does not answer on {}, while others do ({unanswered} connections wait): \
-                     passed over there until it answers, or for {} s",
+                     passed over there until it answers, or for {} s at least",
                     self.node_name,
                     least.as_secs()
                 );

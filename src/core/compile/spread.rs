@@ -129,10 +129,14 @@ fn shared(list: &[Weighted], protocol: Protocol, observed: &Observed) -> Vec<u32
     if sum == 0 {
         return vec![1; list.len()];
     }
-    given
-        .into_iter()
-        .map(|share| share.unwrap_or(mean))
-        .collect()
+    let shares = given.into_iter().map(|share| share.unwrap_or(mean));
+    let shares: Vec<u64> = shares.map(u64::from).collect();
+    let most = places::most(list.len());
+    if shares.iter().sum::<u64>() > most {
+        return places::apportion(&shares, most);
+    }
+    let narrow = |share: u64| u32::try_from(share).unwrap_or(u32::MAX);
+    shares.into_iter().map(narrow).collect()
 }
 
 #[cfg(test)]

@@ -96,8 +96,9 @@ pub(super) fn unanswered(delta: &Delta) -> Vec<StaleFlows> {
     // One that changes its place stays, and so does one that has others.
     let mut stays = sorted(&delta.add);
     let several = delta.destinations.iter().filter(|change| {
-        let after = change.after.as_ref().and_then(Forwarding::draw);
-        after.is_some_and(Draw::repeats)
+        let draws =
+            [&change.before, &change.after].map(|one| one.as_ref().and_then(Forwarding::draw));
+        draws.into_iter().flatten().any(Draw::repeats)
     });
     for change in several {
         let list = change

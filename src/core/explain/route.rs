@@ -26,6 +26,7 @@ fn pass_over(
     forwarding: &Forwarding,
     policy: SourcePolicy,
     internal_local: bool,
+    ejected: impl Fn(Endpoint) -> bool,
 ) {
     let places = |list| -> FxHashSet<Endpoint> {
         let list = forwarding.list(list).into_iter();
@@ -42,7 +43,8 @@ fn pass_over(
             if standing.is_used() && !list.contains(&endpoint) && !list.is_empty() {
                 *standing = match weight {
                     0 => Standing::Drained,
-                    _ => Standing::Ejected,
+                    _ if ejected(endpoint) => Standing::Ejected,
+                    _ => return,
                 };
             }
         };
@@ -81,7 +83,18 @@ impl Surroundings<'_> {
             (false, false) => SourcePolicy::External,
         };
         if !known.is_plain() {
-            pass_over(&mut judged, forwarding, policy, service.internal_local);
+            let ejected = |endpoint: Endpoint| {
+                known.observed().is_some_and(|observed| {
+                    observed.ejected.contains(&(destination.protocol, endpoint))
+                })
+            };
+            pass_over(
+                &mut judged,
+                forwarding,
+                policy,
+                service.internal_local,
+                ejected,
+            );
         }
         let own: FxHashSet<IpAddr> = self.state.interface_addresses().collect();
         let case = Case {

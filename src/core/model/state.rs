@@ -169,6 +169,12 @@ impl<'a> KnownService<'a> {
             && self.record.observed.is_none()
     }
 
+    /// Whether its endpoints weigh differently.
+    #[must_use]
+    pub const fn is_weighted(self) -> bool {
+        self.record.weighted_slices > 0
+    }
+
     /// How many endpoints its slices have.
     #[must_use]
     pub const fn endpoints(self) -> usize {

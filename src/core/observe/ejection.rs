@@ -30,7 +30,7 @@ const OLD: Duration = Duration::from_secs(20);
 const FIRST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
 /// Connections of one Service that are remembered to be unanswered; further ones say nothing new.
-const MOST_FLOWS: usize = 4_096;
+const MOST_FLOWS: usize = 16_384;
 /// Endpoints of one Service that are ejected at a time.
 const MOST_EJECTED: usize = 256;
 /// How often the kernel is asked who answers, where probes do not tell.
@@ -65,7 +65,7 @@ pub enum Verdict {
         endpoint: Endpoint,
         /// So many connections have had no answer.
         unanswered: usize,
-        /// For so long, unless it answers a probe before.
+        /// For so long at least, unless it answers a probe before.
         least: Duration,
     },
     /// It is used again.
@@ -258,8 +258,8 @@ impl Ejections {
         let in_use: Vec<Endpoint> = watched
             .endpoints
             .iter()
+            .filter(|(endpoint, weight)| *weight > 0 && !is_ejected(&self.records, endpoint))
             .map(|(endpoint, _)| *endpoint)
-            .filter(|one| !is_ejected(&self.records, one))
             .collect();
         outcome.hurry |= in_use.iter().any(|one| counts.young(one) >= UNANSWERED);
         let mut suspects: Vec<(usize, Endpoint)> = in_use
@@ -289,12 +289,21 @@ impl Ejections {
         look.wishes.extend(controls.iter().flatten());
         look.wishes.extend(suspects.iter().map(|(_, one)| *one));
         let says = |one: &Endpoint, what| self.probes.say(one, now) == Some(what);
-        let left = Observed {
+        let bound = Observed {
             most_percent,
             ..Observed::default()
         };
-        let already = watched.endpoints.len() - in_use.len();
-        let left = left.most_ejected(watched.endpoints.len()).min(MOST_EJECTED);
+        let weigh = watched
+            .endpoints
+            .iter()
+            .filter(|(_, weight)| *weight > 0)
+            .count();
+        let of_service = self.records.get(&watched.service).into_iter().flatten();
+        let of_service = of_service.filter(|(_, record)| record.is_ejected()).count();
+        let left = bound
+            .most_ejected(weigh)
+            .saturating_sub(weigh - in_use.len())
+            .min(MOST_EJECTED.saturating_sub(of_service));
         let mut ejected: Vec<(usize, Endpoint)> = Vec::new();
         for (unanswered, endpoint) in suspects {
             let [here, elsewhere] = &controls;
@@ -318,7 +327,7 @@ impl Ejections {
                 .get(&endpoint)
                 .is_some_and(|clients| clients.len() > 1);
             let is_to_blame = others_answer() && (probes_reach || (probes_do_not && several));
-            if already + ejected.len() < left && is_to_blame && says(&endpoint, false) {
+            if ejected.len() < left && is_to_blame && says(&endpoint, false) {
                 ejected.push((unanswered, endpoint));
             }
         }
@@ -334,6 +343,9 @@ impl Ejections {
     }
 
     fn count_waiting(&mut self, watched: &Watched, sight: &Sight, now: Duration) -> Counts {
+        if sight.waiting.is_empty() {
+            return Counts::default();
+        }
         let known = self.first_seen.entry(watched.service.clone()).or_default();
         let records = self.records.get(&watched.service);
         let mut counts = Counts::default();

@@ -3,7 +3,8 @@
 //!
 //! The kernel draws places by chance, and knows of no counts; between two looks at the counts it goes on by
 //! the places of the last one. So this is no scheduler that sees every connection but a controller: whoever
-//! has more than is fair gets nothing until the next look, and what each needs in the long run is learnt.
+//! has more than is fair gets next to nothing until the next look, one place of many, and what each needs in the long
+//! run is learnt. Nobody is left without a place: who has none has left, and its clients are forgotten.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +12,9 @@ use crate::core::model::{Algorithm, Endpoint};
 use crate::core::select::places::apportion;
 
 /// Places for each endpoint, on average.
-const EACH: usize = 16;
+const EACH: usize = 128;
 /// Places of all, but twice as many as endpoints.
-const ALL: usize = 512;
+const ALL: usize = 1_024;
 /// How much less, and more, than the others' an endpoint's rate may be.
 const RATES: (f64, f64) = (1.0 / 256.0, 4.0);
 
@@ -79,7 +80,7 @@ impl Levels {
             let excess = (one.live + 1.0) / (fair + 1.0);
             *rate = (*rate * excess.powf(-0.5).clamp(0.5, 2.0)).clamp(RATES.0, RATES.1);
             let room = match algorithm {
-                Algorithm::NeverQueue if idle && one.live > 0.5 => 0.0,
+                Algorithm::NeverQueue if idle => f64::from(u8::from(one.live < 0.5)),
                 // The new connection counts: a heavy one is left room for it first.
                 Algorithm::ShortestExpectedDelay | Algorithm::NeverQueue => {
                     let expected = (live + counted.len() as f64) * one.weight / weights;
@@ -95,7 +96,10 @@ impl Levels {
             shares = counted.iter().map(|one| one.weight).collect();
         }
         let most = shares.iter().copied().fold(0.0, f64::max);
-        shares.iter().map(|share| scaled(share / most)).collect()
+        shares
+            .iter()
+            .map(|share| scaled(share / most).max(1))
+            .collect()
     }
 }
 
@@ -120,7 +124,7 @@ fn scaled(part: f64) -> u64 {
     (part.clamp(0.0, 1.0) * 1e6).ceil() as u64
 }
 
-/// Whether two differ by more than a sixteenth of all places, or in who has any.
+/// Whether two differ by more than a sixteenth of all places, or in who there is.
 fn differ(last: &BTreeMap<Endpoint, u32>, now: &BTreeMap<Endpoint, u32>) -> bool {
     if !last.keys().eq(now.keys()) {
         return true;
@@ -128,7 +132,7 @@ fn differ(last: &BTreeMap<Endpoint, u32>, now: &BTreeMap<Endpoint, u32>) -> bool
     let pairs = || last.values().zip(now.values());
     let whole: u32 = now.values().sum();
     let moved: u32 = pairs().map(|(was, is)| was.abs_diff(*is)).sum();
-    moved * 8 > whole || pairs().any(|(was, is)| (*was == 0) != (*is == 0))
+    moved * 8 > whole
 }
 
 #[cfg(test)]
@@ -252,8 +256,14 @@ mod tests {
             live[at(one).unwrap()]
         });
         let places: Vec<u32> = places.unwrap().values().copied().collect();
-        assert_eq!((places[0], places[2]), (0, 0));
-        assert!(places[1] > 0);
+        assert_eq!((places[0], places[2]), (1, 1));
+        assert!(places[1] > 100, "{places:?}");
+        // A light one too.
+        let endpoints = [(endpoint(0), 9), (endpoint(1), 1)];
+        let mut levels = Levels::default();
+        let live = |one: &Endpoint| u64::from(*one == endpoint(0));
+        let places = levels.look(Algorithm::NeverQueue, &endpoints, live);
+        assert_eq!(places.unwrap()[&endpoint(0)], 1);
     }
 
     #[test]

@@ -33,8 +33,9 @@ struct Probe {
 #[derive(Debug, Default)]
 pub(super) struct Probes {
     sent: FxHashMap<Endpoint, Probe>,
-    /// Endpoints that have answered one, and those that have had none.
+    /// Endpoints that have answered one, those that have had one, and those that have had none.
     reached: FxHashSet<Endpoint>,
+    met: FxHashSet<Endpoint>,
     unmet: VecDeque<Endpoint>,
 }
 
@@ -42,7 +43,8 @@ impl Probes {
     /// These are all endpoints that there may be a reason to probe.
     pub(super) fn meet(&mut self, watched: &BTreeSet<Endpoint>) {
         self.reached.retain(|endpoint| watched.contains(endpoint));
-        let unmet = watched.iter().filter(|one| !self.reached.contains(*one));
+        self.met.retain(|endpoint| watched.contains(endpoint));
+        let unmet = watched.iter().filter(|one| !self.met.contains(*one));
         self.unmet = unmet.copied().collect();
     }
 
@@ -70,12 +72,9 @@ impl Probes {
     /// last.
     pub(super) fn choose(
         &mut self,
-        mut wishes: Vec<(usize, Endpoint)>,
+        wishes: Vec<(usize, Endpoint)>,
         now: Duration,
     ) -> Vec<Endpoint> {
-        let first = wishes.len();
-        let unmet = self.unmet.drain(..MET.min(self.unmet.len()));
-        wishes.extend((first..).zip(unmet));
         let under_way = self.sent.values().filter(|probe| probe.under_way);
         let free = MOST_PROBES.saturating_sub(under_way.count());
         let mut due: BTreeMap<Endpoint, (Option<Duration>, usize)> = BTreeMap::new();
@@ -94,11 +93,14 @@ impl Probes {
             .map(|(endpoint, order)| (order, endpoint))
             .collect();
         due.sort_unstable();
-        let chosen: Vec<Endpoint> = due
-            .into_iter()
-            .take(free)
-            .map(|(_, endpoint)| endpoint)
-            .collect();
+        let due = due.into_iter().take(free).map(|(_, endpoint)| endpoint);
+        let mut chosen: Vec<Endpoint> = due.collect();
+        let few = MET.min(free - chosen.len());
+        let unmet = std::iter::from_fn(|| self.unmet.pop_front());
+        let unmet = unmet.filter(|one| !self.met.contains(one) && !chosen.contains(one));
+        let unmet: Vec<Endpoint> = unmet.take(few).collect();
+        chosen.extend(unmet);
+        self.met.extend(&chosen);
         for endpoint in &chosen {
             let probe = Probe {
                 started: now,

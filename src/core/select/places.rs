@@ -15,6 +15,17 @@ pub type Weighted = (Endpoint, u32);
 /// Up to so many places weights are exact, once they have no common divisor.
 pub const EXACT_PLACES: usize = 4_096;
 
+/// How many places a list of so many endpoints may have, whatever they weigh.
+#[must_use]
+pub const fn most(endpoints: usize) -> u64 {
+    let twice = 2 * endpoints as u64;
+    if twice > EXACT_PLACES as u64 {
+        twice
+    } else {
+        EXACT_PLACES as u64
+    }
+}
+
 /// How many places each has: its weight, without what all have in common, and less where all together
 /// were more than [`EXACT_PLACES`] or twice as many as endpoints. None has 0 but who has no weight.
 #[must_use]
@@ -30,7 +41,7 @@ pub fn counts(list: &[Weighted]) -> Vec<u32> {
         .map(|(_, weight)| u64::from(weight / divisor))
         .collect();
     let total: u64 = weights.iter().sum();
-    let most = EXACT_PLACES.max(2 * list.len()) as u64;
+    let most = most(list.len());
     if total <= most {
         return weights.into_iter().map(bounded).collect();
     }

@@ -15,8 +15,10 @@ use crate::core::observe::ejection::Waiting;
 use crate::host::netlink::SocketError;
 use crate::host::netlink::socket::Socket;
 
-/// Connections without an answer that are told of one Service port; further ones say nothing new.
-const MOST_WAITING: usize = 4_096;
+/// Connections without an answer that are told of one Service port, and of one endpoint; further ones say nothing
+/// new.
+const MOST_WAITING: usize = 16_384;
+const MOST_OF_ENDPOINT: usize = 32;
 
 /// Which connections are looked at.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +37,8 @@ pub struct Wanted {
 pub struct Seen {
     /// TCP connections without an answer.
     pub waiting: Vec<Waiting>,
+    /// How many of those there are of each endpoint.
+    told: FxHashMap<Endpoint, usize>,
     /// Connections that are under way, by endpoint, if all were looked at.
     pub live: FxHashMap<Endpoint, u64>,
     /// Endpoints that have answered someone, if all were looked at.
@@ -99,7 +103,9 @@ impl Wanted {
 
 fn note(seen: &mut Seen, flow: &Flow, all: bool) {
     if flow.begins && !flow.answered {
-        if seen.waiting.len() < MOST_WAITING {
+        let told = seen.told.entry(flow.answers).or_insert(0);
+        *told += 1;
+        if *told <= MOST_OF_ENDPOINT && seen.waiting.len() < MOST_WAITING {
             seen.waiting.push(Waiting {
                 client: flow.source,
                 endpoint: flow.answers,
