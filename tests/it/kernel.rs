@@ -911,3 +911,35 @@ fn many_endpoints_are_read_back_whole_and_what_was_tampered_with_too() {
     assert_eq!(found.len(), applied.len() - 1);
     assert!(!found.contains(&slot(9)), "what is gone is not");
 }
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn what_draws_for_clients_that_are_remembered_goes_too_when_somebody_has_broken_what_is_remembered()
+{
+    let host = Host::new();
+    let pods: Vec<String> = (1..=7).map(|last| format!("10.244.1.{last}")).collect();
+    let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
+    let sticky = |count: usize| {
+        vec![
+            service("sticky", &["10.96.0.8"]).affinity(600).0,
+            slice("sticky", "TCP", &pods[..count]),
+        ]
+    };
+    let manifests = Manifests::new(sticky(5));
+    let process = Pointsman::start(&host, &["--manifests", manifests.path(), "-v", "2"]);
+    host.sh("nft delete element ip pointsman affinity-ids '{ 10.96.0.8 . tcp . 80 . c000:0 }'");
+    process.wait_for("belong to nothing");
+    let draws = || host.sh("nft list map ip pointsman draws; nft list chains ip");
+    eventually("all of it is there again", || {
+        let (found, _) = host.try_sh(
+            "nft get element ip pointsman affinity-ids '{ 10.96.0.8 . tcp . 80 . c000:0 }'",
+        );
+        found
+    });
+    assert!(draws().contains("draw-5"));
+    manifests.write("objects.json", sticky(7));
+    eventually("one of seven is drawn", || draws().contains("draw-7"));
+    eventually("nobody draws one of five any more", || {
+        !draws().contains("draw-5")
+    });
+}

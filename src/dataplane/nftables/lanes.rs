@@ -139,6 +139,17 @@ impl Lanes {
         }
     }
 
+    /// Takes in that an element that was found is of no use.
+    pub(super) fn lost(&mut self, element: &Element<'_>) {
+        if let Element::Shape {
+            destination, list, ..
+        } = element
+            && let Some(known) = self.of.remove(&(*destination, *list))
+        {
+            leave(&mut self.users, (*destination, *list), known);
+        }
+    }
+
     /// Forgets a family: the kernel holds nothing of it that is of use.
     pub(super) fn forget(&mut self, family: Family) {
         self.of.retain(|(to, _), _| to.family() != family);

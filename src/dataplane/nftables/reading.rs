@@ -88,7 +88,9 @@ impl Reading {
             self.odd.push(Odd { family, what });
         }
         self.entries.append(&mut entries);
-        programmed.debris.extend(debris);
+        for element in debris {
+            programmed.belongs_to_nothing(family, element);
+        }
         for found in remembering {
             programmed.affinity.found(found);
         }

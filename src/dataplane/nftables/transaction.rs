@@ -1,6 +1,7 @@
 //! What is programmed, and the transactions that change it: everything that takes no socket.
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry as Counted;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::affinity::{Affinity, Rounded, Staged};
@@ -116,6 +117,22 @@ impl Programmed {
             let lengths = self.lengths.get_mut(family);
             *lengths.entry(network.prefix()).or_insert(0) += 1;
         }
+    }
+
+    /// Takes in that an element that was found belongs to nothing: what it would need of the program is needed by
+    /// it no more. It goes with the next transaction.
+    pub(super) fn belongs_to_nothing(&mut self, family: Family, element: Element<'static>) {
+        if let Element::Shape { shape, .. } = &element
+            && let Some(lot) = shape.lot()
+            && let Counted::Occupied(mut users) = self.lots.get_mut(family).entry(lot)
+        {
+            *users.get_mut() -= 1;
+            if *users.get() == 0 {
+                users.remove();
+            }
+        }
+        self.lanes.lost(&element);
+        self.debris.push(element);
     }
 
     /// The transaction for a delta, and what will have changed once the kernel has taken it.
