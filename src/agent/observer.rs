@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const COUNT: Duration = Duration::from_millis(500);
 /// How many times as long as a look the pause after it is: not quite a hundredth of a processor for those without an
 /// answer, a twentieth for all, which the kernel has to hand out.
-const REST: u32 = 110;
+const REST: u32 = 120;
 const REST_OF_ALL: u32 = 20;
 /// The shortest pause when a suspicion has come up, and how many times as long as the look it is.
 const HURRY: Duration = Duration::from_millis(250);
