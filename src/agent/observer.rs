@@ -24,9 +24,8 @@ use crate::dataplane::conntrack::{self, Seen, Wanted};
 use crate::serve::events::News;
 use crate::source::changes::{Cause, Changes};
 
-/// The shortest pause between two looks for connections without an answer, and between two counts of all.
+/// The shortest pause between two looks.
 const LOOK: Duration = Duration::from_millis(500);
-const COUNT: Duration = Duration::from_millis(500);
 /// How many times as long as a look the pause after it is: not quite a hundredth of a processor for those without an
 /// answer, a twentieth for all, which the kernel has to hand out.
 const REST: u32 = 120;
@@ -110,6 +109,7 @@ impl Observer {
                 sightings.begin(&watching, &watched);
             }
             if watched.is_empty() {
+                self.metrics.ejected(0);
                 if !self.tell(sightings.end()).await || self.watching.changed().await.is_err() {
                     return;
                 }
@@ -135,6 +135,7 @@ impl Observer {
                     failures += 1;
                     // Nobody would bring back who was ejected.
                     if failures == MOST_FAILURES {
+                        self.metrics.ejected(0);
                         if !self.tell(sightings.end()).await {
                             return;
                         }
@@ -164,8 +165,7 @@ impl Observer {
         sightings: &mut Sightings,
     ) -> anyhow::Result<(Outcome, Vec<(ObjectKey, Observed)>, Duration)> {
         let counts = watched.iter().any(|one| one.algorithm.counts_connections());
-        let ejects = watched.iter().any(|one| one.ejects);
-        let is_due = sightings.counted.is_none_or(|last| last.elapsed() >= COUNT);
+        let is_due = sightings.counted.is_none_or(|last| last.elapsed() >= LOOK);
         let all = (counts && is_due) || sightings.ask_answered;
         let wanted = Wanted {
             destinations: Arc::clone(&sightings.destinations),
@@ -175,22 +175,22 @@ impl Observer {
         let looked = tokio::task::spawn_blocking(move || conntrack::look(&wanted)).await?;
         let (mut seen, took) = looked?;
         self.metrics.looked(took);
-        let seen: Vec<Seen> = (0..watched.len())
+        let mut seen: Vec<Seen> = (0..watched.len())
             .map(|at| seen.remove(&at).unwrap_or_default())
             .collect();
         if all {
             sightings.counted = Some(Instant::now());
         }
         let now = sightings.began.elapsed();
-        let sights = watched.iter().zip(&seen);
+        let sights = watched.iter().zip(&mut seen);
         let sights: Vec<(&Watched, Sight)> = sights
             .filter(|(watched, seen)| {
                 !seen.waiting.is_empty() || sightings.ejections.knows(&watched.service)
             })
             .map(|(watched, seen)| {
                 let sight = Sight {
-                    waiting: seen.waiting.clone(),
-                    answered: seen.answered.clone(),
+                    waiting: std::mem::take(&mut seen.waiting),
+                    answered: std::mem::take(&mut seen.answered),
                 };
                 (*watched, sight)
             })
@@ -200,11 +200,10 @@ impl Observer {
         self.metrics.ejected(sightings.ejections.count());
         let changes = sightings.changes(watched, all.then_some(&seen), self.most_percent);
         tracing::debug!(?took, all, hurry = outcome.hurry, "looked at connections");
-        let least = if ejects { LOOK } else { COUNT };
         let pause = match (outcome.hurry, all) {
             (true, _) => HURRY.max(took * REST_IN_A_HURRY),
-            (false, true) => least.max(took * REST_OF_ALL),
-            (false, false) => least.max(took * REST),
+            (false, true) => LOOK.max(took * REST_OF_ALL),
+            (false, false) => LOOK.max(took * REST),
         };
         Ok((outcome, changes, pause))
     }

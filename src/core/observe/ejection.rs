@@ -14,13 +14,11 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::Watched;
-use super::probes::Probes;
+use super::probes::{PATIENCE, Probes};
 use crate::core::model::{Endpoint, ObjectKey, Observed, Protocol};
 
 /// So many connections have to be unanswered.
 const UNANSWERED: usize = 3;
-/// For so long a connection has to be unanswered before it says anything.
-pub const PATIENCE: Duration = Duration::from_millis(200);
 /// So many looks may follow each other fast because of suspicions, and then one in so much time.
 const HURRIED: u32 = 12;
 const CALM: Duration = Duration::from_secs(10);
@@ -190,6 +188,12 @@ impl Ejections {
         self.records.contains_key(service) || self.first_seen.contains_key(service)
     }
 
+    fn is_ejected(&self, service: &ObjectKey, endpoint: &Endpoint) -> bool {
+        let records = self.records.get(service);
+        let record = records.and_then(|records| records.get(endpoint));
+        record.is_some_and(Record::is_ejected)
+    }
+
     /// How many endpoints are ejected.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -249,16 +253,10 @@ impl Ejections {
         let (watched, now) = (look.watched, look.now);
         let counts = self.count_waiting(watched, sight, now);
         self.bring_back(look, outcome);
-        let is_ejected = |records: &Records, one: &Endpoint| {
-            let record = records
-                .get(&watched.service)
-                .and_then(|records| records.get(one));
-            record.is_some_and(Record::is_ejected)
-        };
         let in_use: Vec<Endpoint> = watched
             .endpoints
             .iter()
-            .filter(|(endpoint, weight)| *weight > 0 && !is_ejected(&self.records, endpoint))
+            .filter(|(one, weight)| *weight > 0 && !self.is_ejected(&watched.service, one))
             .map(|(endpoint, _)| *endpoint)
             .collect();
         outcome.hurry |= in_use.iter().any(|one| counts.young(one) >= UNANSWERED);
@@ -379,11 +377,7 @@ impl Ejections {
         let list: Vec<Endpoint> = watched.endpoints.iter().map(|(one, _)| *one).collect();
         let ejected: Vec<Endpoint> = list
             .iter()
-            .filter(|one| {
-                let records = self.records.get(&watched.service);
-                let record = records.and_then(|records| records.get(one));
-                record.is_some_and(Record::is_ejected)
-            })
+            .filter(|one| self.is_ejected(&watched.service, one))
             .copied()
             .collect();
         if ejected.is_empty() {

@@ -15,8 +15,8 @@ pub(super) const MOST_PROBES: usize = 128;
 const MET: usize = 20;
 /// How often an endpoint is probed at most.
 const PROBED: Duration = Duration::from_millis(500);
-/// For how long a probe may be under way before it counts as one without an answer.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// For how long a probe, or a connection, may be under way before it counts as one without an answer.
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 /// For how long what a probe has said counts.
 const FRESH: Duration = Duration::from_secs(2);
 
