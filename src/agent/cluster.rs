@@ -13,7 +13,7 @@ use super::watches::Watches;
 use crate::agent::reconciler::Desired;
 use crate::config::{Config, Origin};
 use crate::source::changes::Changes;
-use crate::source::cluster::{self, Kind, Notice, WatchOptions};
+use crate::source::cluster::{self, Format, Kind, Notice, WatchOptions};
 use crate::source::convert::Converter;
 use crate::source::report;
 
@@ -33,12 +33,32 @@ pub(crate) struct Cluster {
 
 /// Starts to watch. Nothing has been received yet.
 pub(crate) async fn connect(config: &Config) -> Result<Cluster> {
-    let Origin::Cluster { kubeconfig, server } = &config.origin else {
+    let Origin::Cluster {
+        kubeconfig,
+        server,
+        accept,
+    } = &config.origin
+    else {
         anyhow::bail!("the objects come from files");
     };
+    let (formats, others) = Format::among(accept);
+    for other in others {
+        tracing::warn!(
+            "clientConnection: {other:?} cannot be read here; the API server is asked for {}",
+            formats
+                .iter()
+                .map(|format| format.name())
+                .collect::<Vec<_>>()
+                .join(" or ")
+        );
+    }
     let (client, server) = cluster::connect(kubeconfig.clone(), server.as_deref()).await?;
     let converter = Converter::new(config.node_name.as_str()).with_options(convert_options(config));
-    let notices = cluster::follow(&client, converter, &WatchOptions::new(&config.node_name));
+    let options = WatchOptions {
+        formats,
+        ..WatchOptions::new(&config.node_name)
+    };
+    let notices = cluster::follow(&client, converter, &options);
     Ok(Cluster {
         client,
         server,

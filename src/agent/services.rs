@@ -123,7 +123,9 @@ struct Shared<'a> {
 fn source(config: &Config) -> String {
     match &config.origin {
         Origin::Manifests(path) => format!("files at {}", path.display()),
-        Origin::Cluster { kubeconfig, server } => match (server, kubeconfig) {
+        Origin::Cluster {
+            kubeconfig, server, ..
+        } => match (server, kubeconfig) {
             (Some(server), _) => server.clone(),
             (None, Some(path)) => format!("of {}", path.display()),
             (None, None) => "of this pod's service account".to_owned(),

@@ -57,6 +57,8 @@ pub enum Origin {
         kubeconfig: Option<PathBuf>,
         /// The server's URL, if the kubeconfig's is not the right one.
         server: Option<String>,
+        /// The media types that it is asked for, the preferred one first.
+        accept: Vec<String>,
     },
 }
 
@@ -386,8 +388,21 @@ fn origin(args: &Args, raw: &KubeProxyConfiguration) -> Origin {
                 .filter(|path| !path.is_empty())
                 .map(PathBuf::from),
             server: args.master.clone().filter(|url| !url.is_empty()),
+            accept: accept(&raw.client_connection),
         },
     }
+}
+
+/// As in `client-go`: without `acceptContentTypes`, `contentType` and then anything.
+fn accept(client: &file::ClientConnection) -> Vec<String> {
+    let types = match client.accept_content_types.trim() {
+        "" => format!("{},*/*", client.content_type),
+        types => types.to_owned(),
+    };
+    types
+        .split(',')
+        .map(|text| text.trim().to_owned())
+        .collect()
 }
 
 fn node_name(raw: &KubeProxyConfiguration, hostname: &str) -> Result<String, UsageError> {

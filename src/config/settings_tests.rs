@@ -441,7 +441,8 @@ fn the_file_that_kubeadm_writes_is_taken_as_it_is() {
         config.origin,
         Origin::Cluster {
             kubeconfig,
-            server: None
+            server: None,
+            accept: vec!["application/vnd.kubernetes.protobuf".into(), "*/*".into()],
         }
     );
     // The mode is worth a word, and nothing else is.

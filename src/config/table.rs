@@ -107,8 +107,9 @@ pub(super) const FLAGS: &[Flag] = &[
         "Accepted for kube-proxy's sake: a few watches need no limit [default: 5]")),
     idle(flag(NODE, "kube-api-burst", Number, &["clientConnection.burst"],
         "Accepted for kube-proxy's sake [default: 10]")),
-    idle(flag(NODE, "kube-api-content-type", Text("TYPE"), &["clientConnection.contentType"],
-        "Accepted for kube-proxy's sake: objects are read as JSON")),
+    flag(NODE, "kube-api-content-type", Text("TYPE"), &["clientConnection.contentType"],
+        "In which form the API server is asked for objects, if it can: application/vnd.kubernetes.protobuf or \
+         application/json [default: application/vnd.kubernetes.protobuf]"),
 
     flag(TRAFFIC, "proxy-mode", OneOf("MODE", MODES), &["mode"],
         "What is programmed: nftables, or iptables by the variant that the node uses; for ipvs it is nftables. \

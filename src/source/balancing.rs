@@ -2,11 +2,14 @@
 //!
 //! Pure, as `convert`, whose part this is: what cannot be used counts for nothing, with a warning.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
 
-use super::objects::Annotations;
+use super::objects::{
+    ALGORITHM_ANNOTATION, EJECTION_ANNOTATION, WEIGHT_ANNOTATION, WEIGHTS_ANNOTATION,
+};
 use super::parse;
 use super::report::Reporter;
 use crate::core::model::Algorithm;
@@ -34,10 +37,10 @@ impl Balancing {
     /// The algorithm of a Service.
     pub(super) fn algorithm(
         self,
-        annotations: &Annotations,
+        annotations: &BTreeMap<String, String>,
         report: &mut Reporter<'_>,
     ) -> Algorithm {
-        let Some(text) = &annotations.algorithm else {
+        let Some(text) = annotations.get(ALGORITHM_ANNOTATION) else {
             return self.algorithm;
         };
         let Some(wanted) = Algorithm::named(text.trim()) else {
@@ -67,8 +70,12 @@ impl Balancing {
     }
 
     /// Whether a Service's endpoints that do not answer are passed over.
-    pub(super) fn ejects(self, annotations: &Annotations, report: &mut Reporter<'_>) -> bool {
-        match annotations.ejection.as_deref().map(str::trim) {
+    pub(super) fn ejects(
+        self,
+        annotations: &BTreeMap<String, String>,
+        report: &mut Reporter<'_>,
+    ) -> bool {
+        match annotations.get(EJECTION_ANNOTATION).map(|text| text.trim()) {
             None => self.ejects,
             Some("true") => true,
             Some("false") => false,
@@ -100,8 +107,8 @@ pub(super) struct SliceWeights {
 }
 
 impl SliceWeights {
-    pub(super) fn of(annotations: &Annotations, report: &mut Reporter<'_>) -> Self {
-        let all = annotations.weight.as_deref().map(weight);
+    pub(super) fn of(annotations: &BTreeMap<String, String>, report: &mut Reporter<'_>) -> Self {
+        let all = annotations.get(WEIGHT_ANNOTATION).map(|text| weight(text));
         let all = all.and_then(|read| {
             read.or_else(|(counts_as, problem)| {
                 report.warn(SLICE_WEIGHT, problem);
@@ -111,7 +118,10 @@ impl SliceWeights {
         });
         let mut each = FxHashMap::default();
         let mut problems = Problems::default();
-        let parts = annotations.weights.iter().flat_map(|text| text.split(','));
+        let parts = annotations
+            .get(WEIGHTS_ANNOTATION)
+            .into_iter()
+            .flat_map(|text| text.split(','));
         for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
             let Some((address, number)) = part.split_once('=') else {
                 problems.add(report, || format!("{} is not ADDRESS=WEIGHT", short(part)));
@@ -211,8 +221,8 @@ mod tests {
         (value, warnings.iter().map(ToString::to_string).collect())
     }
 
-    fn annotations(name: &str, value: &str) -> Annotations {
-        serde_json::from_value(serde_json::json!({ name: value })).unwrap()
+    fn annotations(name: &str, value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(name.to_owned(), value.to_owned())])
     }
 
     #[test]
@@ -255,7 +265,7 @@ mod tests {
                 }
             }
         }
-        let nothing = Annotations::default();
+        let nothing = BTreeMap::new();
         let (algorithm, _) = warned(|report| Balancing::default().algorithm(&nothing, report));
         assert_eq!(algorithm, Algorithm::Random);
     }
@@ -303,7 +313,7 @@ mod tests {
         }
         let text = "10.0.0.1=7,, 10.0.0.2 = 0,fd00::1=3, 10.0.0.300=4, 10.0.0.3, 10.0.0.4=x";
         let mut of_each = annotations("pointsman.io/weights", text);
-        of_each.weight = Some("2".to_owned());
+        of_each.extend(annotations("service.cilium.io/weight", "2"));
         let (weights, warnings) = warned(|report| SliceWeights::of(&of_each, report));
         let found = ["10.0.0.1", "10.0.0.2", "fd00::1", "10.0.0.4", "10.0.0.5"]
             .map(|text| weights.weight(address(text)));

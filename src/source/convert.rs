@@ -227,19 +227,18 @@ fn service(
 }
 
 fn created(metadata: &objects::Metadata, report: &mut Reporter<'_>) -> i64 {
-    let Some(text) = &metadata.creation_timestamp else {
+    let time = metadata.creation_timestamp.as_ref();
+    // Go's time that was never set is 0 in protobuf.
+    let Some(time) = time.filter(|time| time.seconds != Some(0)) else {
         return i64::MAX;
     };
-    text.parse::<jiff::Timestamp>().map_or_else(
-        |_| {
-            report.warn(
-                "metadata.creationTimestamp",
-                format!("{text:?} is not a time; the Service counts as the youngest"),
-            );
-            i64::MAX
-        },
-        jiff::Timestamp::as_second,
-    )
+    time.seconds.unwrap_or_else(|| {
+        report.warn(
+            "metadata.creationTimestamp",
+            "is not a time in RFC 3339; the Service counts as the youngest",
+        );
+        i64::MAX
+    })
 }
 
 /// The address of each family: `ipFamilies` pairs with `clusterIPs` by position.

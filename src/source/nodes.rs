@@ -25,7 +25,8 @@ pub(super) fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
     }
     let spec = &object.spec;
     let pod_cidrs = if spec.pod_cidrs.is_empty() {
-        let single: Vec<String> = spec.pod_cidr.iter().cloned().collect();
+        let single = spec.pod_cidr.iter().filter(|range| !range.is_empty());
+        let single: Vec<String> = single.cloned().collect();
         parsed_networks("spec.podCIDR", &single, report)
     } else {
         parsed_networks("spec.podCIDRs", &spec.pod_cidrs, report)

@@ -2,6 +2,7 @@
 //! Numbers at the front of test names are those of `docs/semantics.md`.
 
 mod events;
+mod formats;
 mod health;
 mod lifecycle;
 mod metrics;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::api_server::{Answer, ApiServer, Kind, Phase};
+use crate::api_server::{Answer, ApiServer, Format, Kind, Phase};
 use crate::harness::{Host, METRICS, Pointsman, Reply, World, eventually, get, metric, pointsman};
 use crate::objects::{endpoint, node, service, service_cidr, slice, slice_of};
 use crate::programmed::{Elements, difference, elements, wanted, without_slots};

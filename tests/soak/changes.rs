@@ -218,7 +218,7 @@ impl Changes {
             Answer::Break(3),
         ];
         let (kind, answer) = (self.dice.pick(&Kind::ALL), self.dice.pick(&answers));
-        for phase in [Phase::Stream, Phase::List, Phase::Watch] {
+        for phase in [Phase::List, Phase::Watch] {
             self.server.misbehave(kind, phase, answer, 1);
         }
         self.server.cut(kind);

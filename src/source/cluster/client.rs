@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
 use tower::timeout::TimeoutLayer;
 use tower::{BoxError, ServiceBuilder};
+use tower_http::decompression::DecompressionLayer;
 
 /// For so long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -23,6 +25,13 @@ const ANSWER: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(10);
 const PROBES: Duration = Duration::from_secs(5);
 const MOST_PROBES: u32 = 3;
+/// After so long without a word on HTTP/2 the server itself is asked, and has failed if it does not answer within so
+/// long, as in `client-go`: a balancer on the way may answer the kernel for a server that is gone.
+const SILENCE_OF_SERVER: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Bytes that may wait here of one watch, and of all: one that is not read must not stop the others.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 2 << 20;
 
 /// There is no way to the API server. Nothing has been programmed or changed.
 #[derive(Debug, Error)]
@@ -118,12 +127,15 @@ pub async fn connect_with_patience(
     }
 }
 
-/// What [`kube::Client::try_from`] makes, with a connection that notices when nobody is there any more.
+/// What [`kube::Client::try_from`] makes, with one connection for all watches that notices when nobody is there
+/// any more, and answers that come compressed.
 fn client(mut config: kube::Config, answer: Duration) -> Result<kube::Client, kube::Error> {
     if config.proxy_url.is_some() {
         config.connect_timeout = Some(CONNECT);
-        let builder = ClientBuilder::try_from(config)?;
-        return Ok(builder.with_layer(&TimeoutLayer::new(answer)).build());
+        let builder = ClientBuilder::try_from(config)?
+            .with_layer(&DecompressionLayer::new())
+            .with_layer(&TimeoutLayer::new(answer));
+        return Ok(builder.build());
     }
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -132,13 +144,31 @@ fn client(mut config: kube::Config, answer: Duration) -> Result<kube::Client, ku
     connector.set_keepalive_interval(Some(PROBES));
     connector.set_keepalive_retries(Some(MOST_PROBES));
     connector.set_tcp_user_timeout(Some(SILENCE + MOST_PROBES * PROBES));
-    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let mut builder = HttpsConnectorBuilder::new()
+        .with_tls_config(config.rustls_client_config()?)
+        .https_or_http();
+    if let Some(name) = config.tls_server_name.clone() {
+        let name = name
+            .try_into()
+            .map_err(|error| kube::Error::Service(Box::new(error)))?;
+        builder = builder.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    let connector = builder.enable_all_versions().wrap_connector(connector);
     let service = ServiceBuilder::new()
         .layer(TimeoutLayer::new(answer))
+        .layer(DecompressionLayer::new())
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(Client::builder(TokioExecutor::new()).build(connector));
+        .service(
+            Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .http2_keep_alive_interval(SILENCE_OF_SERVER)
+                .http2_keep_alive_timeout(PATIENCE)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .build(connector),
+        );
     Ok(ClientBuilder::new(service, config.default_namespace).build())
 }

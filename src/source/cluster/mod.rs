@@ -1,19 +1,25 @@
 //! The cluster as an API server tells it: four watches, turned into changes of the model
 //! (docs/semantics.md, A, M).
 //!
-//! kube's watcher lists, watches, resumes and lists again. What lives here is what it leaves
-//! open: falling back to plain lists, starting over when an event could not be read, and what
-//! a new list says about objects that are gone.
+//! `watch` asks, `formats`, `frames`, `listing`, `event` and `wire` read what is answered, without any I/O. What
+//! a new list says about objects that are gone, and which events came too late, is decided here.
 
 mod client;
+mod event;
+mod formats;
+mod frames;
+mod listing;
 mod pauses;
 mod resource;
+mod trouble;
 mod versions;
 mod watch;
+mod wire;
 
 pub use client::connect;
 #[cfg(feature = "internals")]
 pub use client::connect_with_patience;
+pub use formats::Format;
 pub use resource::Kind;
 pub use watch::WatchOptions;
 
@@ -21,7 +27,7 @@ use tokio::sync::mpsc;
 
 use super::changes::{Cause, Changes, Trigger};
 use super::convert::Converter;
-use super::objects::Metadata;
+use super::objects::{LAST_CHANGE_ANNOTATION, Metadata};
 use crate::core::model::{Change, ObjectKey};
 use versions::Versions;
 use watch::{Item, Step};
@@ -263,7 +269,11 @@ fn version(metadata: &Metadata) -> u64 {
 
 /// When the change that a slice announces began.
 fn began(metadata: &Metadata) -> Option<i128> {
-    let at: jiff::Timestamp = metadata.annotations.last_change.as_deref()?.parse().ok()?;
+    let at: jiff::Timestamp = metadata
+        .annotations
+        .get(LAST_CHANGE_ANNOTATION)?
+        .parse()
+        .ok()?;
     Some(at.as_nanosecond())
 }
 

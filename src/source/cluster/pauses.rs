@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use tokio::time::Instant;
 
 /// The first pause, at least.
 const FIRST: Duration = Duration::from_millis(800);
@@ -16,36 +16,36 @@ const LONG: Duration = Duration::from_secs(5);
 const FORGET: Duration = Duration::from_secs(120);
 
 /// Pauses that grow and differ.
-pub(super) struct Pauses(ExponentialBackoff);
-
-/// The pauses of one watch.
-pub(super) fn pauses() -> ResetTimerBackoff<Pauses> {
-    ResetTimerBackoff::new(Pauses::new(), FORGET)
+pub(super) struct Pauses {
+    growing: ExponentialBackoff,
+    last: Option<Instant>,
 }
 
 impl Pauses {
-    fn new() -> Self {
-        let pauses = ExponentialBuilder::new()
-            .with_min_delay(FIRST)
-            .with_max_delay(LONG)
-            .without_max_times()
-            .with_jitter();
-        Self(pauses.build())
+    pub(super) fn new() -> Self {
+        Self {
+            growing: growing(),
+            last: None,
+        }
+    }
+
+    /// The pause after a failure at this time.
+    pub(super) fn next(&mut self, now: Instant) -> Duration {
+        if self.last.is_some_and(|last| now - last > FORGET) {
+            self.growing = growing();
+        }
+        self.last = Some(now);
+        self.growing.next().unwrap_or(LONG)
     }
 }
 
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        self.0.next()
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        *self = Self::new();
-    }
+fn growing() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(FIRST)
+        .with_max_delay(LONG)
+        .without_max_times()
+        .with_jitter()
+        .build()
 }
 
 #[cfg(test)]
@@ -55,10 +55,11 @@ mod tests {
     #[test]
     fn two_hundred_clients_of_a_server_that_is_back_come_spread_over_seconds_and_within_ten() {
         let mut by_half_second = [0; 20];
+        let now = Instant::now();
         for _ in 0..200 {
             let mut all = Pauses::new();
             // It was away for a minute or so.
-            let last = (0..12).filter_map(|_| all.next()).last();
+            let last = (0..12).map(|_| all.next(now)).last();
             let last = last.expect("a pause without end");
             let index = usize::try_from(last.as_millis() / 500).expect("a small number");
             by_half_second[index] += 1;
@@ -70,12 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_pause_is_short_and_so_is_the_one_after_a_reset() {
+    fn the_first_pause_is_short_and_so_is_the_one_after_minutes_without_a_failure() {
         let mut all = Pauses::new();
-        assert!(all.next().is_some_and(|pause| pause < 2 * FIRST));
-        let later = (0..9).filter_map(|_| all.next()).last();
+        let now = Instant::now();
+        assert!(all.next(now) < 2 * FIRST);
+        let later = (0..9).map(|_| all.next(now)).last();
         assert!(later.is_some_and(|pause| pause >= LONG));
-        all.reset();
-        assert!(all.next().is_some_and(|pause| pause < 2 * FIRST));
+        assert!(all.next(now + FORGET / 2) >= LONG);
+        assert!(all.next(now + 2 * FORGET) < 2 * FIRST);
     }
 }

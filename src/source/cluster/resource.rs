@@ -1,14 +1,9 @@
-//! The four kinds that are watched, as kube's watcher wants them: trimmed objects that know
-//! their API path.
+//! The four kinds that are watched, and where they live in the API.
 
-use std::borrow::Cow;
 use std::fmt::Debug;
 
-use k8s_openapi::ClusterResourceScope;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
+use prost::Message;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
 
 use crate::source::objects;
 
@@ -44,23 +39,41 @@ impl Kind {
             Self::ServiceCidr => "ServiceCIDR",
         }
     }
+
+    /// As Kubernetes spells a list of them.
+    pub(super) const fn list(self) -> &'static str {
+        match self {
+            Self::Service => "ServiceList",
+            Self::EndpointSlice => "EndpointSliceList",
+            Self::Node => "NodeList",
+            Self::ServiceCidr => "ServiceCIDRList",
+        }
+    }
+
+    /// Where all of them are, in all namespaces.
+    pub(super) const fn path(self) -> &'static str {
+        match self {
+            Self::Service => "/api/v1/services",
+            Self::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices",
+            Self::Node => "/api/v1/nodes",
+            Self::ServiceCidr => "/apis/networking.k8s.io/v1/servicecidrs",
+        }
+    }
 }
 
-/// A trimmed object and where it lives in the API.
-pub(super) trait Trimmed: Clone + Debug + DeserializeOwned + Send + 'static {
+/// A trimmed object.
+pub(super) trait Trimmed:
+    Message + Default + Clone + Debug + DeserializeOwned + Send + 'static
+{
     const KIND: Kind;
-    const GROUP: &'static str;
-    const PLURAL: &'static str;
 
     fn metadata(&self) -> &objects::Metadata;
 }
 
 macro_rules! trimmed {
-    ($type:ty, $kind:ident, $group:literal, $plural:literal) => {
+    ($type:ty, $kind:ident) => {
         impl Trimmed for $type {
             const KIND: Kind = Kind::$kind;
-            const GROUP: &'static str = $group;
-            const PLURAL: &'static str = $plural;
 
             fn metadata(&self) -> &objects::Metadata {
                 &self.metadata
@@ -69,65 +82,7 @@ macro_rules! trimmed {
     };
 }
 
-trimmed!(objects::Service, Service, "", "services");
-trimmed!(
-    objects::EndpointSlice,
-    EndpointSlice,
-    "discovery.k8s.io",
-    "endpointslices"
-);
-trimmed!(objects::Node, Node, "", "nodes");
-trimmed!(
-    objects::ServiceCidr,
-    ServiceCidr,
-    "networking.k8s.io",
-    "servicecidrs"
-);
-
-/// What the watcher handles: the object, and as much metadata as it looks at.
-#[derive(Debug, Clone)]
-pub(super) struct Object<T> {
-    metadata: ObjectMeta,
-    pub(super) inner: T,
-}
-
-impl<'de, T: Trimmed> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let inner = T::deserialize(deserializer)?;
-        let metadata = ObjectMeta {
-            resource_version: inner.metadata().resource_version.clone(),
-            ..ObjectMeta::default()
-        };
-        Ok(Self { metadata, inner })
-    }
-}
-
-impl<T: Trimmed> Resource for Object<T> {
-    type DynamicType = ();
-    // All are watched in all namespaces.
-    type Scope = ClusterResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        T::KIND.name().into()
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        T::GROUP.into()
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        T::PLURAL.into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+trimmed!(objects::Service, Service);
+trimmed!(objects::EndpointSlice, EndpointSlice);
+trimmed!(objects::Node, Node);
+trimmed!(objects::ServiceCidr, ServiceCidr);

@@ -21,7 +21,7 @@ fn json(reply: &Reply) -> Value {
 fn n_i2_healthz_is_503_before_the_first_sync_and_200_after_while_livez_is_200() {
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
-    server.misbehave(Kind::Slices, Phase::Stream, Answer::Stall, usize::MAX);
+    server.misbehave(Kind::Slices, Phase::List, Answer::Stall, usize::MAX);
     let process = launch(&host, &server, &[]);
     wait_for_health(&host, "/livez", 200);
     let healthz = get(&host, HEALTH, "/healthz").unwrap();

@@ -294,7 +294,7 @@ fn j_a_change_of_a_service_counts_once_per_family() {
 fn j_a_slice_that_changed_while_the_first_list_was_read_is_measured() {
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
-    server.misbehave(Kind::Slices, Phase::Stream, Answer::Stall, 1);
+    server.misbehave(Kind::Slices, Phase::List, Answer::Stall, 1);
     let process = launch(&host, &server, &[]);
     server.wait_for_watch(Kind::Slices);
     wait_for_health(&host, "/livez", 200);

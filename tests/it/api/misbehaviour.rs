@@ -21,12 +21,15 @@ fn steady() -> [Value; 2] {
 }
 
 impl Site {
-    fn new() -> Self {
+    fn new(format: Format) -> Self {
         let host = Host::new();
         let mut objects = cluster(steady());
         objects.extend(web("web", 10, &[1, 2]));
         objects.extend(web("gone", 11, &[3]));
         let server = ApiServer::start(&host, objects);
+        if format == Format::Json {
+            server.speak_json();
+        }
         let process = start(&host, &server);
         in_step("the first sync", &host, &server);
         for kind in Kind::ALL {
@@ -44,11 +47,11 @@ impl Site {
         change(&self.server);
     }
 
-    /// Waits until both kinds are watched from a version on.
+    /// Waits until both kinds are watched a second time.
     fn wait_until_begun_again(&self) {
         eventually("the watches are begun again", || {
             BOTH.iter()
-                .all(|kind| !self.server.requests_for(*kind, Phase::Watch).is_empty())
+                .all(|kind| self.server.requests_for(*kind, Phase::Watch).len() > 1)
         });
     }
 
@@ -81,9 +84,15 @@ fn at_once<T: Copy + Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T)
 }
 
 /// Disturbs a proxy that runs well, and checks that all is well again: what the disturbance
-/// changed is programmed, the rest has not moved, and the next change is heard of.
-fn recovers(name: &str, disturb: impl FnOnce(&Site)) {
-    let site = Site::new();
+/// changed is programmed, the rest has not moved, and the next change is heard of. In each format.
+fn recovers(name: &str, disturb: impl Fn(&Site) + Sync) {
+    at_once([Format::Protobuf, Format::Json], |format| {
+        recovers_from(&format!("{name}, {format:?}"), format, &disturb);
+    });
+}
+
+fn recovers_from(name: &str, format: Format, disturb: impl FnOnce(&Site)) {
+    let site = Site::new(format);
     let (host, server) = (&site.host, &site.server);
     let before = mentioning(&elements(host), "10.96.0.99");
     let operations = metric(host, "pointsman_operations_total");
@@ -128,7 +137,7 @@ fn a_watch_that_is_refused_with_410_is_begun_again_and_what_it_missed_is_made_up
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a_watch_whose_connection_breaks_goes_on_where_it_was() {
     recovers("broken connections", |site| {
-        let lists = || BOTH.map(|kind| site.server.requests_for(kind, Phase::Stream).len());
+        let lists = || BOTH.map(|kind| site.server.requests_for(kind, Phase::List).len());
         let before = lists();
         for kind in BOTH {
             // It stays away for a moment, so that something is missed.
@@ -238,7 +247,7 @@ fn a_watch_goes_on_from_the_last_bookmark() {
             server.bookmark(kind);
         }
         server.forget_history();
-        let lists = || BOTH.map(|kind| server.requests_for(kind, Phase::Stream).len());
+        let lists = || BOTH.map(|kind| server.requests_for(kind, Phase::List).len());
         let before = lists();
         for kind in BOTH {
             server.end(kind);
@@ -247,9 +256,9 @@ fn a_watch_goes_on_from_the_last_bookmark() {
             let mut asked = Vec::new();
             eventually("the watch goes on", || {
                 asked = server.requests_for(kind, Phase::Watch);
-                !asked.is_empty()
+                asked.len() > 1
             });
-            let from = asked[0].asks("resourceVersion").map(str::to_owned);
+            let from = asked[1].asks("resourceVersion").map(str::to_owned);
             assert_eq!(from, Some(version.to_string()));
             server.wait_for_watch(kind);
         }
@@ -267,10 +276,12 @@ fn a_watch_that_is_refused_for_a_while_comes_back() {
         Answer::Refuse(403),
         Answer::Refuse(503),
         Answer::Garbage,
+        Answer::Surprise,
     ];
     at_once(answers, |answer| {
         // What cannot be read is a reason to list, not to watch again.
-        let times = if answer == Answer::Garbage { 1 } else { 2 };
+        let readable = ![Answer::Garbage, Answer::Surprise].contains(&answer);
+        let times = if readable { 2 } else { 1 };
         recovers(&format!("{answer:?} instead of a watch"), |site| {
             for kind in BOTH {
                 site.server.misbehave(kind, Phase::Watch, answer, times);
@@ -291,11 +302,12 @@ fn a_list_that_is_refused_for_a_while_comes_back() {
         Answer::Refuse(403),
         Answer::Break(1),
         Answer::Garbage,
+        Answer::Surprise,
     ];
     at_once(answers, |answer| {
         recovers(&format!("{answer:?} instead of a list"), |site| {
             for kind in BOTH {
-                site.server.misbehave(kind, Phase::Stream, answer, 2);
+                site.server.misbehave(kind, Phase::List, answer, 2);
             }
             site.server.lose(change);
             for kind in BOTH {
@@ -359,7 +371,7 @@ fn a_server_that_was_gone_is_found_again_and_what_it_forgot_is_listed() {
             process,
             mut server,
             host,
-        } = Site::new();
+        } = Site::new(Format::Protobuf);
         let before = mentioning(&elements(&host), "10.96.0.99");
         server.go_away();
         process.wait_for("the watch failed");
@@ -376,7 +388,7 @@ fn a_server_that_was_gone_is_found_again_and_what_it_forgot_is_listed() {
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn an_event_of_the_wrong_shape_is_a_reason_to_list_again() {
-    recovers("an object of the wrong shape", |site| {
+    recovers_from("an object of the wrong shape", Format::Json, |site| {
         let mut shapes = web("gone", 11, &[3]);
         shapes[0]["spec"] = json!(5);
         shapes[1]["endpoints"] = json!("none");
@@ -395,6 +407,98 @@ fn json_that_is_no_event_is_a_reason_to_list_again() {
         site.server.lose(change);
         for kind in BOTH {
             site.server.say(kind, r#"{"surprise": 1}"#);
+        }
+    });
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn protobuf_that_is_mangled_is_a_reason_to_list_again() {
+    type Mangle = fn(&mut Vec<u8>);
+    let mangled: [(&str, Mangle); 6] = [
+        ("a length beyond everything", |bytes| bytes[0] = 0xff),
+        ("no magic", |bytes| {
+            let at = bytes
+                .windows(4)
+                .position(|part| part == b"k8s\0")
+                .expect("an object");
+            bytes[at] = b'K';
+        }),
+        ("another kind", |bytes| {
+            let at = bytes.windows(7).position(|part| part == b"Service");
+            let at = at.or_else(|| bytes.windows(8).position(|part| part == b"Endpoint"));
+            bytes[at.expect("a kind")] = b'X';
+        }),
+        ("an unknown kind of event", |bytes| bytes[6] = b'X'),
+        ("a name that is no text", |bytes| {
+            let at = bytes
+                .windows(3)
+                .position(|part| part == b"web")
+                .expect("a name");
+            bytes[at] = 0xff;
+        }),
+        ("a frame of nothing", |bytes| *bytes = vec![0; 4]),
+    ];
+    at_once(mangled, |(name, mangle)| {
+        recovers_from(name, Format::Protobuf, |site| {
+            site.server.lose(change);
+            for (kind, object) in BOTH.into_iter().zip(web("web", 10, &[1, 2])) {
+                let event = json!({"type": "MODIFIED", "object": object});
+                let mut bytes = ApiServer::in_protobuf(&event);
+                mangle(&mut bytes);
+                site.server.send(kind, bytes);
+            }
+        });
+    });
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_server_that_changes_its_format_is_understood_from_its_next_answer_on() {
+    let cases = [Format::Protobuf, Format::Json];
+    at_once(cases, |format| {
+        recovers_from("the format changes", format, |site| {
+            site.server.lose(change);
+            // In the middle of a stream first, where it makes no sense.
+            for (kind, object) in BOTH.into_iter().zip(web("web", 10, &[1, 2])) {
+                let event = json!({"type": "MODIFIED", "object": object});
+                match format {
+                    Format::Protobuf => {
+                        site.server.speak_json();
+                        site.server.send(kind, format!("{event}\n"));
+                    }
+                    Format::Json => {
+                        site.server.speak_protobuf();
+                        site.server.send(kind, ApiServer::in_protobuf(&event));
+                    }
+                }
+            }
+            eventually("both are listed in the other format", || {
+                BOTH.iter().all(|kind| {
+                    let lists = site.server.requests_for(*kind, Phase::List);
+                    lists.last().is_some_and(|list| list.format != format)
+                })
+            });
+        });
+    });
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn an_object_of_ten_megabytes_is_read_and_one_of_twenty_is_a_reason_to_list_again() {
+    recovers_from("large objects", Format::Protobuf, |site| {
+        let large = |megabytes: usize| {
+            let [mut service, _] = web("large", 15, &[]);
+            service["metadata"]["annotations"] =
+                json!({"example.com/x": "x".repeat(megabytes << 20)});
+            service
+        };
+        site.server.put(large(10));
+        in_step("ten megabytes", &site.host, &site.server);
+        let event = json!({"type": "MODIFIED", "object": large(20)});
+        site.server.lose(change);
+        for kind in BOTH {
+            site.server.send(kind, ApiServer::in_protobuf(&event));
         }
     });
 }

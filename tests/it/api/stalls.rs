@@ -15,6 +15,7 @@ fn completes(host: &Host, server: &ApiServer) -> bool {
         let client = cluster::connect_with_patience(Some(kubeconfig), None, patience).await;
         let options = WatchOptions {
             watch_timeout: Duration::from_secs(1),
+            list_patience: patience,
             ..WatchOptions::new(crate::harness::NODE)
         };
         let converter = Converter::new(crate::harness::NODE);
@@ -40,10 +41,10 @@ fn completes(host: &Host, server: &ApiServer) -> bool {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn a_streamed_list_that_stalls_is_given_up_and_asked_for_again() {
+fn a_list_that_stalls_is_given_up_and_asked_for_again() {
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
-    server.misbehave(Kind::Services, Phase::Stream, Answer::Stall, 1);
+    server.misbehave(Kind::Services, Phase::List, Answer::Stall, 1);
     assert!(completes(&host, &server), "{:?}", server.requests());
 }
 
@@ -52,6 +53,6 @@ fn a_streamed_list_that_stalls_is_given_up_and_asked_for_again() {
 fn a_request_that_is_never_answered_is_given_up_and_made_again() {
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
-    server.misbehave(Kind::Services, Phase::Stream, Answer::Silence, 1);
+    server.misbehave(Kind::Services, Phase::List, Answer::Silence, 1);
     assert!(completes(&host, &server), "{:?}", server.requests());
 }

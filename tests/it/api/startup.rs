@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn a1_a2_a3_m2_lists_are_streamed_and_ask_for_what_matters() {
+fn a1_a2_a3_m2_lists_come_compressed_in_protobuf_from_the_cache_and_are_of_what_matters() {
     let host = Host::new();
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let _process = start(&host, &server);
@@ -20,24 +20,60 @@ fn a1_a2_a3_m2_lists_are_streamed_and_ask_for_what_matters() {
         (Kind::ServiceCidrs, None, None),
     ];
     for (kind, labels, fields) in selectors {
-        let requests = server.requests();
-        let first = requests.iter().find(|request| request.path == kind.path());
-        let first = first.unwrap_or_else(|| panic!("{kind:?} were not asked for"));
-        assert_eq!(first.phase(kind), Some(Phase::Stream), "{first:?}");
-        for (name, value) in [
-            ("watch", "true"),
-            ("sendInitialEvents", "true"),
-            ("resourceVersionMatch", "NotOlderThan"),
-            ("allowWatchBookmarks", "true"),
-        ] {
-            assert_eq!(first.asks(name), Some(value), "{first:?}");
+        server.wait_for_watch(kind);
+        let [lists, watches] =
+            [Phase::List, Phase::Watch].map(|phase| server.requests_for(kind, phase));
+        assert_eq!([lists.len(), watches.len()], [1, 1], "{kind:?}");
+        for request in lists.iter().chain(&watches) {
+            assert_eq!(request.format, Format::Protobuf, "{request:?}");
+            assert_eq!(request.asks("labelSelector"), labels, "{kind:?}");
+            assert_eq!(request.asks("fieldSelector"), fields, "{kind:?}");
+            assert!(request.agent.starts_with("pointsman/"), "{request:?}");
         }
-        assert_eq!(first.asks("labelSelector"), labels, "{kind:?}");
-        assert_eq!(first.asks("fieldSelector"), fields, "{kind:?}");
-        assert!(first.agent.starts_with("pointsman/"), "{first:?}");
+        let list = &lists[0];
+        assert_eq!(list.asks("resourceVersion"), Some("0"), "{list:?}");
+        assert!(list.accept_encoding.contains("gzip"), "{list:?}");
+        assert_eq!(watches[0].asks("allowWatchBookmarks"), Some("true"));
+        let timeout = watches[0].asks("timeoutSeconds").expect("a timeout");
+        let timeout: u32 = timeout.parse().expect("seconds");
+        assert!((300..=600).contains(&timeout), "{timeout} s");
     }
-    let lists = Kind::ALL.map(|kind| server.requests_for(kind, Phase::List).len());
-    assert_eq!(lists, [0; 4], "a streamed list needs no other");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn m2_the_configuration_says_in_which_form_objects_are_asked_for() {
+    let both = "application/vnd.kubernetes.protobuf,application/json";
+    let cases = [
+        (
+            "application/vnd.kubernetes.protobuf",
+            both,
+            Format::Protobuf,
+        ),
+        (
+            "application/json",
+            "application/json,application/vnd.kubernetes.protobuf",
+            Format::Json,
+        ),
+        ("application/cbor", both, Format::Protobuf),
+    ];
+    for (content_type, accept, format) in cases {
+        let host = Host::new();
+        let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+        if format == Format::Json {
+            server.speak_json();
+        }
+        let flag = format!("--kube-api-content-type={content_type}");
+        let process = launch(&host, &server, &[&flag]);
+        process.wait_for("synced");
+        in_step(content_type, &host, &server);
+        let lists = server.requests_for(Kind::Slices, Phase::List);
+        assert_eq!(lists[0].accept, accept, "{content_type}");
+        assert_eq!(lists[0].format, format, "{content_type}");
+        if content_type.ends_with("cbor") {
+            process.wait_for("\"application/cbor\" cannot be read here");
+        }
+    }
 }
 
 #[test]
@@ -79,31 +115,32 @@ fn a1_a2_what_the_selectors_leave_out_is_not_served_and_goes_when_it_is_labelled
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn m2_a_server_that_does_not_stream_lists_is_asked_for_pages() {
+fn m2_what_the_servers_cache_does_not_have_is_asked_for_in_pages() {
     let host = Host::new();
     let objects = (1..=10).flat_map(|number| web(&format!("web-{number}"), number, &[number]));
     let server = ApiServer::start(&host, cluster(objects));
     server.limit_pages(3);
-    for kind in Kind::ALL {
-        server.misbehave(kind, Phase::Stream, Answer::Refuse(422), usize::MAX);
-    }
-    // A token that is too old in the middle of a list is a reason to begin again.
+    // As one whose cache has not heard of a version; and a token that is too old in the middle of a list is
+    // a reason to begin again.
+    server.misbehave(Kind::Services, Phase::List, Answer::Refuse(504), 1);
     server.misbehave(Kind::Slices, Phase::List, Answer::Refuse(410), 1);
     let _process = start(&host, &server);
     in_step("all pages", &host, &server);
-    let pages = server.requests_for(Kind::Services, Phase::List);
-    assert_eq!(pages.len(), 4, "{pages:?}");
-    assert!(pages.iter().all(|page| page.asks("limit").is_some()));
-    for page in &pages {
-        assert_eq!(page.asks("fieldSelector"), Some("spec.clusterIP!=None"));
+    for kind in [Kind::Services, Kind::Slices] {
+        let lists = server.requests_for(kind, Phase::List);
+        let from_cache = lists.iter().filter(|list| list.asks("limit").is_none());
+        assert_eq!(from_cache.count(), 1, "{lists:?}");
+        let pages = lists.iter().filter(|list| list.asks("limit").is_some());
+        assert_eq!(pages.clone().count(), 4, "{lists:?}");
+        for page in pages {
+            assert_eq!(page.asks("resourceVersion"), None, "{page:?}");
+            assert_eq!(
+                page.asks("fieldSelector").is_some(),
+                kind == Kind::Services,
+                "{page:?}"
+            );
+        }
     }
-    let streams = server.requests_for(Kind::Services, Phase::Stream);
-    assert_eq!(
-        streams.len(),
-        1,
-        "once refused, not asked again: {streams:?}"
-    );
-
     let [service, _] = web("web-3", 3, &[]);
     server.delete(&service);
     server.put(web("late", 20, &[20])[0].clone());
@@ -117,7 +154,7 @@ fn g2_nothing_is_programmed_before_services_and_slices_are_complete() {
     for slow in [Kind::Services, Kind::Slices] {
         let host = Host::new();
         let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
-        server.misbehave(slow, Phase::Stream, Answer::Stall, usize::MAX);
+        server.misbehave(slow, Phase::List, Answer::Stall, usize::MAX);
         let process = launch(&host, &server, &[]);
         for kind in Kind::ALL {
             server.wait_for_watch(kind);
@@ -157,7 +194,7 @@ fn g2_rules_that_are_there_stay_untouched_until_all_is_complete() {
         server.delete(&service);
         server.delete(&slice);
         server.put(self::slice("web", "TCP", &["10.244.1.2", "10.244.1.9"]));
-        server.misbehave(slow, Phase::Stream, Answer::Stall, usize::MAX);
+        server.misbehave(slow, Phase::List, Answer::Stall, usize::MAX);
         let process = launch(&host, &server, &[]);
         for kind in Kind::ALL {
             server.wait_for_watch(kind);
@@ -181,11 +218,12 @@ fn g2_g10_a_service_cidr_list_that_is_slow_or_fails_holds_up_nothing() {
         Answer::Refuse(403),
         Answer::Refuse(500),
         Answer::Garbage,
+        Answer::Surprise,
     ];
     for failure in failures {
         let host = Host::new();
         let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
-        server.misbehave(Kind::ServiceCidrs, Phase::Stream, failure, usize::MAX);
+        server.misbehave(Kind::ServiceCidrs, Phase::List, failure, usize::MAX);
         let _process = start(&host, &server);
         let found = elements(&host);
         assert!(!mentioning(&found, "10.96.0.10").is_empty(), "{found:?}");
@@ -203,12 +241,7 @@ fn g2_a_server_that_knows_no_service_cidrs_holds_up_nothing() {
     let objects = web("web", 10, &[1]);
     let server = ApiServer::start(&host, [vec![node()], objects.to_vec()].concat());
     let always = usize::MAX;
-    server.misbehave(
-        Kind::ServiceCidrs,
-        Phase::Stream,
-        Answer::Refuse(404),
-        always,
-    );
+    server.misbehave(Kind::ServiceCidrs, Phase::List, Answer::Refuse(404), always);
     let _process = start(&host, &server);
     in_step("without ranges", &host, &server);
     wait_for_health(&host, "/healthz", 200);
@@ -217,19 +250,30 @@ fn g2_a_server_that_knows_no_service_cidrs_holds_up_nothing() {
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn m2_lists_of_many_objects_arrive_whole() {
-    for pages in [false, true] {
+    for (format, pages) in [
+        (Format::Protobuf, false),
+        (Format::Protobuf, true),
+        (Format::Json, false),
+        (Format::Json, true),
+    ] {
         let host = Host::new();
         let number = |number: u16| {
             let address = format!("10.96.{}.{}", 1 + number / 200, 1 + number % 200);
             service(&format!("web-{number:04}"), &[&address]).0
         };
         let server = ApiServer::start(&host, cluster((0..1200).map(number)));
+        if format == Format::Json {
+            server.speak_json();
+        }
         if pages {
-            let always = usize::MAX;
-            server.misbehave(Kind::Services, Phase::Stream, Answer::Refuse(422), always);
+            server.misbehave(Kind::Services, Phase::List, Answer::Refuse(410), 1);
         }
         let _process = start(&host, &server);
-        in_step(&format!("1200 Services, in pages: {pages}"), &host, &server);
+        in_step(
+            &format!("1200 Services, {format:?}, in pages: {pages}"),
+            &host,
+            &server,
+        );
         let asked = server.requests_for(Kind::Services, Phase::List).len();
         assert_eq!(asked > 1, pages, "{asked} pages");
     }
@@ -245,11 +289,11 @@ fn a_first_list_that_breaks_off_leaves_nothing_behind_that_the_next_does_not_nam
     };
     // More than are handed on at once while the first list is read.
     let server = ApiServer::start(&host, cluster((0..700).map(number)));
-    server.misbehave(Kind::Services, Phase::Stream, Answer::Break(650), 1);
-    server.misbehave(Kind::Services, Phase::Stream, Answer::Stall, 1);
+    server.misbehave(Kind::Services, Phase::List, Answer::Break(650), 1);
+    server.misbehave(Kind::Services, Phase::List, Answer::Stall, 1);
     let _process = launch(&host, &server, &[]);
     eventually("the list is asked for again", || {
-        server.requests_for(Kind::Services, Phase::Stream).len() == 2
+        server.requests_for(Kind::Services, Phase::List).len() == 2
     });
     server.wait_for_watch(Kind::Services);
     for gone in [0, 1, 300] {

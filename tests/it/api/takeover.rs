@@ -92,7 +92,7 @@ fn takeover_removes_kube_proxys_tables_and_chains_and_nobody_elses() {
     let host = Host::new();
     leave_behind(&host);
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
-    server.misbehave(Kind::Slices, Phase::Stream, Answer::Stall, 1);
+    server.misbehave(Kind::Slices, Phase::List, Answer::Stall, 1);
     let before = without_counts(&host);
     let process = launch(&host, &server, &["--takeover"]);
     for kind in Kind::ALL {

@@ -4,6 +4,7 @@
 //! It runs on a host of the harness, on loopback. What tests do to its objects lives here; how it
 //! answers, in `serve`.
 
+mod protobuf;
 mod selector;
 mod serve;
 
@@ -47,6 +48,21 @@ impl Kind {
         }
     }
 
+    /// As lists of it are called.
+    pub const fn list(self) -> &'static str {
+        match self {
+            Self::Services => "ServiceList",
+            Self::Slices => "EndpointSliceList",
+            Self::Nodes => "NodeList",
+            Self::ServiceCidrs => "ServiceCIDRList",
+        }
+    }
+
+    /// As one of it is called.
+    pub fn name(self) -> &'static str {
+        self.list().trim_end_matches("List")
+    }
+
     fn of(object: &Value) -> Self {
         match object["kind"].as_str().expect("a kind") {
             "Service" => Self::Services,
@@ -61,8 +77,6 @@ impl Kind {
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// A list that is streamed as the beginning of a watch.
-    Stream,
     /// A list, or a page of one.
     List,
     /// A watch from a version on.
@@ -80,10 +94,12 @@ pub enum Answer {
     Silence,
     /// The head of an answer and no more, until [`ApiServer::behave`].
     Stall,
-    /// So many objects of a streamed list, and then the connection breaks.
+    /// About so many objects of a list, and then the connection breaks.
     Break(usize),
-    /// 200, and what follows is no JSON.
+    /// 200, and what follows is nothing that an API server says.
     Garbage,
+    /// 200, and an object of JSON that is no list and no event.
+    Surprise,
 }
 
 /// What it was asked.
@@ -93,6 +109,17 @@ pub struct Request {
     pub path: String,
     pub query: BTreeMap<String, String>,
     pub agent: String,
+    pub accept: String,
+    pub accept_encoding: String,
+    /// The format of the answer.
+    pub format: Format,
+}
+
+/// In which form it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Protobuf,
+    Json,
 }
 
 impl Request {
@@ -105,10 +132,9 @@ impl Request {
         if self.path != kind.path() {
             return None;
         }
-        Some(match (self.asks("watch"), self.asks("sendInitialEvents")) {
-            (None, _) => Phase::List,
-            (Some(_), None) => Phase::Watch,
-            (Some(_), Some(_)) => Phase::Stream,
+        Some(match self.asks("watch") {
+            None => Phase::List,
+            Some(_) => Phase::Watch,
         })
     }
 }
@@ -123,12 +149,14 @@ enum Wire {
         after: Option<Value>,
         lost: bool,
     },
-    /// This line.
+    /// This line; in protobuf where it is an event, and as it is otherwise.
     Raw(String),
+    /// These bytes.
+    Bytes(Vec<u8>),
     /// A bookmark of this version.
     Bookmark(u64),
-    /// A line that ends in the middle, and the end.
-    Half(String),
+    /// An event that ends in the middle, and the end.
+    Half(Value),
     /// The end, as when the server has had enough.
     End,
     /// The end, as when a cable is cut.
@@ -160,6 +188,7 @@ struct State {
     requests: Vec<Request>,
     events: Vec<Value>,
     refuses_events: bool,
+    knows_only_json: bool,
 }
 
 struct Shared {
@@ -329,6 +358,16 @@ impl ApiServer {
         state.rules.iter().all(|rule| rule.left == 0)
     }
 
+    /// Speaks JSON from now on, whatever is asked for.
+    pub fn speak_json(&self) {
+        self.shared.state().knows_only_json = true;
+    }
+
+    /// Speaks protobuf again with whoever understands it.
+    pub fn speak_protobuf(&self) {
+        self.shared.state().knows_only_json = false;
+    }
+
     /// Takes no events any more.
     pub fn refuse_events(&self) {
         self.shared.state().refuses_events = true;
@@ -342,6 +381,16 @@ impl ApiServer {
     /// Sends a line to whoever watches this kind.
     pub fn say(&self, kind: Kind, line: impl Into<String>) {
         self.wire(kind, Wire::Raw(line.into()));
+    }
+
+    /// Sends bytes to whoever watches this kind.
+    pub fn send(&self, kind: Kind, bytes: impl Into<Vec<u8>>) {
+        self.wire(kind, Wire::Bytes(bytes.into()));
+    }
+
+    /// The bytes of an event in protobuf.
+    pub fn in_protobuf(event: &Value) -> Vec<u8> {
+        protobuf::event(event).expect("an event about a kind that is watched")
     }
 
     /// Tells whoever watches this kind that the version is too old.
@@ -363,9 +412,8 @@ impl ApiServer {
 
     /// Ends the watches of this kind in the middle of an event about an object.
     pub fn end_in_the_middle(&self, object: &Value) {
-        let line = json!({"type": "MODIFIED", "object": object}).to_string();
-        let half = line[..line.len() / 2].to_owned();
-        self.wire(Kind::of(object), Wire::Half(half));
+        let event = json!({"type": "MODIFIED", "object": object});
+        self.wire(Kind::of(object), Wire::Half(event));
     }
 
     /// Breaks the connections of the watches of this kind.
@@ -373,7 +421,7 @@ impl ApiServer {
         self.wire(kind, Wire::Break);
     }
 
-    /// How many watches of this kind are open.
+    /// How many lists and watches of this kind are open.
     pub fn open(&self, kind: Kind) -> usize {
         self.shared.state().open.get(&kind).copied().unwrap_or(0)
     }

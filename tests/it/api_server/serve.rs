@@ -2,15 +2,18 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use futures::stream;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::{StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
+use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -18,7 +21,10 @@ use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
 use super::selector::{Selector, query};
-use super::{Answer, Kind, Phase, Request, Shared, State, Wire};
+use super::{Answer, Format, Kind, Phase, Request, Shared, State, Wire, protobuf};
+
+/// The media type of protobuf.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -68,7 +74,16 @@ async fn answer(
         let value = incoming.headers().get(name)?;
         value.to_str().ok().map(str::to_owned)
     };
+    let accept = header("accept").unwrap_or_default();
+    let knows_protobuf = !shared.state().knows_only_json;
     let request = Request {
+        format: if knows_protobuf && accept.contains(PROTOBUF) {
+            Format::Protobuf
+        } else {
+            Format::Json
+        },
+        accept,
+        accept_encoding: header("accept-encoding").unwrap_or_default(),
         method: incoming.method().to_string(),
         path: incoming.uri().path().to_owned(),
         query: query(incoming.uri().query().unwrap_or_default()),
@@ -80,7 +95,12 @@ async fn answer(
         .starts_with("/apis/events.k8s.io/v1/namespaces/");
     if is_events && ["POST", "PATCH"].contains(&request.method.as_str()) {
         if shared.state().refuses_events {
-            return Ok(refusal(403, "Forbidden", "as the test wishes"));
+            return Ok(refusal(
+                Format::Json,
+                403,
+                "Forbidden",
+                "as the test wishes",
+            ));
         }
         let body = incoming.into_body().collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
@@ -91,7 +111,7 @@ async fn answer(
         {
             event["metadata"]["namespace"] = json!(namespace);
         }
-        let answer = whole(StatusCode::CREATED, &event);
+        let answer = whole(Format::Json, StatusCode::CREATED, &event);
         shared.change(|state| state.events.push(event));
         return Ok(answer);
     }
@@ -102,7 +122,7 @@ async fn answer(
             return Ok(objects(&shared, kind, phase, &request).await);
         }
     }
-    Ok(refusal(404, "NotFound", "no such path"))
+    Ok(refusal(request.format, 404, "NotFound", "no such path"))
 }
 
 /// Lists or watches.
@@ -117,47 +137,150 @@ async fn objects(
         (state.rule(kind, phase), state.behaved)
     };
     let changed = shared.changed.subscribe();
+    let format = request.format;
     match rule {
-        Some(Answer::Refuse(code)) => return refusal(code, reason(code), "as the test wishes"),
+        Some(Answer::Refuse(code)) => {
+            return refusal(format, code, reason(code), "as the test wishes");
+        }
         Some(Answer::TooMany(seconds)) => {
-            let mut response = refusal(429, "TooManyRequests", "as the test wishes");
+            let mut response = refusal(format, 429, "TooManyRequests", "as the test wishes");
             response.headers_mut().insert("Retry-After", seconds.into());
             return response;
         }
         Some(Answer::Garbage) => {
-            let body = Full::new(Bytes::from_static(b"<html>a captive portal</html>\n"));
-            return respond(StatusCode::OK, body.map_err(|never| match never {}));
+            let body = Bytes::from_static(b"<html>a captive portal</html>\n");
+            return respond("text/html", StatusCode::OK, full(body));
+        }
+        Some(Answer::Surprise) => {
+            return whole(Format::Json, StatusCode::OK, &json!({"surprise": 1}));
         }
         Some(Answer::Silence) => wait(shared, &mut changed.clone(), behaved).await,
         Some(Answer::Stall | Answer::Break(_)) | None => {}
     }
     let Ok(selector) = Selector::of(request) else {
-        return refusal(400, "BadRequest", "an unknown selector");
+        return refusal(format, 400, "BadRequest", "an unknown selector");
     };
+    let stalled = (rule == Some(Answer::Stall)).then_some(behaved);
     if phase == Phase::List {
-        return list(&shared.state(), kind, &selector, request);
+        let listed = match stalled {
+            // It may have changed until it goes on.
+            Some(_) => Ok(Value::Null),
+            None => list(&shared.state(), kind, &selector, request),
+        };
+        let listed = match listed {
+            Ok(list) => list,
+            Err(refused) => return refused,
+        };
+        return answer_list(shared, kind, selector, request, (rule, stalled), listed);
     }
     let version = request.asks("resourceVersion").and_then(|v| v.parse().ok());
     let version = version.unwrap_or(0);
-    if phase == Phase::Watch && version < shared.state().oldest {
-        return refusal(410, "Expired", "too old resource version");
+    if version < shared.state().oldest {
+        return refusal(format, 410, "Expired", "too old resource version");
     }
     let watcher = Watcher {
         _open: Open::new(shared, kind),
         shared: Arc::clone(shared),
         kind,
+        format,
         selector,
         changed,
         queue: VecDeque::new(),
-        begin: Some((phase, version, rule)),
-        stalled: (rule == Some(Answer::Stall)).then_some(behaved),
+        begin: Some(version),
+        stalled,
         cursor: 0,
     };
-    let lines = stream::unfold(watcher, |mut watcher| async {
+    let events = stream::unfold(watcher, |mut watcher| async {
         let frame = watcher.next().await?;
         Some((frame, watcher))
     });
-    respond(StatusCode::OK, StreamBody::new(lines))
+    let media_type = match format {
+        Format::Json => "application/json",
+        Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+    };
+    respond(media_type, StatusCode::OK, StreamBody::new(events))
+}
+
+/// A list, compressed for whoever understands that, which may wait and may break.
+fn answer_list(
+    shared: &Arc<Shared>,
+    kind: Kind,
+    selector: Selector,
+    request: &Request,
+    (rule, stalled): (Option<Answer>, Option<u64>),
+    listed: Value,
+) -> Response<Body> {
+    let zipped = request.accept_encoding.contains("gzip");
+    let open = Open::new(shared, kind);
+    let (shared, request) = (Arc::clone(shared), request.clone());
+    let format = request.format;
+    let pieces = stream::once(async move {
+        let _open = open;
+        let mut listed = listed;
+        if let Some(behaved) = stalled {
+            let mut changed = shared.changed.subscribe();
+            stall(&shared, kind, &mut changed, behaved).await?;
+            listed = list(&shared.state(), kind, &selector, &request).unwrap_or_default();
+        }
+        let count = listed["items"].as_array().map_or(0, Vec::len);
+        let mut bytes = said(format, &listed);
+        if zipped {
+            let mut zip = GzEncoder::new(Vec::new(), Compression::fast());
+            zip.write_all(&bytes)?;
+            bytes = zip.finish()?;
+        }
+        let cut = match rule {
+            Some(Answer::Break(most)) if most < count => {
+                bytes.truncate(bytes.len() * most / count);
+                true
+            }
+            _ => false,
+        };
+        Ok((bytes, cut))
+    });
+    let pieces = pieces.flat_map(|piece: io::Result<(Vec<u8>, bool)>| {
+        let frames = match piece {
+            Err(error) => vec![Err(error)],
+            Ok((bytes, cut)) => {
+                // Pieces end anywhere.
+                let mut frames: Vec<_> = bytes
+                    .chunks(1500)
+                    .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
+                    .collect();
+                frames.extend(cut.then(|| Err(io::ErrorKind::ConnectionReset.into())));
+                frames
+            }
+        };
+        stream::iter(frames)
+    });
+    let mut response = respond(media_type(format), StatusCode::OK, StreamBody::new(pieces));
+    if zipped {
+        let gzip = HeaderValue::from_static("gzip");
+        response.headers_mut().insert("Content-Encoding", gzip);
+    }
+    response
+}
+
+/// Says nothing until the server is told to behave. Even one that says nothing can be cut off.
+async fn stall(
+    shared: &Shared,
+    kind: Kind,
+    changed: &mut watch::Receiver<u64>,
+    behaved: u64,
+) -> io::Result<()> {
+    let start = shared.state().log.len();
+    while shared.state().behaved == behaved {
+        let cut = shared.state().log[start..]
+            .iter()
+            .any(|(of, wire)| *of == kind && matches!(wire, Wire::Break));
+        if cut {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if changed.changed().await.is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the server is told to behave.
@@ -169,15 +292,21 @@ async fn wait(shared: &Shared, changed: &mut watch::Receiver<u64>, behaved: u64)
     }
 }
 
-fn list(state: &State, kind: Kind, selector: &Selector, request: &Request) -> Response<Body> {
+fn list(
+    state: &State,
+    kind: Kind,
+    selector: &Selector,
+    request: &Request,
+) -> Result<Value, Response<Body>> {
+    let refusal = |code, reason, message| refusal(request.format, code, reason, message);
     // A token is the version of the list and the name that the next page follows.
     let (version, after) = match request.asks("continue").map(|token| token.split_once(':')) {
         None => (state.version, None),
         Some(Some((version, after))) => (version.parse().unwrap_or(0), Some(after.to_owned())),
-        Some(None) => return refusal(400, "BadRequest", "no such token"),
+        Some(None) => return Err(refusal(400, "BadRequest", "no such token")),
     };
     if version < state.oldest {
-        return refusal(410, "Expired", "the token is too old");
+        return Err(refusal(410, "Expired", "the token is too old"));
     }
     let asked = request.asks("limit").and_then(|limit| limit.parse().ok());
     let limit = asked.map_or(usize::MAX, |limit: usize| {
@@ -206,8 +335,7 @@ fn list(state: &State, kind: Kind, selector: &Selector, request: &Request) -> Re
             break;
         }
     }
-    let list = json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items});
-    whole(StatusCode::OK, &list)
+    Ok(json!({"kind": kind.list(), "apiVersion": "v1", "metadata": metadata, "items": items}))
 }
 
 /// Counts an open watch.
@@ -231,7 +359,7 @@ impl Drop for Open {
 }
 
 enum Out {
-    Text(String),
+    Bytes(Vec<u8>),
     End,
     Break,
 }
@@ -240,10 +368,11 @@ enum Out {
 struct Watcher {
     shared: Arc<Shared>,
     kind: Kind,
+    format: Format,
     selector: Selector,
     changed: watch::Receiver<u64>,
     queue: VecDeque<Out>,
-    begin: Option<(Phase, u64, Option<Answer>)>,
+    begin: Option<u64>,
     stalled: Option<u64>,
     /// How much of the log it has seen.
     cursor: usize,
@@ -252,25 +381,15 @@ struct Watcher {
 
 impl Watcher {
     async fn next(&mut self) -> Option<Result<Frame<Bytes>, io::Error>> {
-        if let Some(behaved) = self.stalled {
-            let mut changed = self.changed.clone();
-            let shared = Arc::clone(&self.shared);
-            // Even one that says nothing can be cut off.
-            let start = shared.state().log.len();
-            while shared.state().behaved == behaved {
-                let cut = shared.state().log[start..]
-                    .iter()
-                    .any(|(kind, wire)| *kind == self.kind && matches!(wire, Wire::Break));
-                if cut {
-                    return Some(Err(io::ErrorKind::ConnectionReset.into()));
-                }
-                changed.changed().await.ok()?;
+        if let Some(behaved) = self.stalled.take() {
+            let (shared, mut changed) = (Arc::clone(&self.shared), self.changed.clone());
+            if let Err(error) = stall(&shared, self.kind, &mut changed, behaved).await {
+                return Some(Err(error));
             }
-            self.stalled = None;
         }
         loop {
             match self.queue.pop_front() {
-                Some(Out::Text(text)) => return Some(Ok(Frame::data(Bytes::from(text)))),
+                Some(Out::Bytes(bytes)) => return Some(Ok(Frame::data(Bytes::from(bytes)))),
                 Some(Out::Break) => return Some(Err(io::ErrorKind::ConnectionReset.into())),
                 Some(Out::End) => return None,
                 None => {}
@@ -286,18 +405,13 @@ impl Watcher {
     fn fill(&mut self) {
         let shared = Arc::clone(&self.shared);
         let state = shared.state();
-        if let Some((phase, version, rule)) = self.begin.take() {
-            match phase {
-                Phase::Stream => self.stream_list(&state, rule),
-                _ => {
-                    for (kind, wire) in &state.log {
-                        if let Wire::Change { version: at, .. } = wire
-                            && *kind == self.kind
-                            && *at > version
-                        {
-                            self.tell(wire);
-                        }
-                    }
+        if let Some(version) = self.begin.take() {
+            for (kind, wire) in &state.log {
+                if let Wire::Change { version: at, .. } = wire
+                    && *kind == self.kind
+                    && *at > version
+                {
+                    self.tell(wire);
                 }
             }
             self.cursor = state.log.len();
@@ -311,34 +425,26 @@ impl Watcher {
         self.cursor = state.log.len();
     }
 
-    fn stream_list(&mut self, state: &State, rule: Option<Answer>) {
-        let most = match rule {
-            Some(Answer::Break(most)) => most,
-            _ => usize::MAX,
-        };
-        for ((kind, _), object) in &state.objects {
-            if *kind == self.kind && self.selector.matches(object) {
-                self.queue.push_back(event("ADDED", object));
-            }
-        }
-        if self.queue.len() > most {
-            self.queue.truncate(most);
-            self.queue.push_back(Out::Break);
-            return;
-        }
-        let mut bookmark = bookmark(state.version);
-        bookmark["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-        self.queue.push_back(event("BOOKMARK", &bookmark));
-    }
-
     fn tell(&mut self, wire: &Wire) {
+        let event = |what: &str, object: &Value| {
+            let event = json!({"type": what, "object": object});
+            Out::Bytes(event_bytes(self.format, &event))
+        };
         let out = match wire {
-            Wire::Raw(line) => Out::Text(format!("{line}\n")),
-            Wire::Half(text) => {
-                self.queue.push_back(Out::Text(text.clone()));
+            Wire::Raw(line) => {
+                let event = serde_json::from_str(line).ok();
+                let event = event.filter(|_| self.format == Format::Protobuf);
+                let bytes = event.and_then(|event| protobuf::event(&event));
+                Out::Bytes(bytes.unwrap_or_else(|| format!("{line}\n").into_bytes()))
+            }
+            Wire::Bytes(bytes) => Out::Bytes(bytes.clone()),
+            Wire::Half(event) => {
+                let mut bytes = event_bytes(self.format, event);
+                bytes.truncate(bytes.len() / 2);
+                self.queue.push_back(Out::Bytes(bytes));
                 Out::End
             }
-            Wire::Bookmark(version) => event("BOOKMARK", &bookmark(*version)),
+            Wire::Bookmark(version) => event("BOOKMARK", &bookmark(self.kind, *version)),
             Wire::End => Out::End,
             Wire::Break => Out::Break,
             Wire::Change {
@@ -367,13 +473,20 @@ impl Watcher {
     }
 }
 
-fn event(what: &str, object: &Value) -> Out {
-    // In a real server's order: it lets a client read the object without holding it back.
-    Out::Text(format!("{{\"type\":\"{what}\",\"object\":{object}}}\n"))
+fn event_bytes(format: Format, event: &Value) -> Vec<u8> {
+    match format {
+        Format::Protobuf => protobuf::event(event).expect("an event about a kind that is watched"),
+        // In a real server's order: it lets a client read the object without holding it back.
+        Format::Json => {
+            let (what, object) = (&event["type"], &event["object"]);
+            format!("{{\"type\":{what},\"object\":{object}}}\n").into_bytes()
+        }
+    }
 }
 
-fn bookmark(version: u64) -> Value {
-    json!({"kind": "X", "apiVersion": "v1", "metadata": {"resourceVersion": version.to_string()}})
+fn bookmark(kind: Kind, version: u64) -> Value {
+    let metadata = json!({"resourceVersion": version.to_string()});
+    json!({"kind": kind.name(), "apiVersion": "v1", "metadata": metadata})
 }
 
 const fn reason(code: u16) -> &'static str {
@@ -394,23 +507,43 @@ pub(super) fn failure(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
-fn refusal(code: u16, reason: &str, message: &str) -> Response<Body> {
+fn refusal(format: Format, code: u16, reason: &str, message: &str) -> Response<Body> {
     let status = StatusCode::from_u16(code).expect("a code");
-    whole(status, &failure(code, reason, message))
+    whole(format, status, &failure(code, reason, message))
 }
 
-fn whole(status: StatusCode, value: &Value) -> Response<Body> {
-    let body = Full::new(Bytes::from(value.to_string()));
-    respond(status, body.map_err(|never| match never {}))
+fn said(format: Format, value: &Value) -> Vec<u8> {
+    match format {
+        Format::Protobuf => protobuf::whole(value).expect("an object of a kind that is watched"),
+        Format::Json => value.to_string().into_bytes(),
+    }
 }
 
-fn respond<B>(status: StatusCode, body: B) -> Response<Body>
+fn whole(format: Format, status: StatusCode, value: &Value) -> Response<Body> {
+    let bytes = Bytes::from(said(format, value));
+    respond(media_type(format), status, full(bytes))
+}
+
+fn full(bytes: Bytes) -> UnsyncBoxBody<Bytes, io::Error> {
+    Full::new(bytes)
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+const fn media_type(format: Format) -> &'static str {
+    match format {
+        Format::Protobuf => PROTOBUF,
+        Format::Json => "application/json",
+    }
+}
+
+fn respond<B>(media_type: &'static str, status: StatusCode, body: B) -> Response<Body>
 where
     B: hyper::body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
 {
     let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = status;
-    let json = hyper::header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert("Content-Type", json);
+    let media_type = HeaderValue::from_static(media_type);
+    response.headers_mut().insert("Content-Type", media_type);
     response
 }

@@ -1,0 +1,148 @@
+//! Lists in pieces, whole and broken; their bytes are another author's.
+
+use k8s_pb::api::core::v1 as core;
+use k8s_pb::apimachinery::pkg::apis::meta::v1 as meta;
+use k8s_pb::apimachinery::pkg::runtime;
+use proptest::prelude::*;
+
+use super::*;
+use crate::source::objects::Service;
+
+fn service(name: &str) -> core::Service {
+    core::Service {
+        metadata: Some(meta::ObjectMeta {
+            name: Some(name.to_owned()),
+            generation: Some(-1),
+            ..meta::ObjectMeta::default()
+        }),
+        spec: Some(core::ServiceSpec {
+            publish_not_ready_addresses: Some(true),
+            ..core::ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn list(kind: &str, names: &[&str]) -> Vec<u8> {
+    let list = core::ServiceList {
+        metadata: Some(meta::ListMeta {
+            resource_version: Some("17".to_owned()),
+            r#continue: Some("more".to_owned()),
+            remaining_item_count: Some(300),
+            ..meta::ListMeta::default()
+        }),
+        items: names.iter().map(|name| service(name)).collect(),
+    };
+    let object = runtime::Unknown {
+        type_meta: Some(runtime::TypeMeta {
+            api_version: Some("v1".to_owned()),
+            kind: Some(kind.to_owned()),
+        }),
+        raw: Some(list.encode_to_vec()),
+        content_encoding: Some(String::new()),
+        content_type: Some(String::new()),
+    };
+    [MAGIC.as_slice(), &object.encode_to_vec()].concat()
+}
+
+/// The names of the objects, and what the list says of itself.
+fn read(format: Format, bytes: &[u8], piece: usize) -> Result<(Vec<String>, String), Unreadable> {
+    let mut listing = Listing::<Service>::new(format);
+    let mut names = Vec::new();
+    for piece in bytes.chunks(piece) {
+        listing.push(piece)?;
+        while let Some(object) = listing.next()? {
+            names.push(object.metadata.name);
+        }
+    }
+    let (metadata, rest) = listing.end()?;
+    names.extend(rest.into_iter().map(|object| object.metadata.name));
+    let told = format!("{} {}", metadata.resource_version, metadata.r#continue);
+    Ok((names, told))
+}
+
+#[test]
+fn objects_come_one_by_one_wherever_pieces_end() {
+    let long = "x".repeat(300);
+    let bytes = list("ServiceList", &["a", &long, "b"]);
+    for piece in 1..bytes.len() {
+        let (names, told) = read(Format::Protobuf, &bytes, piece).unwrap();
+        assert_eq!(names, ["a", &long, "b"], "{piece}");
+        assert_eq!(told, "17 more");
+    }
+}
+
+#[test]
+fn a_list_that_ends_early_is_no_shorter_list() {
+    let bytes = list("ServiceList", &["a", "b", "c"]);
+    // What is left out at the end is nothing that is read.
+    let needed = bytes.len() - 4;
+    for length in 0..needed {
+        assert!(
+            read(Format::Protobuf, &bytes[..length], 7).is_err(),
+            "{length}"
+        );
+    }
+    let json = br#"{"kind":"ServiceList","metadata":{"resourceVersion":"1"},"items":[{}]}"#;
+    for length in 0..json.len() {
+        assert!(read(Format::Json, &json[..length], 7).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn what_is_no_list_of_the_kind_is_not_taken_for_an_empty_one() {
+    let cases: [(Format, &[u8]); 9] = [
+        (Format::Json, b"{}"),
+        (Format::Json, br#"{"surprise": 1}"#),
+        (Format::Json, br#"{"kind":"Status","metadata":{}}"#),
+        (Format::Json, br#"{"kind":"ServiceList","metadata":{}}"#),
+        (
+            Format::Json,
+            br#"{"kind":"NodeList","metadata":{"resourceVersion":"1"}}"#,
+        ),
+        (Format::Json, b"<html>"),
+        (Format::Protobuf, b""),
+        (Format::Protobuf, b"k8s\0"),
+        (Format::Protobuf, b"{\"kind\":\"ServiceList\"}"),
+    ];
+    for (format, bytes) in cases {
+        let text = String::from_utf8_lossy(bytes);
+        assert!(read(format, bytes, 3).is_err(), "{text}");
+    }
+    for kind in ["NodeList", "Service", "Status", ""] {
+        let bytes = list(kind, &[]);
+        assert!(read(Format::Protobuf, &bytes, 9).is_err(), "{kind}");
+    }
+}
+
+#[test]
+fn an_object_that_is_longer_than_any_is_refused_before_it_takes_memory() {
+    // A ServiceList whose only item says that it is 4 GiB long.
+    let mut bytes = list("ServiceList", &[]);
+    let empty = bytes.clone();
+    bytes.truncate(4);
+    let raw = [0x12, 0xff, 0xff, 0xff, 0xff, 0x0f];
+    let kind = &empty[4..4 + 2 + usize::from(empty[5])];
+    bytes.extend_from_slice(kind);
+    bytes.extend_from_slice(&[0x12, 0xff, 0xff, 0xff, 0xff, 0x1f]);
+    bytes.extend_from_slice(&raw);
+    let error = read(Format::Protobuf, &bytes, 5).unwrap_err().to_string();
+    assert!(error.contains("4294967295 bytes"), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn mangled_lists_are_read_or_refused_and_the_same_in_pieces(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        piece in 1_usize..40,
+    ) {
+        let mut bytes = list("ServiceList", &["a", "bcd", "e"]);
+        for (index, byte) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let whole = read(Format::Protobuf, &bytes, usize::MAX).map_err(|error| error.to_string());
+        let pieces = read(Format::Protobuf, &bytes, piece).map_err(|error| error.to_string());
+        prop_assert_eq!(whole, pieces);
+    }
+}
