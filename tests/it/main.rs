@@ -10,6 +10,7 @@
 mod api;
 mod api_server;
 mod attacks;
+mod chart;
 mod cli;
 mod daemonset;
 mod differential;

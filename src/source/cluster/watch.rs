@@ -3,6 +3,7 @@
 //! Lists come whole, compressed, in protobuf, and from the server's cache: of all ways that it has, streamed lists
 //! among them, this one costs its processor and the network least (docs/design.md).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +13,8 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::event::Event;
 use super::formats::Format;
@@ -84,6 +85,8 @@ const NOT_FOUND_PAUSE: Duration = Duration::from_secs(600);
 const MOST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// So long after its time a watch is given up.
 const GRACE: Duration = Duration::from_secs(5);
+/// For so long, at most, nobody hurries ahead of the first request.
+const HURRY: Duration = Duration::from_secs(1);
 /// A watch that ends sooner, and has said nothing, has failed.
 const SHORT: Duration = Duration::from_secs(1);
 /// The most bytes of a refusal that are read.
@@ -95,6 +98,7 @@ const CACHED: &str = "0";
 
 /// Starts the four watches.
 pub(super) fn start(client: &Client, options: &WatchOptions, items: &mpsc::Sender<Item>) {
+    let door = Arc::new(Semaphore::new(1));
     let name = format!("metadata.name={}", options.node_name);
     let no_other_proxy = format!("!{OTHER_PROXY_LABEL}");
     let not_headless = format!("!{HEADLESS_LABEL}");
@@ -105,32 +109,32 @@ pub(super) fn start(client: &Client, options: &WatchOptions, items: &mpsc::Sende
             ("labelSelector", &no_other_proxy),
             ("fieldSelector", "spec.clusterIP!=None"),
         ],
-        items,
-        Item::Service,
+        (items, Item::Service),
+        &door,
     );
     spawn(
         client,
         options,
         &[("labelSelector", &not_headless)],
-        items,
-        Item::EndpointSlice,
+        (items, Item::EndpointSlice),
+        &door,
     );
     spawn(
         client,
         options,
         &[("fieldSelector", &name)],
-        items,
-        Item::Node,
+        (items, Item::Node),
+        &door,
     );
-    spawn(client, options, &[], items, Item::ServiceCidr);
+    spawn(client, options, &[], (items, Item::ServiceCidr), &door);
 }
 
 fn spawn<T: Trimmed>(
     client: &Client,
     options: &WatchOptions,
     selectors: &[(&'static str, &str)],
-    items: &mpsc::Sender<Item>,
-    item: fn(Step<T>) -> Item,
+    (items, item): (&mpsc::Sender<Item>, fn(Step<T>) -> Item),
+    door: &Arc<Semaphore>,
 ) {
     let formats = options.formats.iter().map(|format| format.name());
     let watch = Watch {
@@ -143,6 +147,7 @@ fn spawn<T: Trimmed>(
         options: options.clone(),
         items: items.clone(),
         item,
+        door: Arc::clone(door),
         at: None,
         newest: CACHED.to_owned(),
     };
@@ -171,6 +176,9 @@ struct Watch<T> {
     options: WatchOptions,
     items: mpsc::Sender<Item>,
     item: fn(Step<T>) -> Item,
+    /// Closed when the server has answered for the first time. The first request finds out whether one connection is
+    /// enough for all; without the others waiting for that, each would make one of its own.
+    door: Arc<Semaphore>,
     /// The version that has been told, from which a watch goes on; without it, everything is listed.
     at: Option<String>,
     /// What a list has to know at least: `0` for whatever is at hand, nothing for all that there is.
@@ -354,7 +362,10 @@ impl<T: Trimmed> Watch<T> {
             .header(ACCEPT, &self.accept)
             .body(Body::empty())
             .map_err(|error| Trouble::Request(kube::Error::HttpError(error)))?;
+        let first = timeout(HURRY, self.door.acquire()).await;
         let response = self.client.send(request).await.map_err(Trouble::Request)?;
+        drop(first);
+        self.door.close();
         if !response.status().is_success() {
             return Err(refusal(response, self.options.list_patience).await);
         }

@@ -78,6 +78,31 @@ fn m2_the_configuration_says_in_which_form_objects_are_asked_for() {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn m2_all_watches_share_one_connection_and_find_another_when_it_breaks() {
+    let host = Host::new();
+    let mut server = ApiServer::start_secure(&host, cluster(web("web", 10, &[1])));
+    let _process = start(&host, &server);
+    for kind in Kind::ALL {
+        server.wait_for_watch(kind);
+    }
+    // What writes events may have made one before that was known.
+    assert!(server.connections() <= 2, "{}", server.connections());
+    let established = || {
+        let shown = host.sh("ss -Htn state established dport = :6443");
+        shown.lines().count()
+    };
+    eventually("one connection is left", || established() == 1);
+    server.go_away();
+    for object in web("late", 11, &[2]) {
+        server.put(object);
+    }
+    server.come_back(&host);
+    in_step("what changed while it was gone", &host, &server);
+    eventually("one connection is left again", || established() == 1);
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn a1_a2_what_the_selectors_leave_out_is_not_served_and_goes_when_it_is_labelled() {
     let labelled = |mut object: Value, label: &str| {
         object["metadata"]["labels"][label] = json!("x");

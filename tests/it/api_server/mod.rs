@@ -7,6 +7,7 @@
 mod protobuf;
 mod selector;
 mod serve;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
+
+use tls::Identity;
 
 use crate::harness::{Host, eventually};
 
@@ -189,6 +192,8 @@ struct State {
     events: Vec<Value>,
     refuses_events: bool,
     knows_only_json: bool,
+    /// Connections that were made.
+    connections: usize,
 }
 
 struct Shared {
@@ -212,18 +217,30 @@ impl Shared {
 pub struct ApiServer {
     shared: Arc<Shared>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    /// How it is reached, unless in clear.
+    identity: Option<Identity>,
     directory: tempfile::TempDir,
 }
 
 impl ApiServer {
     /// A server with these objects, on a host.
     pub fn start(host: &Host, objects: Vec<Value>) -> Self {
+        Self::start_as(host, objects, None)
+    }
+
+    /// The same, over TLS and whatever version of HTTP the client prefers.
+    pub fn start_secure(host: &Host, objects: Vec<Value>) -> Self {
+        Self::start_as(host, objects, Some(Identity::new()))
+    }
+
+    fn start_as(host: &Host, objects: Vec<Value>, identity: Option<Identity>) -> Self {
         let mut server = Self {
             shared: Arc::new(Shared {
                 state: Mutex::default(),
                 changed: watch::Sender::new(0),
             }),
             running: None,
+            identity,
             directory: tempfile::tempdir().expect("a directory"),
         };
         // As in a real cluster, no version is small.
@@ -233,7 +250,14 @@ impl ApiServer {
         }
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": format!("http://{ADDRESS}")}}],
+            "clusters": [{"name": "test", "cluster": match &server.identity {
+                None => json!({"server": format!("http://{ADDRESS}")}),
+                Some(identity) => {
+                    let file = server.directory.path().join("ca.crt");
+                    std::fs::write(&file, identity.certificate()).expect("a file");
+                    json!({"server": format!("https://{ADDRESS}"), "certificate-authority": file})
+                }
+            }}],
             "users": [{"name": "test", "user": {}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
@@ -253,7 +277,8 @@ impl ApiServer {
         let (ready, started) = channel();
         let shared = Arc::clone(&self.shared);
         let address = ADDRESS.parse().expect("an address");
-        let thread = host.spawn(move || serve::run(address, &shared, stopped, &ready));
+        let tls = self.identity.as_ref().map(Identity::acceptor);
+        let thread = host.spawn(move || serve::run(address, &shared, tls, stopped, &ready));
         started.recv().expect("a server");
         self.running = Some((stop, thread));
     }
@@ -320,6 +345,11 @@ impl ApiServer {
     /// The events that were written.
     pub fn events(&self) -> Vec<Value> {
         self.shared.state().events.clone()
+    }
+
+    /// How many connections have been made.
+    pub fn connections(&self) -> usize {
+        self.shared.state().connections
     }
 
     /// All requests so far.

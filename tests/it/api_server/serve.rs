@@ -16,9 +16,11 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
 
 use super::selector::{Selector, query};
 use super::{Answer, Format, Kind, Phase, Request, Shared, State, Wire, protobuf};
@@ -32,6 +34,7 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 pub(super) fn run(
     address: SocketAddr,
     shared: &Arc<Shared>,
+    tls: Option<TlsAcceptor>,
     stopped: oneshot::Receiver<()>,
     ready: &Sender<()>,
 ) {
@@ -50,12 +53,24 @@ pub(super) fn run(
                 let (connection, _) = listener.accept().await.expect("a connection");
                 // As a real one does: an event does not wait for the acknowledgement of another.
                 connection.set_nodelay(true).expect("an option");
+                shared.state().connections += 1;
                 let shared = Arc::clone(shared);
+                let tls = tls.clone();
                 tokio::spawn(async move {
                     let service = service_fn(|request| answer(Arc::clone(&shared), request));
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(connection), service)
-                        .await;
+                    let http = auto::Builder::new(TokioExecutor::new());
+                    match tls {
+                        None => {
+                            let connection = TokioIo::new(connection);
+                            let _ = http.serve_connection(connection, service).await;
+                        }
+                        Some(tls) => {
+                            if let Ok(connection) = tls.accept(connection).await {
+                                let connection = TokioIo::new(connection);
+                                let _ = http.serve_connection(connection, service).await;
+                            }
+                        }
+                    }
                 });
             }
         };
