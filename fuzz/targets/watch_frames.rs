@@ -1,6 +1,7 @@
 //! What an API server answers to a watch, in pieces: what is heard does not depend on where they end.
 //!
-//! The first byte says which kind is watched, the second how long the pieces are. `====` on a line of its
+//! The first byte says which kind is watched, and by a bit of four whether the answers are protobuf; the second how long
+//! the pieces are. `====` on a line of its
 //! own ends an answer; one that begins with a status of three digits and a space is an answer with that
 //! status.
 
@@ -18,7 +19,7 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use kube::client::Body;
 use libfuzzer_sys::fuzz_target;
-use pointsman::source::cluster::{Kind, WatchOptions, follow};
+use pointsman::source::cluster::{Format, Kind, WatchOptions, follow};
 use pointsman::source::convert::Converter;
 use tokio::runtime::Builder;
 use tower::service_fn;
@@ -78,7 +79,7 @@ fn answers(text: &[u8], seed: Option<u8>) -> VecDeque<Answer> {
 }
 
 /// What is heard of one kind if the server answers so, and nothing after that.
-fn heard(kind: Kind, answers: VecDeque<Answer>) -> Vec<String> {
+fn heard(kind: Kind, format: Format, answers: VecDeque<Answer>) -> Vec<String> {
     let answers = Arc::new(Mutex::new(answers));
     let server = service_fn(move |request: Request<Body>| {
         let path = request.uri().path();
@@ -92,7 +93,8 @@ fn heard(kind: Kind, answers: VecDeque<Answer>) -> Vec<String> {
                 .into_iter()
                 .map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
             let body = StreamBody::new(stream::iter(frames));
-            let response = Response::builder().status(status).body(body);
+            let response = Response::builder().status(status);
+            let response = response.header("Content-Type", format.name()).body(body);
             Ok::<_, Infallible>(response.expect("a status"))
         }
     });
@@ -120,8 +122,9 @@ fuzz_target!(|data: &[u8]| {
     let [kind, seed, text @ ..] = data else {
         return;
     };
+    let format = Format::ALL[usize::from(kind & 4 == 0)];
     let kind = Kind::ALL[usize::from(*kind) % Kind::ALL.len()];
-    let whole = heard(kind, answers(text, None));
-    let in_pieces = heard(kind, answers(text, Some(*seed)));
+    let whole = heard(kind, format, answers(text, None));
+    let in_pieces = heard(kind, format, answers(text, Some(*seed)));
     assert_eq!(whole, in_pieces);
 });

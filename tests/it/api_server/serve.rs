@@ -184,7 +184,7 @@ async fn objects(
         };
         let listed = match listed {
             Ok(list) => list,
-            Err(refused) => return refused,
+            Err(refused) => return *refused,
         };
         return answer_list(shared, kind, selector, request, (rule, stalled), listed);
     }
@@ -312,8 +312,8 @@ fn list(
     kind: Kind,
     selector: &Selector,
     request: &Request,
-) -> Result<Value, Response<Body>> {
-    let refusal = |code, reason, message| refusal(request.format, code, reason, message);
+) -> Result<Value, Box<Response<Body>>> {
+    let refusal = |code, reason, message| Box::new(refusal(request.format, code, reason, message));
     // A token is the version of the list and the name that the next page follows.
     let (version, after) = match request.asks("continue").map(|token| token.split_once(':')) {
         None => (state.version, None),
