@@ -1,4 +1,4 @@
-.PHONY: setup demo test soak bench fuzz fresh kernels
+.PHONY: setup demo test soak bench fuzz fresh kernels upgrade
 
 # Tools of the administrator are not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -53,3 +53,8 @@ fresh:
 # picks, scripts/kernels.sh lists them. Needs qemu-system-x86 and, unless there is KVM, hours.
 kernels: setup
 	scripts/kernels.sh $(KERNELS)
+
+# An older version and this one follow each other under traffic: FROM=COMMIT, by default 0.1.0. Needs root.
+upgrade: FROM = 4f1bccf
+upgrade: setup
+	scripts/upgrade.sh $(FROM)

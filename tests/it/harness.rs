@@ -738,6 +738,12 @@ impl Pointsman {
         Self::launch_by(&["sh", "-c", &script], host, arguments, &[])
     }
 
+    /// Starts another version of the program instead, to which sockets are unknown.
+    pub fn launch_version(binary: &str, host: &Host, arguments: &[&str]) -> Self {
+        let script = r#"name=$1 value=$2; shift 4; exec "$OTHER" "$name" "$value" "$@""#;
+        Self::launch_by(&["sh", "-c", script], host, arguments, &[("OTHER", binary)])
+    }
+
     /// The same, with variables in its environment.
     pub fn launch_with(host: &Host, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::launch_by(&["env"], host, arguments, environment)

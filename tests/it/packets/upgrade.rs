@@ -1,4 +1,4 @@
-//! From the program of version 0.1.0 to this one, under traffic.
+//! From the program of another version to this one and back, under traffic.
 
 use super::*;
 
@@ -136,18 +136,9 @@ impl Load {
     }
 }
 
-#[test]
-#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn the_program_of_0_1_0_gives_way_to_this_one_in_one_transaction_and_no_connection_is_lost() {
-    let world = World::new();
-    for host in [&world.pods, &world.peer] {
-        Servers::tcp(host, &[8080]);
-        serve_echoes(host);
-    }
-    let (ok, output) = world.node.sh_with_input("nft -f -", BEFORE);
-    assert!(ok, "{output}");
-
-    let mut long: Vec<(SocketAddr, TcpStream)> = Vec::new();
+/// Connections that are left open, to every way of an echo.
+fn long_connections(world: &World) -> Vec<(SocketAddr, TcpStream)> {
+    let mut long = Vec::new();
     for net in tested() {
         for (_, target) in net.targets(40, ECHO_NODE_PORT) {
             for host in [&world.pod, &world.client] {
@@ -162,6 +153,69 @@ fn the_program_of_0_1_0_gives_way_to_this_one_in_one_transaction_and_no_connecti
             }
         }
     }
+    long
+}
+
+/// With the program of another version in `POINTSMAN_BEFORE` (`make upgrade`).
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn another_version_and_this_one_follow_each_other_and_no_connection_is_lost() {
+    let Ok(before) = std::env::var("POINTSMAN_BEFORE") else {
+        eprintln!("ignored: POINTSMAN_BEFORE does not name another version's program");
+        return;
+    };
+    let world = World::new();
+    for host in [&world.pods, &world.peer] {
+        Servers::tcp(host, &[8080]);
+        serve_echoes(host);
+    }
+    let manifests = Manifests::new(cluster());
+    let arguments = ["--cluster-cidr", crate::harness::CLUSTER_CIDR];
+    let arguments = [&["--manifests", manifests.path()], &arguments[..]].concat();
+    let start = |this: bool| {
+        let process = if this {
+            Pointsman::launch(&world.node, &arguments)
+        } else {
+            Pointsman::launch_version(&before, &world.node, &arguments)
+        };
+        process.wait_for("synced");
+        process
+    };
+    let mut process = start(false);
+    let mut long = long_connections(&world);
+    let load = Load::start(&world);
+    load.more(500);
+    for (round, this) in [true, false, true, false, true, false]
+        .into_iter()
+        .enumerate()
+    {
+        assert_eq!(process.terminate(), Some(0), "{round}");
+        load.more(500);
+        process = start(this);
+        load.more(1200);
+    }
+    let (connections, wrong) = load.stop();
+    println!("{connections} short connections, {} long ones", long.len());
+    assert!(connections > 10_000);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for (target, connection) in &mut long {
+        assert!(echoes(connection, b"after"), "{target}");
+    }
+    assert_eq!(process.terminate(), Some(0));
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn the_program_of_0_1_0_gives_way_to_this_one_in_one_transaction_and_no_connection_is_lost() {
+    let world = World::new();
+    for host in [&world.pods, &world.peer] {
+        Servers::tcp(host, &[8080]);
+        serve_echoes(host);
+    }
+    let (ok, output) = world.node.sh_with_input("nft -f -", BEFORE);
+    assert!(ok, "{output}");
+
+    let mut long = long_connections(&world);
     let load = Load::start(&world);
     load.more(500);
     let site = Site::in_world(world, cluster(), &[]);
