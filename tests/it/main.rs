@@ -19,6 +19,7 @@ mod golden;
 mod harness;
 mod health_checks;
 mod hostile;
+mod image;
 mod incidents;
 mod iptables;
 mod kernel;

@@ -211,8 +211,8 @@ impl Cleaner {
     }
 }
 
-/// For how long flows to endpoints that have left are let be after flows have been looked through: so many times as long as that took, and no
-/// shorter than this. A client that waits tries again after a second.
+/// For how long flows to endpoints that have left are let be after flows have been looked through: so many times as
+/// long as that took, and no shorter than this; others, once as long. A client that waits tries again after a second.
 const REST: u32 = 4;
 const SHORTEST_REST: Duration = Duration::from_millis(100);
 /// For so long a flow to an endpoint that has left may still be answered: an answer that is under way is not to meet
@@ -260,12 +260,13 @@ impl Queue {
 /// What work waits for.
 #[derive(Debug, Clone, Copy)]
 enum Pause {
-    /// Nothing.
-    None,
     /// A failure, until a time.
     Failed(Instant),
-    /// What was done a moment ago, until a time; but nothing that cannot wait, as a connection that would be refused.
-    Rest(Instant),
+    /// What was done a moment ago, until a time; what cannot wait, as a connection that would be refused, until one
+    /// that is sooner.
+    Rest { soon: Instant, until: Instant },
+    /// The same, and something cannot wait.
+    Soon(Instant),
 }
 
 /// Takes in work until its pause is over, or what there is at once; with nothing to do, waits for some. Returns
@@ -275,21 +276,23 @@ fn take_in(inbox: &Receiver<Work>, queue: &mut Queue, pause: Pause) -> bool {
     loop {
         let next = match pause {
             _ if queue.keep.is_empty() => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Pause::Failed(until) | Pause::Rest(until) => {
+            Pause::Failed(until) | Pause::Rest { until, .. } | Pause::Soon(until) => {
                 inbox.recv_timeout(until.saturating_duration_since(Instant::now()))
             }
-            Pause::None => inbox.recv_timeout(Duration::ZERO),
         };
         match next {
             Ok(work) => {
                 let cannot_wait = work.destinations.iter().any(|stale| stale.gone.is_empty());
                 pause = match pause {
                     Pause::Failed(until) => Pause::Failed(until),
-                    _ if cannot_wait => Pause::None,
-                    Pause::Rest(until) if !queue.keep.is_empty() => Pause::Rest(until),
-                    Pause::Rest(until) => Pause::Rest(until.max(Instant::now() + UNDER_WAY)),
-                    Pause::None if queue.keep.is_empty() => Pause::Rest(Instant::now() + UNDER_WAY),
-                    Pause::None => Pause::None,
+                    Pause::Rest { soon, .. } | Pause::Soon(soon) if cannot_wait => {
+                        Pause::Soon(soon)
+                    }
+                    Pause::Rest { soon, until } if queue.keep.is_empty() => Pause::Rest {
+                        soon,
+                        until: until.max(Instant::now() + UNDER_WAY),
+                    },
+                    Pause::Rest { .. } | Pause::Soon(_) => pause,
                 };
                 queue.add(work);
             }
@@ -306,8 +309,12 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
         .without_max_times();
     let mut queue = Queue::default();
     let mut retries = pauses.build();
+    let now = Instant::now();
     // Work that comes does not shorten the pause after a failure.
-    let mut pause = Pause::None;
+    let mut pause = Pause::Rest {
+        soon: now,
+        until: now,
+    };
     loop {
         // What is left then gets one more try.
         let ended = take_in(inbox, &mut queue, pause);
@@ -332,7 +339,11 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
                 retries = pauses.build();
                 // Endpoints may leave hundreds of times a second, and the table have a million flows.
                 let took: Duration = cleaned.iter().map(|(_, cleaned)| cleaned.took).sum();
-                pause = Pause::Rest(Instant::now() + (took * REST).max(SHORTEST_REST));
+                let now = Instant::now();
+                pause = Pause::Rest {
+                    soon: now + took,
+                    until: now + (took * REST).max(SHORTEST_REST),
+                };
             }
             Err(error) => {
                 let retry = retries.next().unwrap_or(LAST_RETRY);

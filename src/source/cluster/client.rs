@@ -12,7 +12,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use thiserror::Error;
 use tower::timeout::TimeoutLayer;
 use tower::{BoxError, ServiceBuilder};
-use tower_http::decompression::DecompressionLayer;
 
 /// For so long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -128,13 +127,11 @@ pub async fn connect_with_patience(
 }
 
 /// What [`kube::Client::try_from`] makes, with one connection for all watches that notices when nobody is there
-/// any more, and answers that come compressed.
+/// any more.
 fn client(mut config: kube::Config, answer: Duration) -> Result<kube::Client, kube::Error> {
     if config.proxy_url.is_some() {
         config.connect_timeout = Some(CONNECT);
-        let builder = ClientBuilder::try_from(config)?
-            .with_layer(&DecompressionLayer::new())
-            .with_layer(&TimeoutLayer::new(answer));
+        let builder = ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(answer));
         return Ok(builder.build());
     }
     let mut connector = HttpConnector::new();
@@ -156,7 +153,6 @@ fn client(mut config: kube::Config, answer: Duration) -> Result<kube::Client, ku
     let connector = builder.enable_all_versions().wrap_connector(connector);
     let service = ServiceBuilder::new()
         .layer(TimeoutLayer::new(answer))
-        .layer(DecompressionLayer::new())
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)

@@ -1,14 +1,14 @@
 //! The cluster as an API server tells it: four watches, turned into changes of the model
 //! (docs/semantics.md, A, M).
 //!
-//! `watch` asks, `formats`, `frames`, `listing`, `event` and `wire` read what is answered, without any I/O. What
+//! `watch` asks, `formats`, `frames`, `list`, `event` and `wire` read what is answered, without any I/O. What
 //! a new list says about objects that are gone, and which events came too late, is decided here.
 
 mod client;
 mod event;
 mod formats;
 mod frames;
-mod listing;
+mod list;
 mod pauses;
 mod resource;
 mod trouble;

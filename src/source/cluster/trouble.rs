@@ -42,6 +42,12 @@ pub(super) enum Unreadable {
     /// Neither protobuf nor JSON.
     #[error("it is {0:?}, not an API server's; check the server's address and what is on the way")]
     Format(String),
+    /// Compressed in another way than was asked for.
+    #[error("it is compressed by {0:?}, which was not asked for")]
+    Encoding(String),
+    /// Compressed, and damaged.
+    #[error("it cannot be decompressed: {0}")]
+    Zip(#[source] std::io::Error),
     /// No JSON, or not of the right shape.
     #[error(transparent)]
     Json(#[from] serde_json::Error),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use form_urlencoded::Serializer;
-use http::header::{ACCEPT, RETRY_AFTER};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, RETRY_AFTER};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use kube::Client;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::event::Event;
 use super::formats::Format;
 use super::frames::Frames;
-use super::listing::Listing;
+use super::list::List;
 use super::pauses::Pauses;
 use super::resource::Trimmed;
 use super::trouble::{Trouble, Unreadable};
@@ -95,6 +95,10 @@ const MOST_REFUSAL: usize = 64 << 10;
 const PAGE: &str = "500";
 /// The version that stands for whatever the server's cache has.
 const CACHED: &str = "0";
+
+/// How an answer may be encoded (RFC 9110, 8.4.1).
+const ZIP: &str = "gzip";
+const PLAIN: &str = "identity";
 
 /// Starts the four watches.
 pub(super) fn start(client: &Client, options: &WatchOptions, items: &mpsc::Sender<Item>) {
@@ -188,6 +192,7 @@ struct Watch<T> {
 /// What the server says.
 struct Answer {
     format: Format,
+    zipped: bool,
     body: Body,
 }
 
@@ -250,22 +255,22 @@ impl<T: Trimmed> Watch<T> {
             if let Some(token) = &token {
                 query = vec![("limit", PAGE), ("continue", token)];
             }
-            let mut answer = self.ask(&query).await?;
+            let mut answer = self.ask(&query, ZIP).await?;
             if token.is_none() {
                 self.tell(Step::Begin).await?;
             }
-            let mut listing = Listing::<T>::new(answer.format);
+            let mut list = List::<T>::new(answer.format, answer.zipped);
             let patience = self.options.list_patience;
             let stalled = |()| Trouble::Stalled(patience);
             while let Some(bytes) =
                 more(&mut answer.body, Instant::now() + patience, stalled).await?
             {
-                listing.push(&bytes)?;
-                while let Some(object) = listing.next()? {
+                list.push(&bytes)?;
+                while let Some(object) = list.next()? {
                     self.tell(Step::Listed(object)).await?;
                 }
             }
-            let (metadata, rest) = listing.end()?;
+            let (metadata, rest) = list.end()?;
             for object in rest {
                 self.tell(Step::Listed(object)).await?;
             }
@@ -288,7 +293,8 @@ impl<T: Trimmed> Watch<T> {
             ("timeoutSeconds", &seconds),
         ];
         let began = Instant::now();
-        let mut answer = self.ask(&query).await?;
+        // The server compresses no watches: what it says must be read at once.
+        let mut answer = self.ask(&query, PLAIN).await?;
         let mut frames = Frames::new(answer.format);
         let mut heard = false;
         // Its time is over: whoever was to say so has been silent for too long.
@@ -357,9 +363,10 @@ impl<T: Trimmed> Watch<T> {
     }
 
     /// Makes a request. What comes back is an answer, and no refusal.
-    async fn ask(&self, query: &[(&str, &str)]) -> Result<Answer, Trouble> {
+    async fn ask(&self, query: &[(&str, &str)], encoding: &str) -> Result<Answer, Trouble> {
         let request = http::Request::get(self.address(query))
             .header(ACCEPT, &self.accept)
+            .header(ACCEPT_ENCODING, encoding)
             .body(Body::empty())
             .map_err(|error| Trouble::Request(kube::Error::HttpError(error)))?;
         let first = timeout(HURRY, self.door.acquire()).await;
@@ -370,8 +377,18 @@ impl<T: Trimmed> Watch<T> {
             return Err(refusal(response, self.options.list_patience).await);
         }
         let format = Format::of(response.headers())?;
+        let zipped = match response.headers().get(CONTENT_ENCODING) {
+            None => false,
+            Some(is) if is == PLAIN => false,
+            Some(is) if is == ZIP && encoding == ZIP => true,
+            Some(is) => {
+                let text = String::from_utf8_lossy(is.as_bytes()).into_owned();
+                return Err(Unreadable::Encoding(text).into());
+            }
+        };
         Ok(Answer {
             format,
+            zipped,
             body: response.into_body(),
         })
     }

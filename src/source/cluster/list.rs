@@ -3,9 +3,12 @@
 //! Of protobuf no more than one object is held at a time: `k8s\0`, an `Unknown`, and in its `raw` the list,
 //! whose field 1 is a `ListMeta` and whose fields 2 are the objects. JSON is read when all of it is there.
 
+use std::io::Write;
 use std::marker::PhantomData;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::buf::Writer;
+use bytes::{Buf, BufMut, BytesMut};
+use flate2::write::GzDecoder;
 use prost::Message;
 use serde::Deserialize;
 
@@ -26,14 +29,30 @@ enum Place {
     /// Between the fields of the `Unknown`.
     Envelope,
     /// Between the fields of the list, of which so many bytes are still to come.
-    List(u64),
+    Within(u64),
+}
+
+/// What has come and has not been read.
+#[derive(Debug)]
+enum Buffer {
+    Plain(BytesMut),
+    Zipped(GzDecoder<Writer<BytesMut>>),
+}
+
+impl Buffer {
+    fn bytes(&mut self) -> &mut BytesMut {
+        match self {
+            Self::Plain(bytes) => bytes,
+            Self::Zipped(zip) => zip.get_mut().get_mut(),
+        }
+    }
 }
 
 /// A list under way.
 #[derive(Debug)]
-pub(super) struct Listing<T> {
+pub(super) struct List<T> {
     format: Format,
-    buffer: BytesMut,
+    buffer: Buffer,
     place: Place,
     metadata: ListMeta,
     objects: PhantomData<T>,
@@ -50,11 +69,18 @@ struct Whole<T> {
     items: Option<Vec<T>>,
 }
 
-impl<T: Trimmed> Listing<T> {
-    pub(super) fn new(format: Format) -> Self {
+impl<T: Trimmed> List<T> {
+    /// One that begins, compressed or not.
+    pub(super) fn new(format: Format, zipped: bool) -> Self {
+        let bytes = BytesMut::new();
+        let buffer = if zipped {
+            Buffer::Zipped(GzDecoder::new(bytes.writer()))
+        } else {
+            Buffer::Plain(bytes)
+        };
         Self {
             format,
-            buffer: BytesMut::new(),
+            buffer,
             place: Place::Magic,
             metadata: ListMeta::default(),
             objects: PhantomData,
@@ -63,10 +89,13 @@ impl<T: Trimmed> Listing<T> {
 
     /// More has come.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Unreadable> {
-        if self.format == Format::Json && self.buffer.len() + bytes.len() > MOST_JSON {
+        match &mut self.buffer {
+            Buffer::Plain(plain) => plain.extend_from_slice(bytes),
+            Buffer::Zipped(zip) => zip.write_all(bytes).map_err(Unreadable::Zip)?,
+        }
+        if self.format == Format::Json && self.buffer.bytes().len() > MOST_JSON {
             return Err(Unreadable::TooLong(MOST_JSON as u64));
         }
-        self.buffer.extend_from_slice(bytes);
         Ok(())
     }
 
@@ -75,64 +104,77 @@ impl<T: Trimmed> Listing<T> {
         if self.format == Format::Json {
             return Ok(None);
         }
+        let bytes = self.buffer.bytes();
         loop {
-            match self.place {
+            let field = match self.place {
                 Place::Magic => {
-                    let Some(begin) = self.buffer.first_chunk::<4>() else {
+                    let Some(begin) = bytes.first_chunk::<4>() else {
                         return Ok(None);
                     };
                     if *begin != MAGIC {
                         return Err(Unreadable::NoObject);
                     }
-                    self.buffer.advance(MAGIC.len());
+                    bytes.advance(MAGIC.len());
                     self.place = Place::Envelope;
+                    continue;
                 }
-                Place::List(0) => self.place = Place::Envelope,
-                Place::Envelope => {
-                    let Some(field) = Field::at(&self.buffer)? else {
-                        return Ok(None);
-                    };
-                    if field.is(2) {
-                        self.buffer.advance(field.head);
-                        self.place = Place::List(field.length);
-                        continue;
-                    }
-                    let Some(value) = self.take(&field)? else {
-                        return Ok(None);
-                    };
-                    if field.is(1) {
-                        is_list_of::<T>(&TypeMeta::decode(value)?.kind)?;
-                    }
+                Place::Within(0) => {
+                    self.place = Place::Envelope;
+                    continue;
                 }
-                Place::List(left) => {
-                    let Some(field) = Field::at(&self.buffer)? else {
-                        return Ok(None);
-                    };
-                    let size = field.head as u64 + field.length;
-                    let left = left.checked_sub(size).ok_or(Unreadable::Half)?;
-                    let Some(value) = self.take(&field)? else {
-                        return Ok(None);
-                    };
-                    self.place = Place::List(left);
-                    if field.is(1) {
-                        self.metadata = ListMeta::decode(value)?;
-                    } else if field.is(2) {
-                        return Ok(Some(T::decode(value)?));
-                    }
+                Place::Envelope | Place::Within(_) => Field::at(bytes)?,
+            };
+            let Some(field) = field else {
+                return Ok(None);
+            };
+            if let (Place::Envelope, true) = (self.place, field.is(2)) {
+                bytes.advance(field.head);
+                self.place = Place::Within(field.length);
+                continue;
+            }
+            let end = field.head + within(field.length)?;
+            if let Place::Within(left) = &mut self.place {
+                let rest = left.checked_sub(end as u64).ok_or(Unreadable::Half)?;
+                if bytes.len() >= end {
+                    *left = rest;
                 }
+            }
+            let Some(value) = bytes.get(field.head..end) else {
+                return Ok(None);
+            };
+            let mut object = None;
+            match self.place {
+                Place::Within(_) if field.is(1) => self.metadata = ListMeta::decode(value)?,
+                Place::Within(_) if field.is(2) => object = Some(T::decode(value)?),
+                Place::Envelope if field.is(1) => {
+                    is_list_of::<T>(&TypeMeta::decode(value)?.kind)?;
+                }
+                _ => {}
+            }
+            bytes.advance(end);
+            if object.is_some() {
+                return Ok(object);
             }
         }
     }
 
     /// All has come: what the list says of itself, and the objects that have not been taken.
-    pub(super) fn end(self) -> Result<(ListMeta, Vec<T>), Unreadable> {
+    pub(super) fn end(mut self) -> Result<(ListMeta, Vec<T>), Unreadable> {
+        let mut rest = Vec::new();
+        if let Buffer::Zipped(zip) = &mut self.buffer {
+            zip.try_finish().map_err(Unreadable::Zip)?;
+            while let Some(object) = self.next()? {
+                rest.push(object);
+            }
+        }
+        let bytes = self.buffer.bytes();
         let (metadata, rest) = match (self.format, self.place) {
-            (Format::Protobuf, Place::Envelope | Place::List(0)) if self.buffer.is_empty() => {
-                (self.metadata, Vec::new())
+            (Format::Protobuf, Place::Envelope | Place::Within(0)) if bytes.is_empty() => {
+                (self.metadata, rest)
             }
             (Format::Protobuf, _) => return Err(Unreadable::Half),
             (Format::Json, _) => {
-                let whole: Whole<T> = serde_json::from_slice(&self.buffer)?;
+                let whole: Whole<T> = serde_json::from_slice(bytes)?;
                 is_list_of::<T>(&whole.kind)?;
                 (whole.metadata, whole.items.unwrap_or_default())
             }
@@ -142,16 +184,6 @@ impl<T: Trimmed> Listing<T> {
             return Err(Unreadable::NoVersion);
         }
         Ok((metadata, rest))
-    }
-
-    /// A field's value, if all of it has come.
-    fn take(&mut self, field: &Field) -> Result<Option<Bytes>, Unreadable> {
-        let length = within(field.length)?;
-        if self.buffer.len() - field.head < length {
-            return Ok(None);
-        }
-        self.buffer.advance(field.head);
-        Ok(Some(self.buffer.split_to(length).freeze()))
     }
 }
 
@@ -224,5 +256,5 @@ fn varint(bytes: &[u8]) -> Result<Option<(u64, usize)>, Unreadable> {
 }
 
 #[cfg(test)]
-#[path = "listing_tests.rs"]
+#[path = "list_tests.rs"]
 mod tests;

@@ -47,7 +47,7 @@ fn list(kind: &str, names: &[&str]) -> Vec<u8> {
 
 /// The names of the objects, and what the list says of itself.
 fn read(format: Format, bytes: &[u8], piece: usize) -> Result<(Vec<String>, String), Unreadable> {
-    let mut listing = Listing::<Service>::new(format);
+    let mut listing = List::<Service>::new(format, false);
     let mut names = Vec::new();
     for piece in bytes.chunks(piece) {
         listing.push(piece)?;
@@ -128,6 +128,37 @@ fn an_object_that_is_longer_than_any_is_refused_before_it_takes_memory() {
     bytes.extend_from_slice(&raw);
     let error = read(Format::Protobuf, &bytes, 5).unwrap_err().to_string();
     assert!(error.contains("4294967295 bytes"), "{error}");
+}
+
+#[test]
+fn what_comes_compressed_is_the_same_and_no_less_whole() {
+    let plain = list("ServiceList", &["a", "b", "c"]);
+    let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    zip.write_all(&plain).unwrap();
+    let zipped = zip.finish().unwrap();
+    let read = |bytes: &[u8], piece: usize| -> Result<Vec<String>, Unreadable> {
+        let mut listing = List::<Service>::new(Format::Protobuf, true);
+        let mut names = Vec::new();
+        for piece in bytes.chunks(piece) {
+            listing.push(piece)?;
+            while let Some(object) = listing.next()? {
+                names.push(object.metadata.name);
+            }
+        }
+        let (_, rest) = listing.end()?;
+        names.extend(rest.into_iter().map(|object| object.metadata.name));
+        Ok(names)
+    };
+    for piece in 1..zipped.len() {
+        assert_eq!(read(&zipped, piece).unwrap(), ["a", "b", "c"], "{piece}");
+    }
+    for length in 0..zipped.len() {
+        assert!(read(&zipped[..length], 7).is_err(), "{length}");
+    }
+    let mut damaged = zipped.clone();
+    let last = damaged.len() - 6;
+    damaged[last] ^= 1;
+    assert!(read(&damaged, 7).is_err());
 }
 
 proptest! {
