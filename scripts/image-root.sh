@@ -14,10 +14,10 @@ arm64) triplet=aarch64-linux-gnu target=aarch64-unknown-linux-gnu ;;
 *) echo "$architecture: neither amd64 nor arm64" >&2 && exit 1 ;;
 esac
 export DEBIAN_FRONTEND=noninteractive
-compiler="gcc-$(echo "$triplet" | tr _ -)"
+compiler=gcc
 if [ "$architecture" != "$(dpkg --print-architecture)" ]; then
     dpkg --add-architecture "$architecture"
-    compiler="gcc $compiler"
+    compiler="gcc gcc-$(echo "$triplet" | tr _ -)"
     name=$(echo "$target" | tr a-z- A-Z_)
     export "CARGO_TARGET_${name}_LINKER=$triplet-gcc" "CC_$(echo "$target" | tr - _)=$triplet-gcc"
     export PKG_CONFIG_ALLOW_CROSS=1 "PKG_CONFIG_LIBDIR=/usr/lib/$triplet/pkgconfig:/usr/share/pkgconfig"
