@@ -70,7 +70,8 @@ libraries /usr/sbin/xtables-*-multi "/usr/lib/$triplet"/xtables/*.so
 
 # Where scanners look for the packages of an image that has no dpkg.
 for file in $copied /usr/sbin/xtables-nft-multi; do
-    dpkg -S "$file" "$(realpath "$file")" 2>/dev/null | cut -d' ' -f1 | tr -d ,
-done | sed 's/:$//' | sort -u | while read -r package; do
+    # Of what was diverted it says that in a line with words.
+    dpkg -S "$file" "$(realpath "$file")" 2>/dev/null | sed -n 's/^\([a-z0-9.+-]*\(:[a-z0-9]*\)\{0,1\}\): .*/\1/p'
+done | sort -u | while read -r package; do
     dpkg-query -s "$package" >"$root/var/lib/dpkg/status.d/${package%%:*}"
 done

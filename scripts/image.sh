@@ -48,7 +48,12 @@ else
 fi
 container=$(buildah from scratch)
 buildah add --quiet "$container" "$work/base" / >/dev/null
-buildah config --env CARGO_HOME=/usr/local/cargo --env CARGO_PROFILE_RELEASE_LTO="${LTO:-fat}" \
+# QUICK=1 is for trying the image, not the program.
+quick=()
+[ -z "${QUICK:-}" ] || for setting in LTO=off CODEGEN_UNITS=16 OPT_LEVEL=1; do
+    quick+=(--env "CARGO_PROFILE_RELEASE_$setting")
+done
+buildah config --env CARGO_HOME=/usr/local/cargo "${quick[@]}" \
     --env PATH=/usr/local/toolchain/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
 buildah commit --quiet --rm "$container" docker.io/library/rust:1-slim-trixie >/dev/null
 rm -rf --one-file-system "$work/base"

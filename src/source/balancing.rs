@@ -2,13 +2,13 @@
 //!
 //! Pure, as `convert`, whose part this is: what cannot be used counts for nothing, with a warning.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
 
 use super::objects::{
-    ALGORITHM_ANNOTATION, EJECTION_ANNOTATION, WEIGHT_ANNOTATION, WEIGHTS_ANNOTATION,
+    ALGORITHM_ANNOTATION, Annotations, EJECTION_ANNOTATION, WEIGHT_ANNOTATION, WEIGHTS_ANNOTATION,
+    annotation,
 };
 use super::parse;
 use super::report::Reporter;
@@ -37,10 +37,10 @@ impl Balancing {
     /// The algorithm of a Service.
     pub(super) fn algorithm(
         self,
-        annotations: &BTreeMap<String, String>,
+        annotations: &Annotations,
         report: &mut Reporter<'_>,
     ) -> Algorithm {
-        let Some(text) = annotations.get(ALGORITHM_ANNOTATION) else {
+        let Some(text) = annotation(annotations, ALGORITHM_ANNOTATION) else {
             return self.algorithm;
         };
         let Some(wanted) = Algorithm::named(text.trim()) else {
@@ -48,7 +48,7 @@ impl Balancing {
                 ALGORITHM,
                 format!(
                     "{} is none of {}; {} counts",
-                    short(text),
+                    short(&text),
                     Algorithm::names(),
                     self.algorithm.name()
                 ),
@@ -70,12 +70,9 @@ impl Balancing {
     }
 
     /// Whether a Service's endpoints that do not answer are passed over.
-    pub(super) fn ejects(
-        self,
-        annotations: &BTreeMap<String, String>,
-        report: &mut Reporter<'_>,
-    ) -> bool {
-        match annotations.get(EJECTION_ANNOTATION).map(|text| text.trim()) {
+    pub(super) fn ejects(self, annotations: &Annotations, report: &mut Reporter<'_>) -> bool {
+        let text = annotation(annotations, EJECTION_ANNOTATION);
+        match text.as_deref().map(str::trim) {
             None => self.ejects,
             Some("true") => true,
             Some("false") => false,
@@ -107,8 +104,8 @@ pub(super) struct SliceWeights {
 }
 
 impl SliceWeights {
-    pub(super) fn of(annotations: &BTreeMap<String, String>, report: &mut Reporter<'_>) -> Self {
-        let all = annotations.get(WEIGHT_ANNOTATION).map(|text| weight(text));
+    pub(super) fn of(annotations: &Annotations, report: &mut Reporter<'_>) -> Self {
+        let all = annotation(annotations, WEIGHT_ANNOTATION).map(|text| weight(&text));
         let all = all.and_then(|read| {
             read.or_else(|(counts_as, problem)| {
                 report.warn(SLICE_WEIGHT, problem);
@@ -118,10 +115,8 @@ impl SliceWeights {
         });
         let mut each = FxHashMap::default();
         let mut problems = Problems::default();
-        let parts = annotations
-            .get(WEIGHTS_ANNOTATION)
-            .into_iter()
-            .flat_map(|text| text.split(','));
+        let text = annotation(annotations, WEIGHTS_ANNOTATION);
+        let parts = text.iter().flat_map(|text| text.split(','));
         for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
             let Some((address, number)) = part.split_once('=') else {
                 problems.add(report, || format!("{} is not ADDRESS=WEIGHT", short(part)));
@@ -221,8 +216,8 @@ mod tests {
         (value, warnings.iter().map(ToString::to_string).collect())
     }
 
-    fn annotations(name: &str, value: &str) -> BTreeMap<String, String> {
-        BTreeMap::from([(name.to_owned(), value.to_owned())])
+    fn annotations(name: &str, value: &str) -> Annotations {
+        Annotations::from([(name.to_owned(), value.as_bytes().to_vec())])
     }
 
     #[test]
@@ -265,7 +260,7 @@ mod tests {
                 }
             }
         }
-        let nothing = BTreeMap::new();
+        let nothing = Annotations::new();
         let (algorithm, _) = warned(|report| Balancing::default().algorithm(&nothing, report));
         assert_eq!(algorithm, Algorithm::Random);
     }

@@ -228,17 +228,17 @@ fn service(
 
 fn created(metadata: &objects::Metadata, report: &mut Reporter<'_>) -> i64 {
     let time = metadata.creation_timestamp.as_ref();
-    // Go's time that was never set is 0 in protobuf.
-    let Some(time) = time.filter(|time| time.seconds != Some(0)) else {
-        return i64::MAX;
-    };
-    time.seconds.unwrap_or_else(|| {
-        report.warn(
-            "metadata.creationTimestamp",
-            "is not a time in RFC 3339; the Service counts as the youngest",
-        );
-        i64::MAX
-    })
+    match time.and_then(|time| time.seconds) {
+        None => i64::MAX,
+        Some(objects::Time::WRONG) => {
+            report.warn(
+                "metadata.creationTimestamp",
+                "is not a time in RFC 3339; the Service counts as the youngest",
+            );
+            i64::MAX
+        }
+        Some(seconds) => seconds,
+    }
 }
 
 /// The address of each family: `ipFamilies` pairs with `clusterIPs` by position.

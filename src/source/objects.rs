@@ -2,10 +2,11 @@
 //!
 //! Field names and meanings are those of `core/v1`, `discovery.k8s.io/v1` and
 //! `networking.k8s.io/v1`. Everything else that an object carries is passed over while parsing, so it
-//! never takes memory. They are read from JSON, in which `null` means absent as it does to the API server,
+//! never takes memory (annotations of protobuf apart, until [`Metadata::trim`]). They are read from JSON, in which `null` means absent as it does to the API server,
 //! and from protobuf, with the numbers of the `generated.proto` of each of those APIs; in that `""` and 0
 //! mean absent, too.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -42,7 +43,8 @@ const ANNOTATIONS: [&str; 5] = [
     WEIGHTS_ANNOTATION,
 ];
 
-fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+/// `null` is nothing.
+pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Default,
@@ -50,15 +52,33 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Annotations by name.
+pub type Annotations = BTreeMap<String, Vec<u8>>;
+
+/// The text of one of an object's annotations.
+#[must_use]
+pub fn annotation<'a>(annotations: &'a Annotations, name: &str) -> Option<Cow<'a, str>> {
+    let value = annotations.get(name)?;
+    Some(String::from_utf8_lossy(value))
+}
+
+impl Metadata {
+    /// Forgets the annotations that nobody reads: they may be hundreds of kilobytes.
+    pub fn trim(&mut self) {
+        self.annotations
+            .retain(|name, _| ANNOTATIONS.contains(&name.as_str()));
+    }
+}
+
 /// The annotations that are read.
-fn annotations<'de, D>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error>
+fn annotations<'de, D>(deserializer: D) -> Result<Annotations, D::Error>
 where
     D: Deserializer<'de>,
 {
     struct Known;
 
     impl<'de> Visitor<'de> for Known {
-        type Value = BTreeMap<String, String>;
+        type Value = Annotations;
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
             formatter.write_str("annotations")
@@ -74,7 +94,7 @@ where
                 if !ANNOTATIONS.contains(&name.as_str()) {
                     all.next_value::<IgnoredAny>()?;
                 } else if let Some(text) = all.next_value::<Option<String>>()? {
-                    known.insert(name, text);
+                    known.insert(name, text.into_bytes());
                 }
             }
             Ok(known)
@@ -105,10 +125,10 @@ pub struct Metadata {
     /// Set on an object that is being deleted.
     #[prost(message, optional, tag = "9")]
     pub deletion_timestamp: Option<Time>,
-    /// The annotations; of JSON, those that are read.
+    /// The annotations that are read. Nobody sees to it that what is stored of them is text.
     #[serde(deserialize_with = "annotations")]
-    #[prost(btree_map = "string, string", tag = "12")]
-    pub annotations: BTreeMap<String, String>,
+    #[prost(btree_map = "string, bytes", tag = "12")]
+    pub annotations: Annotations,
     /// The labels.
     #[serde(deserialize_with = "or_default")]
     #[prost(btree_map = "string, string", tag = "11")]
@@ -119,16 +139,21 @@ pub struct Metadata {
 #[derive(Clone, PartialEq, Eq, Message, Deserialize)]
 #[serde(from = "String")]
 pub struct Time {
-    /// Seconds since 1970; none if the text is no time.
+    /// Seconds since 1970; none if it was never set, as Go writes that. [`Time::WRONG`] for a text that is no time.
     #[prost(int64, optional, tag = "1")]
     pub seconds: Option<i64>,
 }
 
+impl Time {
+    /// A text that is no time.
+    pub const WRONG: i64 = i64::MIN;
+}
+
 impl From<String> for Time {
     fn from(text: String) -> Self {
-        let time = text.parse().ok();
+        let time = text.parse().map(jiff::Timestamp::as_second);
         Self {
-            seconds: time.map(jiff::Timestamp::as_second),
+            seconds: Some(time.unwrap_or(Self::WRONG)),
         }
     }
 }

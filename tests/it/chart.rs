@@ -322,6 +322,12 @@ fn helm_finds_nothing_wrong_and_wrong_values_are_named() {
         ("extraArgs[0]=verbose", "extraArgs"),
         ("metrics.servicemonitor.enabled=true", "servicemonitor"),
         ("imageTag=1", "imageTag"),
+        ("apiServer=https://x:6443 # y", "apiServer"),
+        (
+            "config.healthzBindAddress=127.0.0.1:10256",
+            "healthzBindAddress",
+        ),
+        ("kubeadm=true", "kube-system"),
         (
             "metrics.serviceMonitor.enabled=true",
             "config.metricsBindAddress",

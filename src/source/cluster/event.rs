@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::formats::Format;
 use super::resource::Trimmed;
-use super::trouble::Unreadable;
+use super::unreadable::Unreadable;
 use super::wire::{Status, WatchEvent, unknown};
 use crate::source::objects::Metadata;
 
@@ -58,9 +58,9 @@ impl<T: Trimmed> Event<T> {
             });
         }
         Ok(match event.type_.as_str() {
-            "ADDED" => Self::Added(T::decode(object.raw)?),
-            "MODIFIED" => Self::Modified(T::decode(object.raw)?),
-            "DELETED" => Self::Deleted(T::decode(object.raw)?),
+            "ADDED" => Self::Added(T::read(object.raw)?),
+            "MODIFIED" => Self::Modified(T::read(object.raw)?),
+            "DELETED" => Self::Deleted(T::read(object.raw)?),
             "BOOKMARK" => Self::Bookmark(Mark::decode(object.raw)?),
             "ERROR" => Self::Error(Status::decode(object.raw)?),
             _ => return Err(Unreadable::Event(event.type_)),

@@ -5,7 +5,7 @@
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 
-use super::trouble::Unreadable;
+use super::unreadable::Unreadable;
 
 /// A form of objects that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

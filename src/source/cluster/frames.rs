@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::formats::Format;
-use super::trouble::Unreadable;
+use super::unreadable::Unreadable;
 
 /// The most bytes of an object that are read at once, as in `client-go`. etcd takes none of more than 1.5 MiB
 /// unless it is told to.

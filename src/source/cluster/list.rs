@@ -9,13 +9,13 @@ use std::marker::PhantomData;
 use bytes::buf::Writer;
 use bytes::{Buf, BufMut, BytesMut};
 use flate2::write::GzDecoder;
-use prost::Message;
+use prost::{DecodeError, Message};
 use serde::Deserialize;
 
 use super::formats::Format;
 use super::frames::within;
 use super::resource::Trimmed;
-use super::trouble::Unreadable;
+use super::unreadable::Unreadable;
 use super::wire::{ListMeta, MAGIC, TypeMeta};
 
 /// The most bytes of a list in JSON: it is held as a whole.
@@ -54,7 +54,10 @@ pub(super) struct List<T> {
     format: Format,
     buffer: Buffer,
     place: Place,
+    has_kind: bool,
     metadata: ListMeta,
+    /// Why the last object could not be read, of those that could not.
+    spoiled: Option<DecodeError>,
     objects: PhantomData<T>,
 }
 
@@ -82,12 +85,19 @@ impl<T: Trimmed> List<T> {
             format,
             buffer,
             place: Place::Magic,
+            has_kind: false,
             metadata: ListMeta::default(),
+            spoiled: None,
             objects: PhantomData,
         }
     }
 
-    /// More has come.
+    /// Why the last object that could not be read could not; it has been left out.
+    pub(super) fn take_spoiled(&mut self) -> Option<DecodeError> {
+        self.spoiled.take()
+    }
+
+    /// More has come. Compressed, a thousand times as much may have.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Unreadable> {
         match &mut self.buffer {
             Buffer::Plain(plain) => plain.extend_from_slice(bytes),
@@ -145,15 +155,19 @@ impl<T: Trimmed> List<T> {
             let mut object = None;
             match self.place {
                 Place::Within(_) if field.is(1) => self.metadata = ListMeta::decode(value)?,
-                Place::Within(_) if field.is(2) => object = Some(T::decode(value)?),
+                Place::Within(_) if field.is(2) => object = Some(T::read(value)),
                 Place::Envelope if field.is(1) => {
                     is_list_of::<T>(&TypeMeta::decode(value)?.kind)?;
+                    self.has_kind = true;
                 }
                 _ => {}
             }
             bytes.advance(end);
-            if object.is_some() {
-                return Ok(object);
+            match object {
+                Some(Ok(object)) => return Ok(Some(object)),
+                // An author's business, and no reason to do without everybody else's.
+                Some(Err(error)) => self.spoiled = Some(error),
+                None => {}
             }
         }
     }
@@ -180,6 +194,9 @@ impl<T: Trimmed> List<T> {
             }
         };
         // Something that is no list at all must not pass for an empty one.
+        if self.format == Format::Protobuf && !self.has_kind {
+            return Err(Unreadable::NoObject);
+        }
         if metadata.resource_version.is_empty() {
             return Err(Unreadable::NoVersion);
         }

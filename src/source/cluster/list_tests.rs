@@ -13,6 +13,7 @@ fn service(name: &str) -> core::Service {
         metadata: Some(meta::ObjectMeta {
             name: Some(name.to_owned()),
             generation: Some(-1),
+            annotations: [("pointsman.io/algorithm".to_owned(), "note".to_owned())].into(),
             ..meta::ObjectMeta::default()
         }),
         spec: Some(core::ServiceSpec {
@@ -113,6 +114,46 @@ fn what_is_no_list_of_the_kind_is_not_taken_for_an_empty_one() {
         let bytes = list(kind, &[]);
         assert!(read(Format::Protobuf, &bytes, 9).is_err(), "{kind}");
     }
+}
+
+/// The bytes with each of these in place of that.
+fn replaced(mut bytes: Vec<u8>, old: &[u8], new: &[u8]) -> Vec<u8> {
+    let mut at = 0;
+    while let Some(found) = bytes[at..].windows(old.len()).position(|part| part == old) {
+        bytes[at + found..at + found + old.len()].copy_from_slice(new);
+        at += found + old.len();
+    }
+    bytes
+}
+
+#[test]
+fn an_annotation_that_is_no_text_is_its_authors_business() {
+    // The API server looks at annotations' names only.
+    let bytes = replaced(
+        list("ServiceList", &["a", "b"]),
+        b"note",
+        b"\xff\xfe\xfd\xfc",
+    );
+    assert!(bytes.windows(2).any(|part| part == b"\xff\xfe"));
+    let (names, _) = read(Format::Protobuf, &bytes, 9).unwrap();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn an_object_that_cannot_be_read_is_left_out_and_the_others_are_not() {
+    let bytes = replaced(
+        list("ServiceList", &["a", "bad!", "c"]),
+        b"bad!",
+        b"\xff\xfe\xfd\xfc",
+    );
+    let mut list = List::<Service>::new(Format::Protobuf, false);
+    list.push(&bytes).unwrap();
+    let names: Vec<_> = std::iter::from_fn(|| list.next().unwrap())
+        .map(|object| object.metadata.name)
+        .collect();
+    assert_eq!(names, ["a", "c"]);
+    assert!(list.take_spoiled().is_some());
+    assert!(list.end().is_ok());
 }
 
 #[test]

@@ -1,17 +1,20 @@
 //! The cluster as an API server tells it: four watches, turned into changes of the model
 //! (docs/semantics.md, A, M).
 //!
-//! `watch` asks, `formats`, `frames`, `list`, `event` and `wire` read what is answered, without any I/O. What
+//! `watch` asks, `formats`, `frames`, `list`, `event`, `refusal` and `wire` read what is answered, without any I/O. What
 //! a new list says about objects that are gone, and which events came too late, is decided here.
 
+mod answer;
 mod client;
 mod event;
 mod formats;
 mod frames;
 mod list;
 mod pauses;
+mod refusal;
 mod resource;
 mod trouble;
+mod unreadable;
 mod versions;
 mod watch;
 mod wire;
@@ -27,7 +30,7 @@ use tokio::sync::mpsc;
 
 use super::changes::{Cause, Changes, Trigger};
 use super::convert::Converter;
-use super::objects::{LAST_CHANGE_ANNOTATION, Metadata};
+use super::objects::{LAST_CHANGE_ANNOTATION, Metadata, annotation};
 use crate::core::model::{Change, ObjectKey};
 use versions::Versions;
 use watch::{Item, Step};
@@ -269,11 +272,8 @@ fn version(metadata: &Metadata) -> u64 {
 
 /// When the change that a slice announces began.
 fn began(metadata: &Metadata) -> Option<i128> {
-    let at: jiff::Timestamp = metadata
-        .annotations
-        .get(LAST_CHANGE_ANNOTATION)?
-        .parse()
-        .ok()?;
+    let text = annotation(&metadata.annotations, LAST_CHANGE_ANNOTATION)?;
+    let at: jiff::Timestamp = text.parse().ok()?;
     Some(at.as_nanosecond())
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Debug;
 
-use prost::Message;
+use bytes::Buf;
+use prost::{DecodeError, Message};
 use serde::de::DeserializeOwned;
 
 use crate::source::objects;
@@ -68,6 +69,14 @@ pub(super) trait Trimmed:
     const KIND: Kind;
 
     fn metadata(&self) -> &objects::Metadata;
+    fn metadata_mut(&mut self) -> &mut objects::Metadata;
+
+    /// Reads one, and keeps no more of it than is needed.
+    fn read(bytes: impl Buf) -> Result<Self, DecodeError> {
+        let mut object = Self::decode(bytes)?;
+        object.metadata_mut().trim();
+        Ok(object)
+    }
 }
 
 macro_rules! trimmed {
@@ -77,6 +86,10 @@ macro_rules! trimmed {
 
             fn metadata(&self) -> &objects::Metadata {
                 &self.metadata
+            }
+
+            fn metadata_mut(&mut self) -> &mut objects::Metadata {
+                &mut self.metadata
             }
         }
     };

@@ -1,8 +1,10 @@
 //! Why a watch failed.
 
-use std::time::Duration;
-
 use thiserror::Error;
+
+use super::answer::Halt;
+use super::refusal::Refusal;
+use super::unreadable::Unreadable;
 
 /// Why a watch failed, by what it was doing. What has been programmed stays, and the watch is tried again.
 #[derive(Debug, Error)]
@@ -11,70 +13,21 @@ pub(super) enum Trouble {
     #[error("cannot ask: {0}")]
     Request(#[source] kube::Error),
     /// The answer was a refusal.
-    #[error("refused: {message} ({code} {reason})")]
-    Refused {
-        /// An HTTP status.
-        code: u16,
-        /// The API's word for it, such as `Expired`.
-        reason: String,
-        /// For people.
-        message: String,
-        /// For so long it does not want to be asked again.
-        retry_after: Option<Duration>,
-    },
-    /// The answer broke off.
-    #[error("the answer broke off: {0}")]
-    Broken(#[source] kube::Error),
-    /// The answer went no further.
-    #[error("the answer has gone no further for {} s", .0.as_secs())]
-    Stalled(Duration),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A watch was ended by the server, with a reason.
+    #[error("ended: {0}")]
+    Ended(#[source] Refusal),
+    /// The answer did not come to its end.
+    #[error(transparent)]
+    Halted(#[from] Halt),
     /// Something was said that has no meaning: what it was meant to say is lost.
     #[error("the answer cannot be read: {0}")]
     Unreadable(#[from] Unreadable),
+    /// Something happened before what has been told: the server's history is another one.
+    #[error("versions have gone back from {0} to {1}")]
+    Back(u64, u64),
     /// A watch that ends as soon as it has begun, without an event.
     #[error("the watch was ended at once")]
     Short,
-}
-
-/// Something that an API server does not say.
-#[derive(Debug, Error)]
-pub(super) enum Unreadable {
-    /// Neither protobuf nor JSON.
-    #[error("it is {0:?}, not an API server's; check the server's address and what is on the way")]
-    Format(String),
-    /// Compressed in another way than was asked for.
-    #[error("it is compressed by {0:?}, which was not asked for")]
-    Encoding(String),
-    /// Compressed, and damaged.
-    #[error("it cannot be decompressed: {0}")]
-    Zip(#[source] std::io::Error),
-    /// No JSON, or not of the right shape.
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
-    /// No protobuf, or not of the right shape.
-    #[error(transparent)]
-    Protobuf(#[from] prost::DecodeError),
-    /// Protobuf without what every object begins with.
-    #[error("it is no object in protobuf")]
-    NoObject,
-    /// Another object than the one that was asked for.
-    #[error("it speaks of {found:?} where {expected} was asked for")]
-    Kind {
-        /// What came.
-        found: String,
-        /// What should have come.
-        expected: &'static str,
-    },
-    /// A kind of event that there is none of.
-    #[error("{0:?} is no kind of event")]
-    Event(String),
-    /// A list or an object that does not say how old it is.
-    #[error("it has no resourceVersion")]
-    NoVersion,
-    /// A single object, or event, of more bytes than are read.
-    #[error("an object of {0} bytes is longer than any can be")]
-    TooLong(u64),
-    /// A list that ended too early.
-    #[error("it ends in the middle")]
-    Half,
 }

@@ -6,24 +6,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use form_urlencoded::Serializer;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, RETRY_AFTER};
-use http::{Response, StatusCode};
-use http_body_util::BodyExt;
+use http::StatusCode;
+use http::header::{ACCEPT, ACCEPT_ENCODING};
 use kube::Client;
 use kube::client::Body;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::answer::{Answer, Halt, PLAIN, ZIP};
 use super::event::Event;
 use super::formats::Format;
 use super::frames::Frames;
 use super::list::List;
 use super::pauses::Pauses;
-use super::resource::Trimmed;
-use super::trouble::{Trouble, Unreadable};
-use super::wire::{Status, unknown};
+use super::refusal::Refusal;
+use super::resource::{Kind, Trimmed};
+use super::trouble::Trouble;
+use super::unreadable::Unreadable;
 use crate::source::objects::{self, HEADLESS_LABEL, OTHER_PROXY_LABEL};
 
 /// What to watch, and how.
@@ -79,26 +79,20 @@ pub(super) enum Step<T> {
     Failed(String),
 }
 
-/// How long until a server that does not know a kind is asked again: it may have been upgraded.
+/// How long until a server that knows no ServiceCIDRs is asked again: it may have been upgraded.
 const NOT_FOUND_PAUSE: Duration = Duration::from_secs(600);
-/// The longest that a server may ask to be left alone.
-const MOST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// So long after its time a watch is given up.
 const GRACE: Duration = Duration::from_secs(5);
 /// For so long, at most, nobody hurries ahead of the first request.
 const HURRY: Duration = Duration::from_secs(1);
 /// A watch that ends sooner, and has said nothing, has failed.
 const SHORT: Duration = Duration::from_secs(1);
-/// The most bytes of a refusal that are read.
-const MOST_REFUSAL: usize = 64 << 10;
+/// Bytes that are decompressed at once: they may be a thousand times as many then.
+const PIECE: usize = 8 << 10;
 /// Objects in a page of a list that comes from etcd; the server's cache gives all at once.
 const PAGE: &str = "500";
 /// The version that stands for whatever the server's cache has.
 const CACHED: &str = "0";
-
-/// How an answer may be encoded (RFC 9110, 8.4.1).
-const ZIP: &str = "gzip";
-const PLAIN: &str = "identity";
 
 /// Starts the four watches.
 pub(super) fn start(client: &Client, options: &WatchOptions, items: &mpsc::Sender<Item>) {
@@ -154,6 +148,7 @@ fn spawn<T: Trimmed>(
         door: Arc::clone(door),
         at: None,
         newest: CACHED.to_owned(),
+        in_pages: true,
     };
     tokio::spawn(watch.run());
 }
@@ -187,13 +182,8 @@ struct Watch<T> {
     at: Option<String>,
     /// What a list has to know at least: `0` for whatever is at hand, nothing for all that there is.
     newest: String,
-}
-
-/// What the server says.
-struct Answer {
-    format: Format,
-    zipped: bool,
-    body: Body,
+    /// Whether what comes from etcd comes in pages.
+    in_pages: bool,
 }
 
 impl<T: Trimmed> Watch<T> {
@@ -219,30 +209,42 @@ impl<T: Trimmed> Watch<T> {
 
     /// What a failure means for what is asked next; returns how long to wait before that.
     fn after(&mut self, trouble: &Trouble, pause: Duration) -> Duration {
-        match trouble {
-            Trouble::Refused {
-                code, retry_after, ..
-            } => {
-                match code {
-                    404 => self.at = None,
-                    // The version to go on from is too old. A list at that version is answered with a newer
-                    // one, unless that was refused.
-                    410 if self.at.take().is_none() => self.newest.clear(),
-                    // The server has not heard of the version yet, and does not within its patience.
-                    504 if self.at.is_none() => self.newest.clear(),
-                    _ => {}
-                }
-                if *code == 404 {
-                    return NOT_FOUND_PAUSE;
-                }
-                retry_after.map_or(pause, |wish| pause.max(wish.min(MOST_RETRY_AFTER)))
-            }
+        let refusal = match trouble {
+            Trouble::Refused(refusal) => refusal,
             Trouble::Unreadable(_) => {
                 self.at = None;
-                pause
+                return pause;
             }
-            _ => pause,
+            Trouble::Back(..) => {
+                self.at = None;
+                self.newest.clear();
+                return pause;
+            }
+            Trouble::Ended(refusal) => {
+                // It does not go on from here, whatever the reason; but who is overloaded is not helped by a list.
+                if refusal.code != 429 {
+                    self.at = None;
+                }
+                return pause;
+            }
+            Trouble::Request(_) | Trouble::Halted(_) | Trouble::Short => return pause,
+        };
+        let was_list = self.at.is_none();
+        match refusal.code {
+            // A token whose list is forgotten: all of it at once, then.
+            410 if was_list && self.newest.is_empty() => self.in_pages = false,
+            // A list at the version that is too old to go on from is answered with a newer one, unless just that
+            // was refused.
+            410 if was_list => self.newest.clear(),
+            _ if was_list && refusal.is_too_new && self.newest != CACHED => self.newest.clear(),
+            // Who is overloaded, or does not let us in, has nothing against the version.
+            401 | 403 | 429 | 500.. => {}
+            _ => self.at = None,
         }
+        if refusal.code == 404 && refusal.is_of_the_api && T::KIND == Kind::ServiceCidr {
+            return NOT_FOUND_PAUSE;
+        }
+        pause.max(refusal.retry_after)
     }
 
     async fn list(&mut self) -> Result<(), Stop> {
@@ -250,7 +252,10 @@ impl<T: Trimmed> Watch<T> {
         loop {
             let mut query = vec![("resourceVersion", self.newest.as_str())];
             if self.newest.is_empty() {
-                query = vec![("limit", PAGE)];
+                query.clear();
+                if self.in_pages {
+                    query.push(("limit", PAGE));
+                }
             }
             if let Some(token) = &token {
                 query = vec![("limit", PAGE), ("continue", token)];
@@ -261,14 +266,20 @@ impl<T: Trimmed> Watch<T> {
             }
             let mut list = List::<T>::new(answer.format, answer.zipped);
             let patience = self.options.list_patience;
-            let stalled = |()| Trouble::Stalled(patience);
-            while let Some(bytes) =
-                more(&mut answer.body, Instant::now() + patience, stalled).await?
-            {
-                list.push(&bytes)?;
-                while let Some(object) = list.next()? {
-                    self.tell(Step::Listed(object)).await?;
+            while let Some(bytes) = answer.more(Instant::now() + patience).await? {
+                for bytes in bytes.chunks(PIECE) {
+                    list.push(bytes)?;
+                    while let Some(object) = list.next()? {
+                        self.tell(Step::Listed(object)).await?;
+                    }
                 }
+            }
+            if let Some(error) = list.take_spoiled() {
+                tracing::warn!(
+                    kind = T::KIND.name(),
+                    %error,
+                    "an object cannot be read, and is left out"
+                );
             }
             let (metadata, rest) = list.end()?;
             for object in rest {
@@ -276,7 +287,11 @@ impl<T: Trimmed> Watch<T> {
             }
             if metadata.r#continue.is_empty() {
                 self.has_told(metadata.resource_version);
+                self.in_pages = true;
                 return self.tell(Step::End).await;
+            }
+            if token.as_ref() == Some(&metadata.r#continue) {
+                return Err(Unreadable::Half.into());
             }
             token = Some(metadata.r#continue);
         }
@@ -299,14 +314,13 @@ impl<T: Trimmed> Watch<T> {
         let mut heard = false;
         // Its time is over: whoever was to say so has been silent for too long.
         let deadline = began + patience + GRACE;
-        let over = |()| Trouble::Stalled(patience + GRACE);
         loop {
-            let bytes = match more(&mut answer.body, deadline, over).await {
+            let bytes = match answer.more(deadline).await {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) if !heard && began.elapsed() < SHORT => return Err(Trouble::Short.into()),
                 // What it had begun to say when it ended, it will say again.
-                Ok(None) | Err(Trouble::Stalled(_)) => return Ok(()),
-                Err(trouble) => return Err(trouble.into()),
+                Ok(None) | Err(Halt::Stalled) => return Ok(()),
+                Err(halt) => return Err(Trouble::from(halt).into()),
             };
             frames.push(&bytes);
             while let Some(frame) = frames.next()? {
@@ -326,14 +340,14 @@ impl<T: Trimmed> Watch<T> {
                 let version = object.metadata().resource_version.clone();
                 (Some(Step::Deleted(object)), version)
             }
-            Event::Bookmark(mark) => (None, mark.metadata.resource_version),
+            Event::Bookmark(mark) => {
+                let version = mark.metadata.resource_version;
+                self.goes_on(version.as_deref())?;
+                (None, version)
+            }
             Event::Error(status) => {
-                let refused = refused(status, StatusCode::INTERNAL_SERVER_ERROR, None);
-                // It does not go on from here, whatever the reason.
-                if !matches!(refused, Trouble::Refused { code: 410, .. }) {
-                    self.at = None;
-                }
-                return Err(refused.into());
+                let refusal = Refusal::of(status, StatusCode::INTERNAL_SERVER_ERROR);
+                return Err(Trouble::Ended(refusal).into());
             }
         };
         let version = version.filter(|version| !version.is_empty());
@@ -343,6 +357,15 @@ impl<T: Trimmed> Watch<T> {
         }
         self.has_told(version);
         Ok(())
+    }
+
+    /// Whether a bookmark is of the history that is known: another one begins where the server's store was restored.
+    fn goes_on(&self, version: Option<&str>) -> Result<(), Trouble> {
+        let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
+        match (number(self.at.as_deref()), number(version)) {
+            (Some(at), Some(version)) if version < at => Err(Trouble::Back(at, version)),
+            _ => Ok(()),
+        }
     }
 
     fn has_told(&mut self, version: String) {
@@ -374,80 +397,10 @@ impl<T: Trimmed> Watch<T> {
         drop(first);
         self.door.close();
         if !response.status().is_success() {
-            return Err(refusal(response, self.options.list_patience).await);
+            let refusal = Refusal::read(response, self.options.list_patience).await;
+            return Err(refusal.into());
         }
-        let format = Format::of(response.headers())?;
-        let zipped = match response.headers().get(CONTENT_ENCODING) {
-            None => false,
-            Some(is) if is == PLAIN => false,
-            Some(is) if is == ZIP && encoding == ZIP => true,
-            Some(is) => {
-                let text = String::from_utf8_lossy(is.as_bytes()).into_owned();
-                return Err(Unreadable::Encoding(text).into());
-            }
-        };
-        Ok(Answer {
-            format,
-            zipped,
-            body: response.into_body(),
-        })
-    }
-}
-
-/// The next bytes of an answer; none at its end.
-async fn more(
-    body: &mut Body,
-    deadline: Instant,
-    late: impl FnOnce(()) -> Trouble,
-) -> Result<Option<Bytes>, Trouble> {
-    loop {
-        let frame = match timeout_at(deadline, body.frame()).await {
-            Err(_) => return Err(late(())),
-            Ok(None) => return Ok(None),
-            Ok(Some(frame)) => frame.map_err(Trouble::Broken)?,
-        };
-        // What is no data is trailers.
-        if let Ok(bytes) = frame.into_data() {
-            return Ok(Some(bytes));
-        }
-    }
-}
-
-/// What a refusal says.
-async fn refusal(response: Response<Body>, patience: Duration) -> Trouble {
-    let (head, mut body) = response.into_parts();
-    let retry_after = head.headers.get(RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-    let mut said = Vec::new();
-    let deadline = Instant::now() + patience;
-    while let Ok(Some(bytes)) = more(&mut body, deadline, |()| Trouble::Short).await {
-        said.extend_from_slice(&bytes[..bytes.len().min(MOST_REFUSAL - said.len())]);
-        if said.len() == MOST_REFUSAL {
-            break;
-        }
-    }
-    let said = Bytes::from(said);
-    let status = match Format::of(&head.headers) {
-        Ok(Format::Json) => serde_json::from_slice(&said).ok(),
-        Ok(Format::Protobuf) => unknown(said.clone())
-            .ok()
-            .and_then(|object| prost::Message::decode(object.raw).ok()),
-        Err(_) => None,
-    };
-    let status = status.unwrap_or_else(|| Status {
-        message: String::from_utf8_lossy(&said).chars().take(200).collect(),
-        ..Status::default()
-    });
-    refused(status, head.status, retry_after.map(Duration::from_secs))
-}
-
-fn refused(status: Status, head: StatusCode, retry_after: Option<Duration>) -> Trouble {
-    let code = u16::try_from(status.code).unwrap_or_default();
-    Trouble::Refused {
-        code: if code == 0 { head.as_u16() } else { code },
-        reason: status.reason,
-        message: status.message,
-        retry_after,
+        Ok(Answer::new(response, encoding)?)
     }
 }
 

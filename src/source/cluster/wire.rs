@@ -5,7 +5,8 @@ use bytes::Bytes;
 use prost::Message;
 use serde::Deserialize;
 
-use super::trouble::Unreadable;
+use super::unreadable::Unreadable;
+use crate::source::objects::or_default;
 
 /// Every object begins with it, and so does every list (`serializer/protobuf` of `apimachinery`).
 pub(super) const MAGIC: [u8; 4] = *b"k8s\0";
@@ -62,9 +63,29 @@ pub(super) struct Status {
     pub(super) message: String,
     #[prost(string, tag = "4")]
     pub(super) reason: String,
+    #[serde(deserialize_with = "or_default")]
+    #[prost(message, required, tag = "5")]
+    pub(super) details: StatusDetails,
     /// An HTTP status.
     #[prost(int32, tag = "6")]
     pub(super) code: i32,
+}
+
+/// `meta/v1` `StatusDetails`.
+#[derive(Clone, PartialEq, Eq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct StatusDetails {
+    #[serde(deserialize_with = "or_default")]
+    #[prost(message, repeated, tag = "4")]
+    pub(super) causes: Vec<StatusCause>,
+}
+
+/// `meta/v1` `StatusCause`.
+#[derive(Clone, PartialEq, Eq, Message, Deserialize)]
+#[serde(default)]
+pub(super) struct StatusCause {
+    #[prost(string, tag = "1")]
+    pub(super) reason: String,
 }
 
 /// An object that says what it is.

@@ -91,6 +91,8 @@ pub enum Phase {
 pub enum Answer {
     /// A failure with this code.
     Refuse(u16),
+    /// 504, because the version that was asked for is newer than what is known.
+    TooNew,
     /// 429, and try again after so many seconds.
     TooMany(u64),
     /// Nothing at all, until [`ApiServer::behave`].

@@ -54,7 +54,8 @@ fn metadata(object: &Value) -> Option<meta::ObjectMeta> {
         uid: Some("6b7f9c5d-0000-4000-8000-000000000000".to_owned()),
         resource_version: said(&of["resourceVersion"]),
         generation: Some(1),
-        creation_timestamp: time(&of["creationTimestamp"]),
+        // As Go has it: what was never set is said, and empty.
+        creation_timestamp: Some(time(&of["creationTimestamp"]).unwrap_or_default()),
         deletion_timestamp: time(&of["deletionTimestamp"]),
         labels: map(&of["labels"]),
         annotations: map(&of["annotations"]),
@@ -204,6 +205,16 @@ fn status(object: &Value) -> meta::Status {
         message: said(&object["message"]),
         reason: said(&object["reason"]),
         code: number(&object["code"]),
+        details: object.get("details").map(|details| meta::StatusDetails {
+            causes: each(&details["causes"])
+                .map(|cause| meta::StatusCause {
+                    reason: said(&cause["reason"]),
+                    message: said(&cause["message"]),
+                    ..meta::StatusCause::default()
+                })
+                .collect(),
+            ..meta::StatusDetails::default()
+        }),
         ..meta::Status::default()
     }
 }

@@ -157,6 +157,12 @@ async fn objects(
         Some(Answer::Refuse(code)) => {
             return refusal(format, code, reason(code), "as the test wishes");
         }
+        Some(Answer::TooNew) => {
+            let mut status = failure(504, "Timeout", "Too large resource version");
+            let cause = json!({"reason": "ResourceVersionTooLarge", "message": "too new"});
+            status["details"] = json!({"causes": [cause], "retryAfterSeconds": 1});
+            return whole(format, StatusCode::GATEWAY_TIMEOUT, &status);
+        }
         Some(Answer::TooMany(seconds)) => {
             let mut response = refusal(format, 429, "TooManyRequests", "as the test wishes");
             response.headers_mut().insert("Retry-After", seconds.into());
