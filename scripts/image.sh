@@ -11,8 +11,9 @@ cd "$(dirname "$0")/.."
 architecture=${1:-$(dpkg --print-architecture)}
 PATH="$PATH:/usr/sbin:/sbin"
 for tool in debootstrap buildah jq; do
-    command -v "$tool" >/dev/null ||
-        DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$tool" >/dev/null
+    command -v "$tool" >/dev/null && continue
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$tool" >/dev/null
 done
 if [ -z "${IMAGE_WORK:-}" ]; then
     # Mounts go with a namespace of their own, whatever happens.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use rustc_hash::FxHashMap;
 
 use super::balancing::Balancing;
-use super::nodes::{node, parsed_networks};
+use super::nodes::{node, parsed_networks, service_ranges};
 use super::objects;
 use super::parse::{self, port_number, protocol};
 use super::report::{Reporter, Warning};
@@ -185,7 +185,7 @@ impl Converter {
             key: &name,
             warnings: &mut self.warnings,
         };
-        let cidrs = parsed_networks("spec.cidrs", &object.spec.cidrs, &mut report);
+        let cidrs = service_ranges(object, &mut report);
         Some(Change::ServiceCidr(name, Some(cidrs)))
     }
 }

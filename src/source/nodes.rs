@@ -1,4 +1,6 @@
-//! From `Node`s to the model (docs/semantics.md, A3, E16, I3).
+//! From `Node`s and `ServiceCIDR`s to the model (docs/semantics.md, A3, E16, I3).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
@@ -44,6 +46,32 @@ pub(super) fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
         eligible: object.metadata.deletion_timestamp.is_none()
             && spec.taints.iter().all(|taint| taint.key != GOING_TAINT),
     }
+}
+
+/// What every node has.
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+
+/// Where Services have their addresses. What none has of them is refused: with loopback among them, a node could not
+/// hear any more that they have been corrected.
+pub(super) fn service_ranges(
+    object: &objects::ServiceCidr,
+    report: &mut Reporter<'_>,
+) -> Vec<IpNetwork> {
+    let mut ranges = parsed_networks("spec.cidrs", &object.spec.cidrs, report);
+    ranges.retain(|range| {
+        let is_ours = LOOPBACK.into_iter().any(|address| range.contains(address));
+        if is_ours {
+            report.warn(
+                "spec.cidrs",
+                format!("{range} has loopback addresses in it; it is left out"),
+            );
+        }
+        !is_ours
+    });
+    ranges
 }
 
 pub(super) fn parsed_networks(

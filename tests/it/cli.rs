@@ -227,3 +227,25 @@ fn sigterm_ends_it_while_manifests_are_read() {
     assert!(process.log().contains("it is no file"), "{}", process.log());
     assert_eq!(process.terminate(), Some(0));
 }
+
+#[test]
+fn the_configuration_of_0_1_0_is_accepted_without_a_word() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let written = directory.path().join("written.conf");
+    let written = written.to_str().expect("a path");
+    let before = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/config-0.1.0.conf");
+    let output = run(&["--config", before, "--write-config-to", written]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(
+        !text(&output.stderr).contains("WARN"),
+        "{}",
+        text(&output.stderr)
+    );
+    let said = std::fs::read_to_string(written).expect("a file");
+    for field in [
+        "mode: nftables",
+        "kubeconfig: /var/lib/pointsman/kubeconfig.conf",
+    ] {
+        assert!(said.contains(field), "{field}: {said}");
+    }
+}

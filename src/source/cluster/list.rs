@@ -3,6 +3,7 @@
 //! Of protobuf no more than one object is held at a time: `k8s\0`, an `Unknown`, and in its `raw` the list,
 //! whose field 1 is a `ListMeta` and whose fields 2 are the objects. JSON is read when all of it is there.
 
+use std::fmt;
 use std::io::Write;
 use std::marker::PhantomData;
 
@@ -10,7 +11,8 @@ use bytes::buf::Writer;
 use bytes::{Buf, BufMut, BytesMut};
 use flate2::write::GzDecoder;
 use prost::{DecodeError, Message};
-use serde::Deserialize;
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::formats::Format;
 use super::frames::within;
@@ -19,7 +21,9 @@ use super::unreadable::Unreadable;
 use super::wire::{ListMeta, MAGIC, TypeMeta};
 
 /// The most bytes of a list in JSON: it is held as a whole.
-const MOST_JSON: usize = 512 << 20;
+const MOST_JSON: usize = 256 << 20;
+/// The most objects of a list. What a cluster can have of them is a fraction of it.
+const MOST_OBJECTS: usize = 1_000_000;
 
 /// Where in a list in protobuf one is.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +59,7 @@ pub(super) struct List<T> {
     buffer: Buffer,
     place: Place,
     has_kind: bool,
+    count: usize,
     metadata: ListMeta,
     /// Why the last object could not be read, of those that could not.
     spoiled: Option<DecodeError>,
@@ -65,11 +70,48 @@ pub(super) struct List<T> {
 #[derive(Deserialize)]
 #[serde(bound = "T: Trimmed")]
 struct Whole<T> {
+    #[serde(default, rename = "apiVersion")]
+    api_version: String,
     #[serde(default)]
     kind: String,
     #[serde(default)]
     metadata: ListMeta,
-    items: Option<Vec<T>>,
+    #[serde(deserialize_with = "named")]
+    items: Vec<T>,
+}
+
+/// Objects, all of which have names, and no more than there can be.
+fn named<'de, D: Deserializer<'de>, T: Trimmed>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Named<T>(PhantomData<T>);
+
+    impl<'de, T: Trimmed> Visitor<'de> for Named<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("objects")
+        }
+
+        // A list of Go that is nil.
+        fn visit_unit<E>(self) -> Result<Vec<T>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Vec<T>, A::Error> {
+            let mut objects: Vec<T> = Vec::new();
+            while let Some(object) = all.next_element::<T>()? {
+                if object.metadata().name.is_empty() {
+                    return Err(A::Error::custom(Unreadable::NoName));
+                }
+                if objects.len() == MOST_OBJECTS {
+                    return Err(A::Error::custom(Unreadable::Endless));
+                }
+                objects.push(object);
+            }
+            Ok(objects)
+        }
+    }
+
+    deserializer.deserialize_any(Named(PhantomData))
 }
 
 impl<T: Trimmed> List<T> {
@@ -86,6 +128,7 @@ impl<T: Trimmed> List<T> {
             buffer,
             place: Place::Magic,
             has_kind: false,
+            count: 0,
             metadata: ListMeta::default(),
             spoiled: None,
             objects: PhantomData,
@@ -157,14 +200,24 @@ impl<T: Trimmed> List<T> {
                 Place::Within(_) if field.is(1) => self.metadata = ListMeta::decode(value)?,
                 Place::Within(_) if field.is(2) => object = Some(T::read(value)),
                 Place::Envelope if field.is(1) => {
-                    is_list_of::<T>(&TypeMeta::decode(value)?.kind)?;
+                    let what = TypeMeta::decode(value)?;
+                    is_list_of::<T>(&what.api_version, &what.kind)?;
                     self.has_kind = true;
                 }
                 _ => {}
             }
             bytes.advance(end);
             match object {
-                Some(Ok(object)) => return Ok(Some(object)),
+                Some(Ok(object)) => {
+                    self.count += 1;
+                    if object.metadata().name.is_empty() {
+                        return Err(Unreadable::NoName);
+                    }
+                    if self.count > MOST_OBJECTS {
+                        return Err(Unreadable::Endless);
+                    }
+                    return Ok(Some(object));
+                }
                 // An author's business, and no reason to do without everybody else's.
                 Some(Err(error)) => self.spoiled = Some(error),
                 None => {}
@@ -189,28 +242,27 @@ impl<T: Trimmed> List<T> {
             (Format::Protobuf, _) => return Err(Unreadable::Half),
             (Format::Json, _) => {
                 let whole: Whole<T> = serde_json::from_slice(bytes)?;
-                is_list_of::<T>(&whole.kind)?;
-                (whole.metadata, whole.items.unwrap_or_default())
+                is_list_of::<T>(&whole.api_version, &whole.kind)?;
+                (whole.metadata, whole.items)
             }
         };
         // Something that is no list at all must not pass for an empty one.
         if self.format == Format::Protobuf && !self.has_kind {
             return Err(Unreadable::NoObject);
         }
-        if metadata.resource_version.is_empty() {
+        if metadata.resource_version.parse::<u64>().is_err() {
             return Err(Unreadable::NoVersion);
         }
         Ok((metadata, rest))
     }
 }
 
-fn is_list_of<T: Trimmed>(kind: &str) -> Result<(), Unreadable> {
-    let of = kind.strip_suffix("List");
-    if of.is_some_and(|of| of.is_empty() || of == T::KIND.name()) {
+fn is_list_of<T: Trimmed>(api_version: &str, kind: &str) -> Result<(), Unreadable> {
+    if api_version == T::KIND.api_version() && kind == T::KIND.list() {
         return Ok(());
     }
     Err(Unreadable::Kind {
-        found: kind.to_owned(),
+        found: format!("{api_version} {kind}"),
         expected: T::KIND.list(),
     })
 }

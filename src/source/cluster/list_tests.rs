@@ -84,7 +84,8 @@ fn a_list_that_ends_early_is_no_shorter_list() {
             "{length}"
         );
     }
-    let json = br#"{"kind":"ServiceList","metadata":{"resourceVersion":"1"},"items":[{}]}"#;
+    let json = br#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
+    assert!(read(Format::Json, json, 7).is_ok());
     for length in 0..json.len() {
         assert!(read(Format::Json, &json[..length], 7).is_err(), "{length}");
     }
@@ -92,7 +93,12 @@ fn a_list_that_ends_early_is_no_shorter_list() {
 
 #[test]
 fn what_is_no_list_of_the_kind_is_not_taken_for_an_empty_one() {
-    let cases: [(Format, &[u8]); 9] = [
+    let cases: [(Format, &[u8]); 14] = [
+        (Format::Json, br#"{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#),
+        (Format::Json, br#"{"kind":"ServiceList","apiVersion":"x/v9","metadata":{"resourceVersion":"1"},"items":[]}"#),
+        (Format::Json, br#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"1"}}"#),
+        (Format::Json, br#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"a"},"items":[]}"#),
+        (Format::Json, br#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[{}]}"#),
         (Format::Json, b"{}"),
         (Format::Json, br#"{"surprise": 1}"#),
         (Format::Json, br#"{"kind":"Status","metadata":{}}"#),
@@ -110,7 +116,7 @@ fn what_is_no_list_of_the_kind_is_not_taken_for_an_empty_one() {
         let text = String::from_utf8_lossy(bytes);
         assert!(read(format, bytes, 3).is_err(), "{text}");
     }
-    for kind in ["NodeList", "Service", "Status", ""] {
+    for kind in ["NodeList", "Service", "Status", "List", ""] {
         let bytes = list(kind, &[]);
         assert!(read(Format::Protobuf, &bytes, 9).is_err(), "{kind}");
     }

@@ -51,6 +51,15 @@ impl Kind {
         }
     }
 
+    /// The version of the API that has them.
+    pub(super) const fn api_version(self) -> &'static str {
+        match self {
+            Self::Service | Self::Node => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::ServiceCidr => "networking.k8s.io/v1",
+        }
+    }
+
     /// Where all of them are, in all namespaces.
     pub(super) const fn path(self) -> &'static str {
         match self {

@@ -37,6 +37,12 @@ pub(super) enum Unreadable {
     /// A list or an object that does not say how old it is.
     #[error("it has no resourceVersion")]
     NoVersion,
+    /// An object that does not say who it is.
+    #[error("an object has no name")]
+    NoName,
+    /// More objects, or pages of them, than a cluster has.
+    #[error("it has no end")]
+    Endless,
     /// A single object, or event, of more bytes than are read.
     #[error("an object of {0} bytes is longer than any can be")]
     TooLong(u64),

@@ -85,12 +85,18 @@ const NOT_FOUND_PAUSE: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(5);
 /// For so long, at most, nobody hurries ahead of the first request.
 const HURRY: Duration = Duration::from_secs(1);
-/// A watch that ends sooner, and has said nothing, has failed.
+/// A watch that ends sooner has failed.
 const SHORT: Duration = Duration::from_secs(1);
 /// Bytes that are decompressed at once: they may be a thousand times as many then.
 const PIECE: usize = 8 << 10;
 /// Objects in a page of a list that comes from etcd; the server's cache gives all at once.
 const PAGE: &str = "500";
+/// The most pages of a list.
+const MOST_PAGES: usize = 2000;
+/// So many times as long as it may go no further, a page may take as a whole.
+const MOST_PATIENCE: u32 = 15;
+/// So often a watch is refused at a version before everything is listed.
+const MOST_REFUSALS: u32 = 3;
 /// The version that stands for whatever the server's cache has.
 const CACHED: &str = "0";
 
@@ -149,6 +155,7 @@ fn spawn<T: Trimmed>(
         at: None,
         newest: CACHED.to_owned(),
         in_pages: true,
+        refusals: 0,
     };
     tokio::spawn(watch.run());
 }
@@ -184,6 +191,8 @@ struct Watch<T> {
     newest: String,
     /// Whether what comes from etcd comes in pages.
     in_pages: bool,
+    /// How often the server has refused in a row.
+    refusals: u32,
 }
 
 impl<T: Trimmed> Watch<T> {
@@ -237,8 +246,10 @@ impl<T: Trimmed> Watch<T> {
             // was refused.
             410 if was_list => self.newest.clear(),
             _ if was_list && refusal.is_too_new && self.newest != CACHED => self.newest.clear(),
-            // Who is overloaded, or does not let us in, has nothing against the version.
-            401 | 403 | 429 | 500.. => {}
+            400 if was_list => self.newest.clear(),
+            // Who is overloaded, or does not let us in, has nothing against the version; or says so often enough.
+            401 | 403 | 429 => {}
+            500.. if self.refusals < MOST_REFUSALS => self.refusals += 1,
             _ => self.at = None,
         }
         if refusal.code == 404 && refusal.is_of_the_api && T::KIND == Kind::ServiceCidr {
@@ -249,7 +260,7 @@ impl<T: Trimmed> Watch<T> {
 
     async fn list(&mut self) -> Result<(), Stop> {
         let mut token: Option<String> = None;
-        loop {
+        for _ in 0..MOST_PAGES {
             let mut query = vec![("resourceVersion", self.newest.as_str())];
             if self.newest.is_empty() {
                 query.clear();
@@ -266,12 +277,17 @@ impl<T: Trimmed> Watch<T> {
             }
             let mut list = List::<T>::new(answer.format, answer.zipped);
             let patience = self.options.list_patience;
-            while let Some(bytes) = answer.more(Instant::now() + patience).await? {
+            let most = Instant::now() + patience * MOST_PATIENCE;
+            let mut objects = 0;
+            while let Some(bytes) = answer.more(most.min(Instant::now() + patience)).await? {
                 for bytes in bytes.chunks(PIECE) {
                     list.push(bytes)?;
                     while let Some(object) = list.next()? {
+                        objects += 1;
                         self.tell(Step::Listed(object)).await?;
                     }
+                    // What is decompressed may go on for long without an object.
+                    tokio::task::consume_budget().await;
                 }
             }
             if let Some(error) = list.take_spoiled() {
@@ -283,6 +299,7 @@ impl<T: Trimmed> Watch<T> {
             }
             let (metadata, rest) = list.end()?;
             for object in rest {
+                objects += 1;
                 self.tell(Step::Listed(object)).await?;
             }
             if metadata.r#continue.is_empty() {
@@ -290,11 +307,12 @@ impl<T: Trimmed> Watch<T> {
                 self.in_pages = true;
                 return self.tell(Step::End).await;
             }
-            if token.as_ref() == Some(&metadata.r#continue) {
-                return Err(Unreadable::Half.into());
+            if objects == 0 {
+                break;
             }
             token = Some(metadata.r#continue);
         }
+        Err(Unreadable::Endless.into())
     }
 
     async fn watch(&mut self, version: String) -> Result<(), Stop> {
@@ -311,20 +329,19 @@ impl<T: Trimmed> Watch<T> {
         // The server compresses no watches: what it says must be read at once.
         let mut answer = self.ask(&query, PLAIN).await?;
         let mut frames = Frames::new(answer.format);
-        let mut heard = false;
         // Its time is over: whoever was to say so has been silent for too long.
         let deadline = began + patience + GRACE;
         loop {
             let bytes = match answer.more(deadline).await {
                 Ok(Some(bytes)) => bytes,
-                Ok(None) if !heard && began.elapsed() < SHORT => return Err(Trouble::Short.into()),
+                // Whoever is told something each time and the end at once would ask a thousand times a second.
+                Ok(None) if began.elapsed() < SHORT => return Err(Trouble::Short.into()),
                 // What it had begun to say when it ended, it will say again.
                 Ok(None) | Err(Halt::Stalled) => return Ok(()),
                 Err(halt) => return Err(Trouble::from(halt).into()),
             };
             frames.push(&bytes);
             while let Some(frame) = frames.next()? {
-                heard = true;
                 self.take(Event::read(answer.format, frame)?).await?;
             }
         }
@@ -350,7 +367,8 @@ impl<T: Trimmed> Watch<T> {
                 return Err(Trouble::Ended(refusal).into());
             }
         };
-        let version = version.filter(|version| !version.is_empty());
+        // Versions are numbers (KEP-5504).
+        let version = version.filter(|version| version.parse::<u64>().is_ok());
         let version = version.ok_or(Unreadable::NoVersion)?;
         if let Some(step) = step {
             self.tell(step).await?;
@@ -369,6 +387,7 @@ impl<T: Trimmed> Watch<T> {
     }
 
     fn has_told(&mut self, version: String) {
+        self.refusals = 0;
         self.newest.clone_from(&version);
         self.at = Some(version);
     }

@@ -39,6 +39,8 @@ pub(super) struct Unknown {
 /// `runtime` `TypeMeta`.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(super) struct TypeMeta {
+    #[prost(string, tag = "1")]
+    pub(super) api_version: String,
     #[prost(string, tag = "2")]
     pub(super) kind: String,
 }

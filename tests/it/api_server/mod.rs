@@ -61,6 +61,14 @@ impl Kind {
         }
     }
 
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Services | Self::Nodes => "v1",
+            Self::Slices => "discovery.k8s.io/v1",
+            Self::ServiceCidrs => "networking.k8s.io/v1",
+        }
+    }
+
     /// As one of it is called.
     pub fn name(self) -> &'static str {
         self.list().trim_end_matches("List")

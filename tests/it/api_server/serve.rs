@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -45,7 +46,13 @@ pub(super) fn run(
     runtime.block_on(async {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("an option");
-        socket.bind(address).expect("a free port");
+        // Whoever had it may still be on the way out.
+        let mut patience = 100;
+        while let Err(error) = socket.bind(address) {
+            assert!(patience > 0, "no free port: {error}");
+            patience -= 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         let listener = socket.listen(64).expect("a listener");
         ready.send(()).expect("a maker");
         let accept = async {
@@ -356,7 +363,9 @@ fn list(
             break;
         }
     }
-    Ok(json!({"kind": kind.list(), "apiVersion": "v1", "metadata": metadata, "items": items}))
+    Ok(
+        json!({"kind": kind.list(), "apiVersion": kind.api_version(), "metadata": metadata, "items": items}),
+    )
 }
 
 /// Counts an open watch.
