@@ -66,9 +66,16 @@ for part in cache index; do
 done
 # Neither the time nor what built it is part of the image: who builds the same has the same digest.
 buildah bud --isolation chroot --pull=never --no-cache --timestamp 0 --identity-label=false --format oci \
-    --build-arg "TARGETARCH=$architecture" --platform "linux/$architecture" -v /etc/ssl/certs:/etc/ssl/certs:ro \
+    --build-arg "TARGETARCH=$architecture" -v /etc/ssl/certs:/etc/ssl/certs:ro \
     "${toolchain[@]}" -t "localhost/pointsman:$architecture" "$work/source" >"$work/build.log" 2>&1 ||
     { tail -n 40 "$work/build.log" && exit 1; }
+if [ "$architecture" != "$(dpkg --print-architecture)" ]; then
+    # What was built here says that it is for here.
+    container=$(buildah from --pull-never "localhost/pointsman:$architecture")
+    buildah config --arch "$architecture" "$container"
+    buildah commit --quiet --rm --timestamp 0 --identity-label=false --format oci "$container" \
+        "localhost/pointsman:$architecture" >/dev/null
+fi
 rm -rf "$out/$architecture"
 mkdir -p "$out/$architecture"
 buildah push --quiet "localhost/pointsman:$architecture" "oci:$out/$architecture/oci:pointsman"
