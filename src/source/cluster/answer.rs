@@ -43,7 +43,8 @@ impl Answer {
             Some(is) => {
                 let text = String::from_utf8_lossy(is.as_bytes());
                 let zipped = text.eq_ignore_ascii_case(ZIP);
-                if !text.eq_ignore_ascii_case(PLAIN) && !(zipped && asked == ZIP) {
+                let was_asked = text.eq_ignore_ascii_case(PLAIN) || (zipped && asked == ZIP);
+                if !was_asked {
                     return Err(Unreadable::Encoding(text.into_owned()));
                 }
                 zipped

@@ -40,7 +40,7 @@ enum Place {
 #[derive(Debug)]
 enum Buffer {
     Plain(BytesMut),
-    Zipped(GzDecoder<Writer<BytesMut>>),
+    Zipped(Box<GzDecoder<Writer<BytesMut>>>),
 }
 
 impl Buffer {
@@ -119,7 +119,7 @@ impl<T: Trimmed> List<T> {
     pub(super) fn new(format: Format, zipped: bool) -> Self {
         let bytes = BytesMut::new();
         let buffer = if zipped {
-            Buffer::Zipped(GzDecoder::new(bytes.writer()))
+            Buffer::Zipped(Box::new(GzDecoder::new(bytes.writer())))
         } else {
             Buffer::Plain(bytes)
         };

@@ -215,7 +215,6 @@ fn status(object: &Value) -> meta::Status {
                 .collect(),
             ..meta::StatusDetails::default()
         }),
-        ..meta::Status::default()
     }
 }
 
