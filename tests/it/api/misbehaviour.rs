@@ -488,13 +488,19 @@ fn a_server_that_changes_its_format_is_understood_from_its_next_answer_on() {
 fn an_object_of_ten_megabytes_is_read_and_one_of_twenty_is_a_reason_to_list_again() {
     recovers_from("large objects", Format::Protobuf, |site| {
         let large = |megabytes: usize| {
-            let [mut service, _] = web("large", 15, &[]);
+            let [mut service, _] = web("web", 10, &[]);
             service["metadata"]["annotations"] =
                 json!({"example.com/x": "x".repeat(megabytes << 20)});
             service
         };
         site.server.put(large(10));
+        // What comes after it says that it has been heard.
+        for object in web("new", 12, &[4, 5]) {
+            site.server.put(object);
+        }
         in_step("ten megabytes", &site.host, &site.server);
+        let lists = site.server.requests_for(Kind::Services, Phase::List);
+        assert_eq!(lists.len(), 1, "nothing had to be listed again");
         let event = json!({"type": "MODIFIED", "object": large(20)});
         site.server.lose(change);
         for kind in BOTH {
