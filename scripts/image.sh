@@ -56,7 +56,7 @@ quick=()
 done
 buildah config --env CARGO_HOME=/usr/local/cargo "${quick[@]}" \
     --env PATH=/usr/local/toolchain/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
-buildah commit --quiet --rm "$container" docker.io/library/rust:1-slim-trixie >/dev/null
+buildah commit --quiet --rm "$container" rust:1-slim-trixie >/dev/null
 rm -rf --one-file-system "$work/base"
 
 # Crates that were fetched already need not be fetched again.

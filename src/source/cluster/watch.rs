@@ -102,62 +102,54 @@ const CACHED: &str = "0";
 
 /// Starts the four watches.
 pub(super) fn start(client: &Client, options: &WatchOptions, items: &mpsc::Sender<Item>) {
-    let door = Arc::new(Semaphore::new(1));
     let name = format!("metadata.name={}", options.node_name);
     let no_other_proxy = format!("!{OTHER_PROXY_LABEL}");
     let not_headless = format!("!{HEADLESS_LABEL}");
-    spawn(
+    let services = [
+        ("labelSelector", no_other_proxy.as_str()),
+        ("fieldSelector", "spec.clusterIP!=None"),
+    ];
+    let all = All {
         client,
         options,
-        &[
-            ("labelSelector", &no_other_proxy),
-            ("fieldSelector", "spec.clusterIP!=None"),
-        ],
-        (items, Item::Service),
-        &door,
-    );
-    spawn(
-        client,
-        options,
-        &[("labelSelector", &not_headless)],
-        (items, Item::EndpointSlice),
-        &door,
-    );
-    spawn(
-        client,
-        options,
-        &[("fieldSelector", &name)],
-        (items, Item::Node),
-        &door,
-    );
-    spawn(client, options, &[], (items, Item::ServiceCidr), &door);
+        items,
+        door: Arc::new(Semaphore::new(1)),
+    };
+    all.spawn(&services, Item::Service);
+    all.spawn(&[("labelSelector", &not_headless)], Item::EndpointSlice);
+    all.spawn(&[("fieldSelector", &name)], Item::Node);
+    all.spawn(&[], Item::ServiceCidr);
 }
 
-fn spawn<T: Trimmed>(
-    client: &Client,
-    options: &WatchOptions,
-    selectors: &[(&'static str, &str)],
-    (items, item): (&mpsc::Sender<Item>, fn(Step<T>) -> Item),
-    door: &Arc<Semaphore>,
-) {
-    let formats = options.formats.iter().map(|format| format.name());
-    let watch = Watch {
-        client: client.clone(),
-        accept: formats.collect::<Vec<_>>().join(","),
-        selectors: selectors
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()))
-            .collect(),
-        options: options.clone(),
-        items: items.clone(),
-        item,
-        door: Arc::clone(door),
-        at: None,
-        newest: CACHED.to_owned(),
-        in_pages: true,
-        refusals: 0,
-    };
-    tokio::spawn(watch.run());
+/// What the watches have in common.
+struct All<'a> {
+    client: &'a Client,
+    options: &'a WatchOptions,
+    items: &'a mpsc::Sender<Item>,
+    door: Arc<Semaphore>,
+}
+
+impl All<'_> {
+    fn spawn<T: Trimmed>(&self, selectors: &[(&'static str, &str)], item: fn(Step<T>) -> Item) {
+        let formats = self.options.formats.iter().map(|format| format.name());
+        let watch = Watch {
+            client: self.client.clone(),
+            accept: formats.collect::<Vec<_>>().join(","),
+            selectors: selectors
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned()))
+                .collect(),
+            options: self.options.clone(),
+            items: self.items.clone(),
+            item,
+            door: Arc::clone(&self.door),
+            at: None,
+            newest: CACHED.to_owned(),
+            in_pages: true,
+            refusals: 0,
+        };
+        tokio::spawn(watch.run());
+    }
 }
 
 /// Why a watch stops.
