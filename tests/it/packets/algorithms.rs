@@ -222,9 +222,10 @@ fn p6_an_endpoint_of_weight_0_gets_nothing_new_and_keeps_what_it_has() {
         let all =
             full_service("web", 10, NODE_PORT).set("/spec/externalTrafficPolicy", json!("Local"));
         let slices = weighed("web", &[(11, weight), (12, 1), (111, 1)]);
+        // Nobody but the first is chosen before, so that it is the one who is remembered.
         let affine = with(
             cluster_service("affine", 12).affinity(600),
-            weighed("affine", &[(11, weight), (12, 1)]),
+            weighed("affine", &[(11, weight), (12, 50 - weight)]),
         );
         let mut echo = weighed("echo", &[(11, weight), (12, 50 - weight)]);
         for slice in &mut echo {
@@ -243,12 +244,8 @@ fn p6_an_endpoint_of_weight_0_gets_nothing_new_and_keeps_what_it_has() {
         let share = reached[&net.endpoint(11)] as f64 / 400.0;
         assert!(share > 0.9, "{reached:?}");
         let affine = at(&net.cluster_ip(12), 80);
-        eventually("a client that comes back to it", || {
-            site.world
-                .pod
-                .run(move || connect(None, affine).expect("a connection").endpoint)
-                == net.endpoint(11)
-        });
+        let reached = site.world.pod.connect_many(&affine.to_string(), 3);
+        assert_eq!(reached.into_keys().collect::<Vec<_>>(), [net.endpoint(11)]);
         let echo = at(&net.cluster_ip(13), 80);
         let connection = site.world.pod.run(move || TcpStream::connect(echo));
         held.push(connection.expect("a connection"));
