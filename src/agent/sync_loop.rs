@@ -35,6 +35,8 @@ use crate::source::report;
 /// The verbosity from which on every sync is logged: "useful steady state information", as
 /// Kubernetes' logging conventions have it.
 const STEADY: u32 = 2;
+/// For so long the first sync's transactions have flows looked through once, when the last of them is in effect.
+const LONGEST_FIRST: Duration = Duration::from_secs(1);
 /// Where the loop tells what a sync has brought.
 pub(crate) struct Outlets {
     pub(crate) cleaner: Cleaner,
@@ -300,7 +302,11 @@ impl<B: Backend> SyncLoop<B> {
                 let desired = self.proxy.desired();
                 let is = |slice: &ObjectKey| desired.has_programmed(slice);
                 self.waiting.in_effect(is, &self.outlets.metrics);
-                self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
+                // Nobody is served worse than before while the first one goes on, and each part of it is about all
+                // flows of the node.
+                if synced.settled || !self.first || now - began > LONGEST_FIRST {
+                    self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
+                }
                 if let Some(until) = synced.wait {
                     self.tasks.sync.want(until);
                 }

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use rustc_hash::FxHashMap;
 
 use super::objects::{
-    ALGORITHM_ANNOTATION, Annotations, EJECTION_ANNOTATION, WEIGHT_ANNOTATION, WEIGHTS_ANNOTATION,
-    annotation,
+    ALGORITHM_ANNOTATION, EJECTION_ANNOTATION, Entries, WEIGHT_ANNOTATION, WEIGHTS_ANNOTATION,
+    text_of,
 };
 use super::parse;
 use super::report::Reporter;
@@ -35,12 +35,8 @@ const SLICE_WEIGHT: &str = "metadata.annotations[service.cilium.io/weight]";
 
 impl Balancing {
     /// The algorithm of a Service.
-    pub(super) fn algorithm(
-        self,
-        annotations: &Annotations,
-        report: &mut Reporter<'_>,
-    ) -> Algorithm {
-        let Some(text) = annotation(annotations, ALGORITHM_ANNOTATION) else {
+    pub(super) fn algorithm(self, annotations: &Entries, report: &mut Reporter<'_>) -> Algorithm {
+        let Some(text) = text_of(annotations, ALGORITHM_ANNOTATION) else {
             return self.algorithm;
         };
         let Some(wanted) = Algorithm::named(text.trim()) else {
@@ -70,8 +66,8 @@ impl Balancing {
     }
 
     /// Whether a Service's endpoints that do not answer are passed over.
-    pub(super) fn ejects(self, annotations: &Annotations, report: &mut Reporter<'_>) -> bool {
-        let text = annotation(annotations, EJECTION_ANNOTATION);
+    pub(super) fn ejects(self, annotations: &Entries, report: &mut Reporter<'_>) -> bool {
+        let text = text_of(annotations, EJECTION_ANNOTATION);
         match text.as_deref().map(str::trim) {
             None => self.ejects,
             Some("true") => true,
@@ -104,8 +100,8 @@ pub(super) struct SliceWeights {
 }
 
 impl SliceWeights {
-    pub(super) fn of(annotations: &Annotations, report: &mut Reporter<'_>) -> Self {
-        let all = annotation(annotations, WEIGHT_ANNOTATION).map(|text| weight(&text));
+    pub(super) fn of(annotations: &Entries, report: &mut Reporter<'_>) -> Self {
+        let all = text_of(annotations, WEIGHT_ANNOTATION).map(|text| weight(&text));
         let all = all.and_then(|read| {
             read.or_else(|(counts_as, problem)| {
                 report.warn(SLICE_WEIGHT, problem);
@@ -115,7 +111,7 @@ impl SliceWeights {
         });
         let mut each = FxHashMap::default();
         let mut problems = Problems::default();
-        let text = annotation(annotations, WEIGHTS_ANNOTATION);
+        let text = text_of(annotations, WEIGHTS_ANNOTATION);
         let parts = text.iter().flat_map(|text| text.split(','));
         for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
             let Some((address, number)) = part.split_once('=') else {
@@ -216,8 +212,10 @@ mod tests {
         (value, warnings.iter().map(ToString::to_string).collect())
     }
 
-    fn annotations(name: &str, value: &str) -> Annotations {
-        Annotations::from([(name.to_owned(), value.as_bytes().to_vec())])
+    fn annotations(name: &str, value: &str) -> Entries {
+        super::super::objects::Entry::new(name, value)
+            .into_iter()
+            .collect()
     }
 
     #[test]
@@ -260,7 +258,7 @@ mod tests {
                 }
             }
         }
-        let nothing = Annotations::new();
+        let nothing = Entries::new();
         let (algorithm, _) = warned(|report| Balancing::default().algorithm(&nothing, report));
         assert_eq!(algorithm, Algorithm::Random);
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::objects::{self, GOING_TAINT, ZONE_LABEL};
+use super::objects::{self, GOING_TAINT, ZONE_LABEL, text_of};
 use super::parse;
 use super::report::Reporter;
 use crate::core::model::{Name, Node};
@@ -35,12 +35,9 @@ pub(super) fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
     };
     Node {
         name: Name::from(object.metadata.name.as_str()),
-        zone: object
-            .metadata
-            .labels
-            .get(ZONE_LABEL)
+        zone: text_of(&object.metadata.labels, ZONE_LABEL)
             .filter(|zone| !zone.is_empty())
-            .map(|zone| Name::from(zone.as_str())),
+            .map(|zone| Name::from(&*zone)),
         addresses,
         pod_cidrs,
         eligible: object.metadata.deletion_timestamp.is_none()

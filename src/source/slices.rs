@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::balancing::SliceWeights;
-use super::objects::{self, HEADLESS_LABEL, SERVICE_NAME_LABEL};
+use super::objects::{self, HEADLESS_LABEL, SERVICE_NAME_LABEL, text_of};
 use super::parse::{self, port_number, protocol};
 use super::report::Reporter;
 use crate::core::model::{
@@ -22,10 +22,8 @@ pub(super) fn endpoint_slice(
     report: &mut Reporter<'_>,
 ) -> Option<EndpointSlice> {
     let labels = &object.metadata.labels;
-    let service = labels
-        .get(SERVICE_NAME_LABEL)
-        .filter(|name| !name.is_empty())?;
-    if labels.contains_key(HEADLESS_LABEL) {
+    let service = text_of(labels, SERVICE_NAME_LABEL).filter(|name| !name.is_empty())?;
+    if text_of(labels, HEADLESS_LABEL).is_some() {
         return None;
     }
     let family = match object.address_type.as_str() {
@@ -43,7 +41,7 @@ pub(super) fn endpoint_slice(
     Some(EndpointSlice {
         service: ObjectKey {
             namespace: Arc::clone(namespace),
-            name: names.intern(service),
+            name: names.intern(&service),
         },
         family,
         ports: ports.intern(&*slice_ports(object, names, report)),
@@ -104,7 +102,7 @@ fn slice_endpoints(
     let mut last_zones: Option<ZoneHints> = None;
     let weights = SliceWeights::of(&object.metadata.annotations, report);
     for (index, endpoint) in object.endpoints.iter().enumerate() {
-        let Some(text) = endpoint.addresses.first() else {
+        let Some(text) = &endpoint.address else {
             continue;
         };
         let field = || format!("endpoints[{index}].addresses[0]");

@@ -62,7 +62,9 @@ pub fn clean(work: &Work) -> Result<PerFamily<Cleaned>, SocketError> {
 struct Wanted<'a> {
     family: Family,
     protocol: Protocol,
-    keep: HashMap<Destination, FxHashSet<&'a Endpoint>, FxBuildHasher>,
+    keep: HashMap<Destination, &'a Endpoints, FxBuildHasher>,
+    /// The same as sets, of destinations that have flows: of most there are none.
+    sets: HashMap<Destination, FxHashSet<&'a Endpoint>, FxBuildHasher>,
     /// Who has left, of TCP and SCTP.
     gone: HashMap<Destination, FxHashSet<Endpoint>, FxBuildHasher>,
     node_addresses: FxHashSet<IpAddr>,
@@ -84,14 +86,15 @@ impl<'a> Wanted<'a> {
             protocol,
             // Of two entries for one destination the later one is right.
             keep: of_family
-                .map(|stale| (stale.destination, stale.keep.iter().collect()))
+                .map(|stale| (stale.destination, &stale.keep))
                 .collect(),
+            sets: HashMap::default(),
             node_addresses: work.node_addresses.iter().copied().collect(),
         }
     }
 
     /// Ends what is stale.
-    fn end(&self, cleaned: &mut Cleaned) -> Result<(), SocketError> {
+    fn end(mut self, cleaned: &mut Cleaned) -> Result<(), SocketError> {
         if self.keep.is_empty() {
             return Ok(());
         }
@@ -135,7 +138,7 @@ impl<'a> Wanted<'a> {
         Ok(())
     }
 
-    fn is_stale(&self, flow: &Flow) -> bool {
+    fn is_stale(&mut self, flow: &Flow) -> bool {
         let to = |host| Destination {
             host,
             protocol: flow.protocol,
@@ -150,10 +153,11 @@ impl<'a> Wanted<'a> {
             return false;
         };
         match flow.protocol {
-            Protocol::Udp => self
-                .keep
-                .get(&of)
-                .is_some_and(|keep| !keep.contains(&flow.answers)),
+            Protocol::Udp => self.keep.get(&of).copied().is_some_and(|keep| {
+                let set = self.sets.entry(of);
+                !set.or_insert_with(|| keep.iter().collect())
+                    .contains(&flow.answers)
+            }),
             // One in progress of which answers take another way would be translated from now on.
             Protocol::Tcp | Protocol::Sctp => {
                 let gone = self.gone.get(&of);
@@ -241,18 +245,16 @@ impl Queue {
         }
     }
 
-    fn as_work(&self) -> Work {
+    fn into_work(self) -> Work {
+        let flows = self.keep.into_iter();
+        let flows = flows.map(|(destination, (keep, gone))| StaleFlows {
+            destination,
+            keep,
+            gone: gone.into_iter().collect(),
+        });
         Work {
-            destinations: self
-                .keep
-                .iter()
-                .map(|(destination, (keep, gone))| StaleFlows {
-                    destination: *destination,
-                    keep: Endpoints::clone(keep),
-                    gone: gone.iter().copied().collect(),
-                })
-                .collect(),
-            node_addresses: self.node_addresses.clone(),
+            destinations: flows.collect(),
+            node_addresses: self.node_addresses,
         }
     }
 }
@@ -321,13 +323,14 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
         if queue.keep.is_empty() {
             return;
         }
-        match clean(&queue.as_work()) {
+        let work = std::mem::take(&mut queue).into_work();
+        match clean(&work) {
             Ok(cleaned) => {
                 for (family, cleaned) in cleaned.iter() {
                     done(family, *cleaned);
                     if cleaned.ended > 0 {
                         tracing::info!(
-                            destinations = queue.keep.len(),
+                            destinations = work.destinations.len(),
                             ended = cleaned.ended,
                             seen = cleaned.seen,
                             took = ?cleaned.took,
@@ -335,7 +338,6 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
                         );
                     }
                 }
-                queue = Queue::default();
                 retries = pauses.build();
                 // Endpoints may leave hundreds of times a second, and the table have a million flows.
                 let took: Duration = cleaned.iter().map(|(_, cleaned)| cleaned.took).sum();
@@ -346,6 +348,8 @@ fn work_off(inbox: &Receiver<Work>, done: &impl Fn(Family, Cleaned)) {
                 };
             }
             Err(error) => {
+                // What comes meanwhile is added to it.
+                queue.add(work);
                 let retry = retries.next().unwrap_or(LAST_RETRY);
                 tracing::warn!(%error, ?retry, "cannot look for stale flows; trying again");
                 pause = Pause::Failed(Instant::now() + retry);
@@ -390,7 +394,7 @@ mod tests {
             ],
             node_addresses: vec![[192, 0, 2, 1].into()],
         };
-        let wanted = Wanted::new(&work, Family::V4, Protocol::Udp);
+        let mut wanted = Wanted::new(&work, Family::V4, Protocol::Udp);
         let cases = [
             (
                 "to an endpoint that serves",
@@ -504,7 +508,7 @@ mod tests {
                 }],
                 node_addresses: Vec::new(),
             };
-            let wanted = Wanted::new(&work, Family::V4, protocol);
+            let mut wanted = Wanted::new(&work, Family::V4, protocol);
             for (what, destination, answers, (answered, begins), expected) in cases {
                 let flow = Flow {
                     protocol,

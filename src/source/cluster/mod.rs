@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 
 use super::changes::{Cause, Changes, Trigger};
 use super::convert::Converter;
-use super::objects::{LAST_CHANGE_ANNOTATION, Metadata, annotation};
+use super::objects::{LAST_CHANGE_ANNOTATION, Metadata, text_of};
 use crate::core::model::{Change, ObjectKey};
 use versions::Versions;
 use watch::{Item, Step};
@@ -272,7 +272,7 @@ fn version(metadata: &Metadata) -> u64 {
 
 /// When the change that a slice announces began.
 fn began(metadata: &Metadata) -> Option<i128> {
-    let text = annotation(&metadata.annotations, LAST_CHANGE_ANNOTATION)?;
+    let text = text_of(&metadata.annotations, LAST_CHANGE_ANNOTATION)?;
     let at: jiff::Timestamp = text.parse().ok()?;
     Some(at.as_nanosecond())
 }

@@ -1,0 +1,226 @@
+//! An endpoint of a slice, of which a cluster may have hundreds of thousands: read by hand from protobuf, so that it
+//! takes no more memory than what is read of it.
+
+use compact_str::CompactString;
+use prost::bytes::{Buf, BufMut};
+use prost::encoding::{DecodeContext, WireType, message, skip_field, string};
+use prost::{DecodeError, Message};
+use serde::{Deserialize, Deserializer};
+
+use super::metadata::text;
+use super::objects::or_default;
+
+/// One of a slice's endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the names are the API's")]
+pub struct Endpoint {
+    /// The first of its addresses, which are "fungible" (`discovery.k8s.io/v1`); empty if it has none.
+    #[serde(rename = "addresses", deserialize_with = "first")]
+    pub address: Option<CompactString>,
+    #[serde(deserialize_with = "or_default")]
+    pub conditions: Conditions,
+    #[serde(deserialize_with = "short")]
+    pub node_name: Option<CompactString>,
+    pub hints: Option<Hints>,
+}
+
+fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CompactString>, D::Error> {
+    let all: Vec<String> = or_default(deserializer)?;
+    Ok(all.into_iter().next().map(CompactString::from))
+}
+
+fn short<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CompactString>, D::Error> {
+    let text: Option<String> = or_default(deserializer)?;
+    Ok(text.map(CompactString::from))
+}
+
+impl Message for Endpoint {
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            1 if self.address.is_none() => {
+                let address = text(wire_type, buffer, context, |text| CompactString::new(text))?;
+                self.address = Some(address);
+                Ok(())
+            }
+            2 => message::merge(wire_type, &mut self.conditions, buffer, context),
+            6 => {
+                let name = text(wire_type, buffer, context, |text| CompactString::new(text))?;
+                self.node_name = Some(name);
+                Ok(())
+            }
+            8 => {
+                let hints = self.hints.get_or_insert_default();
+                message::merge(wire_type, hints, buffer, context)
+            }
+            _ => skip_field(wire_type, tag, buffer, context),
+        }
+    }
+
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        if let Some(address) = &self.address {
+            string::encode(1, &address.to_string(), buffer);
+        }
+        message::encode(2, &self.conditions, buffer);
+        if let Some(name) = &self.node_name {
+            string::encode(6, &name.to_string(), buffer);
+        }
+        if let Some(hints) = &self.hints {
+            message::encode(8, hints, buffer);
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        let text = |tag, text: &Option<CompactString>| {
+            let text = text.as_ref().map(CompactString::to_string);
+            text.map_or(0, |text| string::encoded_len(tag, &text))
+        };
+        let hints = self.hints.as_ref();
+        text(1, &self.address)
+            + message::encoded_len(2, &self.conditions)
+            + text(6, &self.node_name)
+            + hints.map_or(0, |hints| message::encoded_len(8, hints))
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// An endpoint's conditions.
+#[derive(Clone, Copy, PartialEq, Eq, Message, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are the API's")]
+pub struct Conditions {
+    #[prost(bool, optional, tag = "1")]
+    pub ready: Option<bool>,
+    #[prost(bool, optional, tag = "2")]
+    pub serving: Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    pub terminating: Option<bool>,
+}
+
+/// An endpoint's topology hints.
+#[derive(Clone, PartialEq, Eq, Message, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the names are the API's")]
+pub struct Hints {
+    #[serde(deserialize_with = "or_default")]
+    #[prost(message, repeated, tag = "1")]
+    pub for_zones: Vec<ForName>,
+    #[serde(deserialize_with = "or_default")]
+    #[prost(message, repeated, tag = "2")]
+    pub for_nodes: Vec<ForName>,
+}
+
+/// A zone or a node that a hint names.
+#[derive(Clone, PartialEq, Eq, Message, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the names are the API's")]
+pub struct ForName {
+    #[serde(deserialize_with = "or_default")]
+    #[prost(string, tag = "1")]
+    pub name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::metadata::{Entry, Metadata, SERVICE_NAME_LABEL, text_of};
+
+    #[test]
+    fn an_endpoint_reads_back_as_it_was_written_from_one_piece_and_from_many() {
+        let long = "2001:0db8:0000:0000:0000:0000:0000:0001";
+        for (address, node_name) in [
+            (None, None),
+            (Some(""), Some("")),
+            (Some("10.0.0.1"), Some("node-1")),
+            (
+                Some(long),
+                Some("a-node-of-a-name-that-is-longer-than-most.example"),
+            ),
+        ] {
+            let zone = ForName {
+                name: "a".to_owned(),
+            };
+            let hints = Hints {
+                for_zones: vec![zone],
+                for_nodes: Vec::new(),
+            };
+            let endpoint = Endpoint {
+                address: address.map(CompactString::from),
+                conditions: Conditions {
+                    ready: Some(true),
+                    serving: None,
+                    terminating: Some(false),
+                },
+                node_name: node_name.map(CompactString::from),
+                hints: Some(hints),
+            };
+            let bytes = endpoint.encode_to_vec();
+            assert_eq!(bytes.len(), endpoint.encoded_len());
+            assert_eq!(Endpoint::decode(bytes.as_slice()).unwrap(), endpoint);
+            for at in 0..bytes.len() {
+                let (head, tail) = bytes.split_at(at);
+                assert_eq!(
+                    Endpoint::decode(head.chain(tail)).unwrap(),
+                    endpoint,
+                    "{at}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn of_several_addresses_the_first_counts() {
+        let bytes = b"\x0a\x08\x31\x30.0.0.1\x0a\x0810.0.0.2";
+        let endpoint = Endpoint::decode(bytes.as_slice()).unwrap();
+        assert_eq!(endpoint.address.as_deref(), Some("10.0.0.1"));
+    }
+
+    #[test]
+    fn labels_that_are_read_are_kept_and_of_others_nothing_from_one_piece_and_from_many() {
+        let entry = |name: &str, value: &str| {
+            let mut bytes = Vec::new();
+            string::encode(1, &name.to_owned(), &mut bytes);
+            string::encode(2, &value.to_owned(), &mut bytes);
+            let mut whole = Vec::new();
+            prost::encoding::bytes::encode(11, &bytes, &mut whole);
+            whole
+        };
+        let bytes = [
+            entry("app", "web"),
+            entry(SERVICE_NAME_LABEL, "old"),
+            entry("other", &"x".repeat(100_000)),
+            entry(SERVICE_NAME_LABEL, "web"),
+        ]
+        .concat();
+        for at in (0..60).chain(bytes.len() - 60..bytes.len()) {
+            let (head, tail) = bytes.split_at(at);
+            let mut metadata = Metadata::decode(head.chain(tail)).unwrap();
+            assert!(metadata.labels.iter().all(|entry| entry.value.len() < 4));
+            metadata.trim();
+            assert_eq!(metadata.labels.len(), 2);
+            let found = text_of(&metadata.labels, SERVICE_NAME_LABEL);
+            assert_eq!(found.as_deref(), Some("web"), "{at}");
+            let again = Metadata::decode(metadata.encode_to_vec().as_slice());
+            assert_eq!(again.unwrap(), metadata);
+        }
+        assert_eq!(Entry::new("app", "web"), None);
+    }
+
+    #[test]
+    fn text_that_is_none_is_said() {
+        let bytes = b"\x0a\x02\xff\xfe";
+        let error = Endpoint::decode(bytes.as_slice()).unwrap_err();
+        assert!(error.to_string().contains("UTF-8"), "{error}");
+        let bytes = b"\x0a\x7fshort";
+        assert!(Endpoint::decode(bytes.as_slice()).is_err());
+    }
+}
