@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image of what is committed, without a registry: with buildah, on a Debian root that is made here, and with
-# this machine's toolchain. Writes it and what it consists of to target/image, and prints its digest. As root.
+# this machine's toolchain. Writes it, unpacked too, and what it consists of (sbom.sh) to target/image, and prints its
+# digest. As root.
 #
 #   scripts/image.sh [ARCHITECTURE]      amd64, or arm64, for which Debian's toolchain is taken: this machine's has no
 #                                        library for it
@@ -51,7 +52,7 @@ container=$(buildah from scratch)
 buildah add --quiet "$container" "$work/base" / >/dev/null
 # QUICK=1 is for trying the image, not the program.
 quick=()
-[ -z "${QUICK:-}" ] || for setting in LTO=off CODEGEN_UNITS=16 OPT_LEVEL=1; do
+[ -z "${QUICK:-}" ] || for setting in LTO=off CODEGEN_UNITS=16 OPT_LEVEL=1 DEBUG=0; do
     quick+=(--env "CARGO_PROFILE_RELEASE_$setting")
 done
 buildah config --env CARGO_HOME=/usr/local/cargo "${quick[@]}" \
@@ -83,6 +84,7 @@ buildah push --quiet "localhost/pointsman:$architecture" "oci:$out/$architecture
 # The same, unpacked, for whoever runs it without a registry.
 container=$(buildah from --pull-never "localhost/pointsman:$architecture")
 cp -a "$(buildah mount "$container")" "$out/$architecture/root"
+scripts/sbom.sh "$out/$architecture/root" "$architecture" >"$out/$architecture/sbom.json"
 layout="$out/$architecture/oci"
 blob() { cat "$layout/blobs/${1/://}"; }
 manifest=$(jq -r '.manifests[0].digest' "$layout/index.json")

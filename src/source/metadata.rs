@@ -15,7 +15,7 @@ use prost::{DecodeError, Message};
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::objects::or_default;
+use super::absent::or_default;
 
 /// A label that hands a Service to another proxy (`LabelServiceProxyName`).
 pub const OTHER_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";

@@ -4,6 +4,7 @@
 //! source: the part that is wrong is left out with a [`Warning`] that names the object and the
 //! field, and everything else goes on.
 
+mod absent;
 pub mod balancing;
 pub mod changes;
 pub mod cluster;

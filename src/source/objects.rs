@@ -7,19 +7,11 @@
 //! mean absent, too.
 
 use prost::Message;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
+use super::absent::or_default;
 pub use super::metadata::*;
 pub use super::slice_endpoint::*;
-
-/// `null` is nothing.
-pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
 
 /// A `core/v1` Service.
 #[derive(Clone, PartialEq, Eq, Message, Deserialize)]

@@ -7,8 +7,8 @@ use prost::encoding::{DecodeContext, WireType, message, skip_field, string};
 use prost::{DecodeError, Message};
 use serde::{Deserialize, Deserializer};
 
+use super::absent::or_default;
 use super::metadata::text;
-use super::objects::or_default;
 
 /// One of a slice's endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -341,3 +341,59 @@ fn the_image_is_small_says_what_is_in_it_and_has_nothing_else() {
     let program = size(&root.join("usr/bin/pointsman"));
     assert!((1 << 20..40 << 20).contains(&program), "{program} bytes");
 }
+
+#[test]
+fn the_sbom_names_the_packages_of_the_image_and_the_crates_that_are_locked() {
+    let Some(image) = image() else { return };
+    let sbom = read(image.join("sbom.json"));
+    assert_eq!(sbom["bomFormat"], "CycloneDX");
+    let components = sbom["components"].as_array().expect("components");
+    let purls: Vec<&str> = components
+        .iter()
+        .map(|component| component["purl"].as_str().expect("a package URL"))
+        .collect();
+    let packages = image.join("root/var/lib/dpkg/status.d");
+    for package in std::fs::read_dir(packages).expect("packages") {
+        let text = std::fs::read_to_string(package.expect("a file").path()).expect("text");
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.expect("a field").trim()
+        };
+        let version = field("Version:").replace(':', "%3A").replace('+', "%2B");
+        let (name, of) = (field("Package:"), field("Architecture:"));
+        let purl = format!("pkg:deb/debian/{name}@{version}?arch={of}");
+        assert!(purls.contains(&purl.as_str()), "{purl}: {purls:?}");
+    }
+    let locked = include_str!("../../Cargo.lock");
+    let crates: Vec<&Value> = components
+        .iter()
+        .filter(|component| {
+            component["purl"]
+                .as_str()
+                .expect("text")
+                .starts_with("pkg:cargo/")
+        })
+        .collect();
+    for one in &crates {
+        let field = |name: &str| one[name].as_str().expect("text");
+        let (name, version) = (field("name"), field("version"));
+        let entry = format!("name = \"{name}\"\nversion = \"{version}\"\n");
+        assert!(locked.contains(&entry), "{name} {version} is not locked");
+        assert!(one["licenses"][0].is_object(), "{name} has no licence");
+    }
+    for needed in ["kube", "nftnl-sys", "prost", "rustls", "tokio"] {
+        let is_there = crates.iter().any(|one| one["name"] == needed);
+        assert!(is_there, "{needed}");
+    }
+    let test_only = ["proptest", "k8s-pb"];
+    assert!(
+        crates
+            .iter()
+            .all(|one| !test_only.iter().any(|name| one["name"] == *name))
+    );
+    let text = sbom.to_string();
+    assert!(
+        !text.contains("file:/"),
+        "a path of the machine that built it"
+    );
+}

@@ -80,18 +80,31 @@ pub(super) trait Trimmed:
     fn metadata(&self) -> &objects::Metadata;
     fn metadata_mut(&mut self) -> &mut objects::Metadata;
 
+    /// One that is to be read from so many bytes.
+    fn with_room(_: usize) -> Self {
+        Self::default()
+    }
+
     /// Reads one, and keeps no more of it than is needed.
     fn read(bytes: impl Buf) -> Result<Self, DecodeError> {
-        let mut object = Self::decode(bytes)?;
+        let mut object = Self::with_room(bytes.remaining());
+        object.merge(bytes)?;
         object.metadata_mut().trim();
         Ok(object)
     }
 }
 
+/// An endpoint takes about as many bytes with the names of its pod and its node.
+const ENDPOINT: usize = 160;
+/// A slice mostly has no more (`--max-endpoints-per-slice`, 100).
+const MOST_ENDPOINTS: usize = 100;
+
 macro_rules! trimmed {
-    ($type:ty, $kind:ident) => {
+    ($type:ty, $kind:ident $(, $with_room:item)?) => {
         impl Trimmed for $type {
             const KIND: Kind = Kind::$kind;
+
+            $($with_room)?
 
             fn metadata(&self) -> &objects::Metadata {
                 &self.metadata
@@ -105,6 +118,15 @@ macro_rules! trimmed {
 }
 
 trimmed!(objects::Service, Service);
-trimmed!(objects::EndpointSlice, EndpointSlice);
+trimmed!(
+    objects::EndpointSlice,
+    EndpointSlice,
+    fn with_room(bytes: usize) -> Self {
+        Self {
+            endpoints: Vec::with_capacity((bytes / ENDPOINT).min(MOST_ENDPOINTS)),
+            ..Self::default()
+        }
+    }
+);
 trimmed!(objects::Node, Node);
 trimmed!(objects::ServiceCidr, ServiceCidr);

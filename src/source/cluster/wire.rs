@@ -6,7 +6,7 @@ use prost::Message;
 use serde::Deserialize;
 
 use super::unreadable::Unreadable;
-use crate::source::objects::or_default;
+use crate::source::absent::or_default;
 
 /// Every object begins with it, and so does every list (`serializer/protobuf` of `apimachinery`).
 pub(super) const MAGIC: [u8; 4] = *b"k8s\0";
