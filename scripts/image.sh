@@ -84,10 +84,11 @@ buildah push --quiet "localhost/pointsman:$architecture" "oci:$out/$architecture
 # The same, unpacked, for whoever runs it without a registry.
 container=$(buildah from --pull-never "localhost/pointsman:$architecture")
 cp -a "$(buildah mount "$container")" "$out/$architecture/root"
-scripts/sbom.sh "$out/$architecture/root" "$architecture" >"$out/$architecture/sbom.json"
 layout="$out/$architecture/oci"
 blob() { cat "$layout/blobs/${1/://}"; }
 manifest=$(jq -r '.manifests[0].digest' "$layout/index.json")
 blob "$(blob "$manifest" | jq -r .config.digest)" >"$out/$architecture/config.json"
 echo "$architecture: $manifest, $(du -sb "$out/$architecture/root" | cut -f1) bytes, compressed" \
     "$(blob "$manifest" | jq '[.layers[].size] | add')"
+scripts/sbom.sh "$out/$architecture/root" "$architecture" >"$work/sbom.json"
+mv "$work/sbom.json" "$out/$architecture/"

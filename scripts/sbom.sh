@@ -4,9 +4,12 @@
 #
 #   scripts/sbom.sh ROOT ARCHITECTURE      the image, unpacked; Debian's name of what it is for
 set -euo pipefail
-cd "$(dirname "$0")/.."
-root=$1
+export LC_ALL=C
+root=$(realpath "$1")
 architecture=$2
+cd "$(dirname "$0")/.."
+# What the image is made from (the Dockerfile).
+debian=13
 version=0.5.9
 tools=$(realpath -m "${CARGO_TARGET_DIR:-target}/tools/cyclonedx-$version")
 if [ ! -x "$tools/bin/cargo-cyclonedx" ]; then
@@ -25,16 +28,27 @@ git archive HEAD | tar -x -C "$work"
 # Neither the time nor where it was asked for is part of it.
 SOURCE_DATE_EPOCH=0 "$tools/bin/cargo-cyclonedx" cyclonedx --quiet --manifest-path "$work/Cargo.toml" --format json \
     --spec-version 1.5 --describe binaries --no-build-deps --target "$target"
+# It lists what features could bring in: what is built is known to cargo.
+(cd "$work" && cargo tree --locked --edges normal --target "$target" --prefix none) |
+    awk '{ sub(/^v/, "", $2); print $1 "@" $2 }' | sort -u | jq -R . | jq -s . >"$work/built.json"
 for file in "$root"/var/lib/dpkg/status.d/*; do
-    awk -F ': ' '$1 == "Package" || $1 == "Version" || $1 == "Architecture" { print $2 }' "$file" | paste -s
-done | jq -R 'split("\t") | {name: .[0], architecture: .[1], version: .[2]}
-    | {type: "library", "bom-ref": "pkg:deb/debian/\(.name)@\(.version | @uri)?arch=\(.architecture)",
-       name: .name, version: .version} | .purl = ."bom-ref"' | jq -s . >"$work/packages.json"
-jq --slurpfile packages "$work/packages.json" --arg architecture "$architecture" '
+    awk -F ': ' '{ field[$1] = $2 }
+        END { OFS = "\t"; print field["Package"], field["Architecture"], field["Version"], field["Source"] }' "$file"
+done | jq -R --arg debian "$debian" 'split("\t")
+    | {name: .[0], version: .[2], source: (.[3] | split(" ")[0] // "")} + {architecture: .[1]}
+    | "pkg:deb/debian/\(.name | @uri)@\(.version | @uri)?arch=\(.architecture)&distro=debian-\($debian)" as $purl
+    | ($purl + if .source == "" then "" else "&upstream=\(.source | @uri)" end) as $purl
+    | {type: "library", "bom-ref": $purl, name: .name, version: .version, purl: $purl}' | jq -s . >"$work/packages.json"
+jq --slurpfile packages "$work/packages.json" --slurpfile built "$work/built.json" \
+    --arg architecture "$architecture" --arg debian "$debian" '
     (.. | strings) |= sub("^path\\+file://[^#]*#"; "")
-    | .metadata.component.purl = "pkg:cargo/\(.metadata.component.name)@\(.metadata.component.version)"
+    | ($built[0] | INDEX(.)) as $built
+    | def is_built: $built[split("#")[-1]] != null;
+    .metadata.component.purl = "pkg:cargo/\(.metadata.component.name)@\(.metadata.component.version)"
     | .metadata.component."bom-ref" as $self
     | .metadata.properties += [{name: "image:architecture", value: $architecture}]
-    | .components += $packages[0]
+    | .components |= map(select(."bom-ref" | is_built))
+    | .dependencies |= map(select(.ref | is_built) | if .dependsOn then .dependsOn |= map(select(is_built)) else . end)
+    | .components += [{type: "operating-system", "bom-ref": "debian", name: "debian", version: $debian}] + $packages[0]
     | .dependencies |= map(if .ref == $self then .dependsOn += [$packages[0][]."bom-ref"] else . end)
 ' "$work/pointsman_bin.cdx.json"

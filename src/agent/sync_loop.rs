@@ -140,7 +140,11 @@ impl<B: Backend> SyncLoop<B> {
             let next = self.tasks.next(!self.outdated);
             let mut heard = false;
             match runtime.block_on(wait(&mut inbox, &mut self.interfered.1, next)) {
-                Woken::Stop => return Ok(()),
+                Woken::Stop => {
+                    // What follows finds everything in effect, and would not look.
+                    self.hand_over_flows();
+                    return Ok(());
+                }
                 Woken::Time => {}
                 Woken::Interference(culprit) => self.interference(culprit),
                 Woken::Asked(question) => self.answer(question),
@@ -273,6 +277,7 @@ impl<B: Backend> SyncLoop<B> {
                 let retry = self.tasks.repair.failed(Instant::now());
                 tracing::error!(%error, ?retry, "cannot read our tables; what was programmed stays in place");
                 self.fails(&error);
+                self.hand_over_flows();
             }
         }
     }
@@ -305,7 +310,7 @@ impl<B: Backend> SyncLoop<B> {
                 // Nobody is served worse than before while the first one goes on, and each part of it is about all
                 // flows of the node.
                 if synced.settled || !self.first || now - began > LONGEST_FIRST {
-                    self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
+                    self.hand_over_flows();
                 }
                 if let Some(until) = synced.wait {
                     self.tasks.sync.want(until);
@@ -360,9 +365,13 @@ impl<B: Backend> SyncLoop<B> {
                 self.outlets.metrics.sync_failed(&Family::BOTH);
                 // What was committed before the failure counts: flows are judged by it now, and
                 // not by what has come since when the next sync succeeds.
-                self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
+                self.hand_over_flows();
             }
         }
+    }
+
+    fn hand_over_flows(&mut self) {
+        self.outlets.cleaner.clean(stale_flows(&mut self.proxy));
     }
 
     fn fails(&mut self, error: &dyn std::fmt::Display) {

@@ -6,13 +6,13 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use prost::bytes::{Buf, BufMut, Bytes};
+use prost::bytes::{Buf, BufMut};
 use prost::encoding::{
     DecodeContext, WireType, bytes, decode_varint, encode_key, encode_varint, encoded_len_varint,
     key_len, skip_field, string,
 };
 use prost::{DecodeError, Message};
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::absent::or_default;
@@ -72,7 +72,7 @@ pub struct Metadata {
     /// Set on an object that is being deleted.
     #[prost(message, optional, tag = "9")]
     pub deletion_timestamp: Option<Time>,
-    /// The annotations that are read, and others without a name and a value until [`Self::trim`].
+    /// The annotations that are read, and others without their values until [`Self::trim`].
     #[serde(deserialize_with = "entries")]
     #[prost(message, repeated, tag = "12")]
     pub annotations: Entries,
@@ -86,7 +86,7 @@ impl Metadata {
     /// Forgets that there were labels and annotations that nobody reads.
     pub fn trim(&mut self) {
         for entries in [&mut self.annotations, &mut self.labels] {
-            entries.retain(|entry| !entry.name.is_empty());
+            entries.retain(|entry| known(entry.name).is_some());
             entries.shrink_to(4);
         }
     }
@@ -103,13 +103,16 @@ pub fn text_of<'a>(entries: &'a Entries, name: &str) -> Option<Cow<'a, str>> {
     Some(String::from_utf8_lossy(&entry.value))
 }
 
-/// A label or an annotation; without name and value, if it is none that is read.
+/// The name of those that are not read.
+const FOREIGN: &str = "?";
+
+/// A label or an annotation; without its value, if it is none that is read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// One of those that are read.
+    /// One of those that are read, or none of them.
     pub name: &'static str,
     /// What it says.
-    pub value: Bytes,
+    pub value: Vec<u8>,
 }
 
 impl Entry {
@@ -117,7 +120,7 @@ impl Entry {
     #[must_use]
     pub fn new(name: &str, value: &str) -> Option<Self> {
         let name = known(name)?;
-        let value = Bytes::copy_from_slice(value.as_bytes());
+        let value = value.as_bytes().to_vec();
         Some(Self { name, value })
     }
 }
@@ -151,7 +154,8 @@ fn in_one_piece(mut rest: &[u8]) -> Option<&str> {
     std::str::from_utf8(rest.get(..length)?).ok()
 }
 
-/// As a map of protobuf has it: field 1 is the name, field 2 the value, in this order.
+/// As a map of protobuf has it: field 1 is the name, field 2 the value. Go writes them in this order; a value that comes
+/// first is kept, whatever its name will be.
 impl Message for Entry {
     fn merge_field(
         &mut self,
@@ -163,10 +167,14 @@ impl Message for Entry {
         match tag {
             1 => {
                 let name = text(wire_type, buffer, context, known)?;
-                self.name = name.unwrap_or_default();
+                self.name = name.unwrap_or(FOREIGN);
+                if name.is_none() {
+                    self.value = Vec::new();
+                }
                 Ok(())
             }
-            2 if !self.name.is_empty() => bytes::merge(wire_type, &mut self.value, buffer, context),
+            // A copy: a piece of the buffer would keep all of it.
+            2 if self.name != FOREIGN => bytes::merge(wire_type, &mut self.value, buffer, context),
             _ => skip_field(wire_type, tag, buffer, context),
         }
     }
@@ -194,6 +202,27 @@ where
     D: Deserializer<'de>,
 {
     struct Known;
+    struct Name;
+
+    impl<'de> DeserializeSeed<'de> for Name {
+        type Value = Option<&'static str>;
+
+        fn deserialize<D: Deserializer<'de>>(self, name: D) -> Result<Self::Value, D::Error> {
+            name.deserialize_str(self)
+        }
+    }
+
+    impl Visitor<'_> for Name {
+        type Value = Option<&'static str>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a name")
+        }
+
+        fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+            Ok(known(name))
+        }
+    }
 
     impl<'de> Visitor<'de> for Known {
         type Value = Entries;
@@ -208,12 +237,15 @@ where
 
         fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
             let mut entries = Entries::new();
-            while let Some(name) = all.next_key::<Cow<'_, str>>()? {
-                if known(&name).is_none() {
+            while let Some(name) = all.next_key_seed(Name)? {
+                let Some(name) = name else {
                     all.next_value::<IgnoredAny>()?;
-                } else if let Some(text) = all.next_value::<Option<String>>()? {
-                    entries.extend(Entry::new(&name, &text));
-                }
+                    continue;
+                };
+                // In Go's maps, `null` is an empty text.
+                let text = all.next_value::<Option<String>>()?;
+                let value = text.unwrap_or_default().into_bytes();
+                entries.push(Entry { name, value });
             }
             Ok(entries)
         }

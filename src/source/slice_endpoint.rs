@@ -216,6 +216,29 @@ mod tests {
     }
 
     #[test]
+    fn a_label_s_value_may_come_before_its_name() {
+        for (name, found) in [(SERVICE_NAME_LABEL, Some("web")), ("app", None)] {
+            let mut bytes = Vec::new();
+            string::encode(2, &"web".to_owned(), &mut bytes);
+            string::encode(1, &name.to_owned(), &mut bytes);
+            let entry = Entry::decode(bytes.as_slice()).unwrap();
+            let all = vec![entry];
+            assert_eq!(text_of(&all, name).as_deref(), found);
+            assert!(found.is_some() || all[0].value.is_empty());
+        }
+    }
+
+    #[test]
+    fn null_is_an_empty_label_and_of_labels_that_nobody_reads_the_kind_does_not_matter() {
+        let json = r#"{"labels": {"service.kubernetes.io/headless": null, "version": 2}}"#;
+        let metadata: Metadata = serde_json::from_str(json).unwrap();
+        let found = text_of(&metadata.labels, "service.kubernetes.io/headless");
+        assert_eq!(found.as_deref(), Some(""));
+        let json = r#"{"labels": {"kubernetes.io/service-name": 2}}"#;
+        assert!(serde_json::from_str::<Metadata>(json).is_err());
+    }
+
+    #[test]
     fn text_that_is_none_is_said() {
         let bytes = b"\x0a\x02\xff\xfe";
         let error = Endpoint::decode(bytes.as_slice()).unwrap_err();

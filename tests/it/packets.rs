@@ -317,8 +317,8 @@ fn sources(world: &World) -> [(&'static str, &Host); 3] {
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn e7_the_choice_of_an_endpoint_is_uniform() {
     const PODS: [u8; 5] = [11, 12, 13, 14, 15];
-    // Chi-squared, four degrees of freedom, p = 0.001.
-    const CRITICAL: f64 = 18.467;
+    // Chi-squared, four degrees of freedom, p = 0.000001.
+    const CRITICAL: f64 = 33.377;
     let site = Site::new(
         with(
             full_service("web", 10, NODE_PORT),
