@@ -2,6 +2,8 @@
 # Writes what an image consists of, as CycloneDX 1.5 in JSON, to standard output: the crates that the program is made
 # of, and Debian's packages.
 #
+# jq is there where image.sh, which calls this, has been.
+#
 #   scripts/sbom.sh ROOT ARCHITECTURE      the image, unpacked; Debian's name of what it is for
 set -euo pipefail
 export LC_ALL=C

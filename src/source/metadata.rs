@@ -1,7 +1,7 @@
 //! What objects say of themselves, cut down to what is read of it.
 //!
 //! Most of it is labels and annotations that nobody here asks for, and they may be hundreds of kilobytes: an entry is
-//! read by hand, so that those cost nothing.
+//! read by hand from protobuf, so that what those say takes no memory.
 
 use std::borrow::Cow;
 use std::fmt;

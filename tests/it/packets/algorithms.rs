@@ -380,7 +380,7 @@ fn p8_where_connections_are_counted_a_slow_endpoint_has_no_more_of_them_than_is_
         let share = live[&slow] / live.values().sum::<f64>();
         println!("{family} {number}: {live:.1?}, {share:.3} of all are the slow endpoint's");
         if number == 10 {
-            // A fifth is fair, and what is measured on an idle machine. A busy one looks late, and adds to that.
+            // A fifth is fair. It is mostly 0.17 to 0.22, which is chance, and was more than a quarter once.
             assert!(share < 0.2 * 1.5, "{live:?}");
         } else {
             assert!(share > 0.5, "{live:?}");
