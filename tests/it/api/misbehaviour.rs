@@ -102,7 +102,9 @@ fn recovers_from(name: &str, format: Format, disturb: impl FnOnce(&Site)) {
     let after = elements(host);
     assert_eq!(mentioning(&after, "10.96.0.99"), before, "{name}");
     let done = metric(host, "pointsman_operations_total") - operations;
-    assert!(done < 40.0, "{name}: {done} operations for a few changes");
+    // In how many syncs the changes come is chance; whoever programs anew what has not changed does this much.
+    let anew = before.len() as f64;
+    assert!(done < anew, "{name}: {done} operations for a few changes");
     server.put(slice("web", "TCP", &["10.244.1.7"]));
     for object in web("later", 13, &[8]) {
         server.put(object);
