@@ -8,7 +8,6 @@ use rustc_hash::FxHashMap;
 
 use super::objects::{
     ALGORITHM_ANNOTATION, EJECTION_ANNOTATION, Entries, WEIGHT_ANNOTATION, WEIGHTS_ANNOTATION,
-    text_of,
 };
 use super::parse;
 use super::report::Reporter;
@@ -36,7 +35,7 @@ const SLICE_WEIGHT: &str = "metadata.annotations[service.cilium.io/weight]";
 impl Balancing {
     /// The algorithm of a Service.
     pub(super) fn algorithm(self, annotations: &Entries, report: &mut Reporter<'_>) -> Algorithm {
-        let Some(text) = text_of(annotations, ALGORITHM_ANNOTATION) else {
+        let Some(text) = annotations.text(ALGORITHM_ANNOTATION) else {
             return self.algorithm;
         };
         let Some(wanted) = Algorithm::named(text.trim()) else {
@@ -67,7 +66,7 @@ impl Balancing {
 
     /// Whether a Service's endpoints that do not answer are passed over.
     pub(super) fn ejects(self, annotations: &Entries, report: &mut Reporter<'_>) -> bool {
-        let text = text_of(annotations, EJECTION_ANNOTATION);
+        let text = annotations.text(EJECTION_ANNOTATION);
         match text.as_deref().map(str::trim) {
             None => self.ejects,
             Some("true") => true,
@@ -101,7 +100,7 @@ pub(super) struct SliceWeights {
 
 impl SliceWeights {
     pub(super) fn of(annotations: &Entries, report: &mut Reporter<'_>) -> Self {
-        let all = text_of(annotations, WEIGHT_ANNOTATION).map(|text| weight(&text));
+        let all = annotations.text(WEIGHT_ANNOTATION).map(|text| weight(&text));
         let all = all.and_then(|read| {
             read.or_else(|(counts_as, problem)| {
                 report.warn(SLICE_WEIGHT, problem);
@@ -111,7 +110,7 @@ impl SliceWeights {
         });
         let mut each = FxHashMap::default();
         let mut problems = Problems::default();
-        let text = text_of(annotations, WEIGHTS_ANNOTATION);
+        let text = annotations.text(WEIGHTS_ANNOTATION);
         let parts = text.iter().flat_map(|text| text.split(','));
         for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
             let Some((address, number)) = part.split_once('=') else {
@@ -213,9 +212,13 @@ mod tests {
     }
 
     fn annotations(name: &str, value: &str) -> Entries {
-        super::super::objects::Entry::new(name, value)
-            .into_iter()
-            .collect()
+        annotated(&serde_json::json!({name: value}))
+    }
+
+    fn annotated(annotations: &serde_json::Value) -> Entries {
+        let json = serde_json::json!({"annotations": annotations});
+        let metadata: super::super::objects::Metadata = serde_json::from_value(json).unwrap();
+        metadata.annotations
     }
 
     #[test]
@@ -258,7 +261,7 @@ mod tests {
                 }
             }
         }
-        let nothing = Entries::new();
+        let nothing = Entries::default();
         let (algorithm, _) = warned(|report| Balancing::default().algorithm(&nothing, report));
         assert_eq!(algorithm, Algorithm::Random);
     }
@@ -305,8 +308,9 @@ mod tests {
             assert_eq!(warnings.len(), warns, "{text:?}: {warnings:?}");
         }
         let text = "10.0.0.1=7,, 10.0.0.2 = 0,fd00::1=3, 10.0.0.300=4, 10.0.0.3, 10.0.0.4=x";
-        let mut of_each = annotations("pointsman.io/weights", text);
-        of_each.extend(annotations("service.cilium.io/weight", "2"));
+        let of_each = annotated(&serde_json::json!({
+            "pointsman.io/weights": text, "service.cilium.io/weight": "2",
+        }));
         let (weights, warnings) = warned(|report| SliceWeights::of(&of_each, report));
         let found = ["10.0.0.1", "10.0.0.2", "fd00::1", "10.0.0.4", "10.0.0.5"]
             .map(|text| weights.weight(address(text)));

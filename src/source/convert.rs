@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use compact_str::CompactString;
 use rustc_hash::FxHashMap;
 
 use super::balancing::Balancing;
@@ -179,7 +180,7 @@ impl Converter {
 
     /// A `ServiceCIDR`.
     pub fn service_cidr(&mut self, object: &objects::ServiceCidr) -> Option<Change> {
-        let name = object.metadata.name.clone();
+        let name = object.metadata.name.to_string();
         let mut report = Reporter {
             kind: "ServiceCIDR",
             key: &name,
@@ -283,7 +284,7 @@ fn cluster_ips(
     found
 }
 
-fn addresses(field: &str, texts: &[String], report: &mut Reporter<'_>) -> Vec<IpAddr> {
+fn addresses(field: &str, texts: &[CompactString], report: &mut Reporter<'_>) -> Vec<IpAddr> {
     let mut addresses = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
         match parse::address(text) {

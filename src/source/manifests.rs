@@ -430,7 +430,7 @@ impl Id {
 /// kubectl puts an object without a namespace into the current one, mostly `default`.
 fn default_namespace(metadata: &mut objects::Metadata) {
     if metadata.namespace.is_empty() {
-        "default".clone_into(&mut metadata.namespace);
+        metadata.namespace = "default".into();
     }
 }
 

@@ -3,19 +3,17 @@
 //! Most of it is labels and annotations that nobody here asks for, and they may be hundreds of kilobytes: an entry is
 //! read by hand from protobuf, so that what those say takes no memory.
 
-use std::borrow::Cow;
 use std::fmt;
 
+use compact_str::CompactString;
 use prost::bytes::{Buf, BufMut};
-use prost::encoding::{
-    DecodeContext, WireType, bytes, decode_varint, encode_key, encode_varint, encoded_len_varint,
-    key_len, skip_field, string,
-};
+use prost::encoding::{DecodeContext, WireType, message, skip_field};
 use prost::{DecodeError, Message};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::absent::or_default;
+use super::fields::{Field, Part, encode_text, encoded_text_len, lossy_text, messages, text};
 
 /// A label that hands a Service to another proxy (`LabelServiceProxyName`).
 pub const OTHER_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
@@ -52,55 +50,85 @@ const READ: [&str; 9] = [
 ];
 
 /// `metadata`.
-#[derive(Clone, PartialEq, Eq, Message, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     /// The name.
     #[serde(deserialize_with = "or_default")]
-    #[prost(string, tag = "1")]
-    pub name: String,
+    pub name: CompactString,
     /// The namespace; empty for objects that have none.
     #[serde(deserialize_with = "or_default")]
-    #[prost(string, tag = "3")]
-    pub namespace: String,
+    pub namespace: CompactString,
     /// Where in its history the object is.
-    #[prost(string, optional, tag = "6")]
-    pub resource_version: Option<String>,
+    pub resource_version: Option<CompactString>,
     /// When it was made.
-    #[prost(message, optional, tag = "8")]
     pub creation_timestamp: Option<Time>,
     /// Set on an object that is being deleted.
-    #[prost(message, optional, tag = "9")]
     pub deletion_timestamp: Option<Time>,
-    /// The annotations that are read, and others without their values until [`Self::trim`].
+    /// The annotations that are read.
     #[serde(deserialize_with = "entries")]
-    #[prost(message, repeated, tag = "12")]
     pub annotations: Entries,
     /// The labels, likewise.
     #[serde(deserialize_with = "entries")]
-    #[prost(message, repeated, tag = "11")]
     pub labels: Entries,
 }
 
-impl Metadata {
-    /// Forgets that there were labels and annotations that nobody reads.
-    pub fn trim(&mut self) {
-        for entries in [&mut self.annotations, &mut self.labels] {
-            entries.retain(|entry| known(entry.name).is_some());
-            entries.shrink_to(4);
+messages! {
+    Metadata {
+        1: name,
+        3: namespace,
+        6: resource_version,
+        8: creation_timestamp,
+        9: deletion_timestamp,
+        12: annotations,
+        11: labels,
+    }
+}
+
+/// Labels or annotations: those that are read, each once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entries(Vec<Entry>);
+
+impl Entries {
+    /// The text of the one with this name.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let entry = self.0.iter().find(|entry| entry.name == name)?;
+        Some(&entry.value)
+    }
+
+    /// Takes one if it is read. Of two with one name the later one is right, as in any map of protobuf and of JSON.
+    fn take(&mut self, entry: Entry) {
+        if !READ.contains(&entry.name) {
+            return;
+        }
+        match self.0.iter_mut().find(|known| known.name == entry.name) {
+            Some(known) => *known = entry,
+            None => self.0.push(entry),
         }
     }
 }
 
-/// Labels or annotations.
-pub type Entries = Vec<Entry>;
+impl Field for Entries {
+    fn merge(
+        &mut self,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        let mut entry = Entry::default();
+        message::merge(wire_type, &mut entry, buffer, context)?;
+        self.take(entry);
+        Ok(())
+    }
 
-/// The text of one of an object's labels or annotations. Nobody sees to it that what is stored of them is text.
-#[must_use]
-pub fn text_of<'a>(entries: &'a Entries, name: &str) -> Option<Cow<'a, str>> {
-    // Of two the later one is right, as in any map of protobuf.
-    let entry = entries.iter().rfind(|entry| entry.name == name)?;
-    Some(String::from_utf8_lossy(&entry.value))
+    fn encode(&self, tag: u32, buffer: &mut impl BufMut) {
+        message::encode_repeated(tag, &self.0, buffer);
+    }
+
+    fn encoded_len(&self, tag: u32) -> usize {
+        message::encoded_len_repeated(tag, &self.0)
+    }
 }
 
 /// The name of those that are not read.
@@ -108,50 +136,13 @@ const FOREIGN: &str = "?";
 
 /// A label or an annotation; without its value, if it is none that is read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entry {
-    /// One of those that are read, or none of them.
-    pub name: &'static str,
-    /// What it says.
-    pub value: Vec<u8>,
-}
-
-impl Entry {
-    /// One of those that are read.
-    #[must_use]
-    pub fn new(name: &str, value: &str) -> Option<Self> {
-        let name = known(name)?;
-        let value = value.as_bytes().to_vec();
-        Some(Self { name, value })
-    }
+struct Entry {
+    name: &'static str,
+    value: CompactString,
 }
 
 fn known(name: &str) -> Option<&'static str> {
     READ.into_iter().find(|known| *known == name)
-}
-
-/// What is made of a text of protobuf where it lies.
-pub(super) fn text<T>(
-    wire_type: WireType,
-    buffer: &mut impl Buf,
-    context: DecodeContext,
-    make: impl FnOnce(&str) -> T,
-) -> Result<T, DecodeError> {
-    if wire_type == WireType::LengthDelimited
-        && let Some(text) = in_one_piece(buffer.chunk())
-    {
-        let made = make(text);
-        skip_field(wire_type, 1, buffer, context)?;
-        return Ok(made);
-    }
-    // It lies in pieces, or this says what is wrong with it.
-    let mut text = String::new();
-    string::merge(wire_type, &mut text, buffer, context)?;
-    Ok(make(&text))
-}
-
-fn in_one_piece(mut rest: &[u8]) -> Option<&str> {
-    let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
-    std::str::from_utf8(rest.get(..length)?).ok()
 }
 
 /// As a map of protobuf has it: field 1 is the name, field 2 the value. Go writes them in this order; a value that comes
@@ -166,29 +157,28 @@ impl Message for Entry {
     ) -> Result<(), DecodeError> {
         match tag {
             1 => {
-                let name = text(wire_type, buffer, context, known)?;
-                self.name = name.unwrap_or(FOREIGN);
-                if name.is_none() {
-                    self.value = Vec::new();
+                self.name = text(wire_type, buffer, context, known)?.unwrap_or(FOREIGN);
+                if self.name == FOREIGN {
+                    self.value = CompactString::default();
                 }
                 Ok(())
             }
-            // A copy: a piece of the buffer would keep all of it.
-            2 if self.name != FOREIGN => bytes::merge(wire_type, &mut self.value, buffer, context),
+            // Nobody sees to it that what is stored of annotations is text.
+            2 if self.name != FOREIGN => {
+                self.value = lossy_text(wire_type, buffer, context)?;
+                Ok(())
+            }
             _ => skip_field(wire_type, tag, buffer, context),
         }
     }
 
     fn encode_raw(&self, buffer: &mut impl BufMut) {
-        encode_key(1, WireType::LengthDelimited, buffer);
-        encode_varint(self.name.len() as u64, buffer);
-        buffer.put_slice(self.name.as_bytes());
-        bytes::encode(2, &self.value, buffer);
+        encode_text(1, self.name, buffer);
+        encode_text(2, &self.value, buffer);
     }
 
     fn encoded_len(&self) -> usize {
-        let length = self.name.len();
-        key_len(1) + encoded_len_varint(length as u64) + length + bytes::encoded_len(2, &self.value)
+        encoded_text_len(1, self.name) + encoded_text_len(2, &self.value)
     }
 
     fn clear(&mut self) {
@@ -232,11 +222,11 @@ where
         }
 
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(Entries::new())
+            Ok(Entries::default())
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
-            let mut entries = Entries::new();
+            let mut entries = Entries::default();
             while let Some(name) = all.next_key_seed(Name)? {
                 let Some(name) = name else {
                     all.next_value::<IgnoredAny>()?;
@@ -244,8 +234,8 @@ where
                 };
                 // In Go's maps, `null` is an empty text.
                 let text = all.next_value::<Option<String>>()?;
-                let value = text.unwrap_or_default().into_bytes();
-                entries.push(Entry { name, value });
+                let value = CompactString::from(text.unwrap_or_default());
+                entries.take(Entry { name, value });
             }
             Ok(entries)
         }
@@ -268,11 +258,71 @@ impl Time {
     pub const WRONG: i64 = i64::MIN;
 }
 
+impl Part for Time {}
+
 impl From<String> for Time {
     fn from(text: String) -> Self {
         let time = text.parse().map(jiff::Timestamp::as_second);
         Self {
             seconds: Some(time.unwrap_or(Self::WRONG)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::encoding::string;
+
+    use super::*;
+
+    /// A label, its texts in this order.
+    fn label(texts: [(u32, &str); 2]) -> Vec<u8> {
+        let mut entry = Vec::new();
+        for (tag, text) in texts {
+            string::encode(tag, &text.to_owned(), &mut entry);
+        }
+        let mut field = Vec::new();
+        prost::encoding::bytes::encode(11, &entry, &mut field);
+        field
+    }
+
+    #[test]
+    fn labels_that_are_read_are_kept_once_and_of_others_nothing_from_one_piece_and_from_many() {
+        let entry = |name, value| label([(1, name), (2, value)]);
+        let bytes = [
+            entry("app", "web"),
+            entry(SERVICE_NAME_LABEL, "old"),
+            entry("other", &"x".repeat(100_000)),
+            entry(SERVICE_NAME_LABEL, "web"),
+        ]
+        .concat();
+        for at in (0..60).chain(bytes.len() - 60..bytes.len()) {
+            let (head, tail) = bytes.split_at(at);
+            let metadata = Metadata::decode(head.chain(tail)).unwrap();
+            assert_eq!(metadata.labels.0.len(), 1);
+            let found = metadata.labels.text(SERVICE_NAME_LABEL);
+            assert_eq!(found, Some("web"), "{at}");
+            let again = Metadata::decode(metadata.encode_to_vec().as_slice());
+            assert_eq!(again.unwrap(), metadata);
+        }
+    }
+
+    #[test]
+    fn a_label_s_value_may_come_before_its_name() {
+        for (name, found) in [(SERVICE_NAME_LABEL, Some("web")), ("app", None)] {
+            let bytes = label([(2, "web"), (1, name)]);
+            let metadata = Metadata::decode(bytes.as_slice()).unwrap();
+            assert_eq!(metadata.labels.text(name), found);
+        }
+    }
+
+    #[test]
+    fn null_is_an_empty_label_and_of_labels_that_nobody_reads_the_kind_does_not_matter() {
+        let json = r#"{"labels": {"service.kubernetes.io/headless": null, "version": 2}}"#;
+        let metadata: Metadata = serde_json::from_str(json).unwrap();
+        let found = metadata.labels.text(HEADLESS_LABEL);
+        assert_eq!(found, Some(""));
+        let json = r#"{"labels": {"kubernetes.io/service-name": 2}}"#;
+        assert!(serde_json::from_str::<Metadata>(json).is_err());
     }
 }

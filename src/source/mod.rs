@@ -10,6 +10,7 @@ pub mod changes;
 pub mod cluster;
 pub mod convert;
 mod documents;
+mod fields;
 pub mod manifests;
 mod metadata;
 mod nodes;

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use compact_str::CompactString;
 use ipnetwork::IpNetwork;
 
-use super::objects::{self, GOING_TAINT, ZONE_LABEL, text_of};
+use super::objects::{self, GOING_TAINT, ZONE_LABEL};
 use super::parse;
 use super::report::Reporter;
 use crate::core::model::{Name, Node};
@@ -28,14 +29,14 @@ pub(super) fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
     let spec = &object.spec;
     let pod_cidrs = if spec.pod_cidrs.is_empty() {
         let single = spec.pod_cidr.iter().filter(|range| !range.is_empty());
-        let single: Vec<String> = single.cloned().collect();
+        let single: Vec<CompactString> = single.cloned().collect();
         parsed_networks("spec.podCIDR", &single, report)
     } else {
         parsed_networks("spec.podCIDRs", &spec.pod_cidrs, report)
     };
     Node {
         name: Name::from(object.metadata.name.as_str()),
-        zone: text_of(&object.metadata.labels, ZONE_LABEL)
+        zone: object.metadata.labels.text(ZONE_LABEL)
             .filter(|zone| !zone.is_empty())
             .map(|zone| Name::from(&*zone)),
         addresses,
@@ -73,7 +74,7 @@ pub(super) fn service_ranges(
 
 pub(super) fn parsed_networks(
     field: &str,
-    texts: &[String],
+    texts: &[CompactString],
     report: &mut Reporter<'_>,
 ) -> Vec<IpNetwork> {
     let mut networks = Vec::with_capacity(texts.len());

@@ -3,12 +3,12 @@
 
 use compact_str::CompactString;
 use prost::bytes::{Buf, BufMut};
-use prost::encoding::{DecodeContext, WireType, message, skip_field, string};
+use prost::encoding::{DecodeContext, WireType, message, skip_field};
 use prost::{DecodeError, Message};
 use serde::{Deserialize, Deserializer};
 
 use super::absent::or_default;
-use super::metadata::text;
+use super::fields::{Part, encode_text, encoded_text_len, messages, text};
 
 /// One of a slice's endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -34,6 +34,18 @@ fn short<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CompactStr
     let text: Option<String> = or_default(deserializer)?;
     Ok(text.map(CompactString::from))
 }
+
+messages! {
+    Hints {
+        1: for_zones,
+        2: for_nodes,
+    }
+    ForName {
+        1: name,
+    }
+}
+
+impl Part for Endpoint {}
 
 impl Message for Endpoint {
     fn merge_field(
@@ -65,11 +77,11 @@ impl Message for Endpoint {
 
     fn encode_raw(&self, buffer: &mut impl BufMut) {
         if let Some(address) = &self.address {
-            string::encode(1, &address.to_string(), buffer);
+            encode_text(1, address, buffer);
         }
         message::encode(2, &self.conditions, buffer);
         if let Some(name) = &self.node_name {
-            string::encode(6, &name.to_string(), buffer);
+            encode_text(6, name, buffer);
         }
         if let Some(hints) = &self.hints {
             message::encode(8, hints, buffer);
@@ -78,8 +90,8 @@ impl Message for Endpoint {
 
     fn encoded_len(&self) -> usize {
         let text = |tag, text: &Option<CompactString>| {
-            let text = text.as_ref().map(CompactString::to_string);
-            text.map_or(0, |text| string::encoded_len(tag, &text))
+            let text = text.as_ref();
+            text.map_or(0, |text| encoded_text_len(tag, text))
         };
         let hints = self.hints.as_ref();
         text(1, &self.address)
@@ -107,32 +119,28 @@ pub struct Conditions {
 }
 
 /// An endpoint's topology hints.
-#[derive(Clone, PartialEq, Eq, Message, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs, reason = "the names are the API's")]
 pub struct Hints {
     #[serde(deserialize_with = "or_default")]
-    #[prost(message, repeated, tag = "1")]
     pub for_zones: Vec<ForName>,
     #[serde(deserialize_with = "or_default")]
-    #[prost(message, repeated, tag = "2")]
     pub for_nodes: Vec<ForName>,
 }
 
 /// A zone or a node that a hint names.
-#[derive(Clone, PartialEq, Eq, Message, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the names are the API's")]
 pub struct ForName {
     #[serde(deserialize_with = "or_default")]
-    #[prost(string, tag = "1")]
-    pub name: String,
+    pub name: CompactString,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::metadata::{Entry, Metadata, SERVICE_NAME_LABEL, text_of};
 
     #[test]
     fn an_endpoint_reads_back_as_it_was_written_from_one_piece_and_from_many() {
@@ -147,7 +155,7 @@ mod tests {
             ),
         ] {
             let zone = ForName {
-                name: "a".to_owned(),
+                name: "a".into(),
             };
             let hints = Hints {
                 for_zones: vec![zone],
@@ -182,60 +190,6 @@ mod tests {
         let bytes = b"\x0a\x08\x31\x30.0.0.1\x0a\x0810.0.0.2";
         let endpoint = Endpoint::decode(bytes.as_slice()).unwrap();
         assert_eq!(endpoint.address.as_deref(), Some("10.0.0.1"));
-    }
-
-    #[test]
-    fn labels_that_are_read_are_kept_and_of_others_nothing_from_one_piece_and_from_many() {
-        let entry = |name: &str, value: &str| {
-            let mut bytes = Vec::new();
-            string::encode(1, &name.to_owned(), &mut bytes);
-            string::encode(2, &value.to_owned(), &mut bytes);
-            let mut whole = Vec::new();
-            prost::encoding::bytes::encode(11, &bytes, &mut whole);
-            whole
-        };
-        let bytes = [
-            entry("app", "web"),
-            entry(SERVICE_NAME_LABEL, "old"),
-            entry("other", &"x".repeat(100_000)),
-            entry(SERVICE_NAME_LABEL, "web"),
-        ]
-        .concat();
-        for at in (0..60).chain(bytes.len() - 60..bytes.len()) {
-            let (head, tail) = bytes.split_at(at);
-            let mut metadata = Metadata::decode(head.chain(tail)).unwrap();
-            assert!(metadata.labels.iter().all(|entry| entry.value.len() < 4));
-            metadata.trim();
-            assert_eq!(metadata.labels.len(), 2);
-            let found = text_of(&metadata.labels, SERVICE_NAME_LABEL);
-            assert_eq!(found.as_deref(), Some("web"), "{at}");
-            let again = Metadata::decode(metadata.encode_to_vec().as_slice());
-            assert_eq!(again.unwrap(), metadata);
-        }
-        assert_eq!(Entry::new("app", "web"), None);
-    }
-
-    #[test]
-    fn a_label_s_value_may_come_before_its_name() {
-        for (name, found) in [(SERVICE_NAME_LABEL, Some("web")), ("app", None)] {
-            let mut bytes = Vec::new();
-            string::encode(2, &"web".to_owned(), &mut bytes);
-            string::encode(1, &name.to_owned(), &mut bytes);
-            let entry = Entry::decode(bytes.as_slice()).unwrap();
-            let all = vec![entry];
-            assert_eq!(text_of(&all, name).as_deref(), found);
-            assert!(found.is_some() || all[0].value.is_empty());
-        }
-    }
-
-    #[test]
-    fn null_is_an_empty_label_and_of_labels_that_nobody_reads_the_kind_does_not_matter() {
-        let json = r#"{"labels": {"service.kubernetes.io/headless": null, "version": 2}}"#;
-        let metadata: Metadata = serde_json::from_str(json).unwrap();
-        let found = text_of(&metadata.labels, "service.kubernetes.io/headless");
-        assert_eq!(found.as_deref(), Some(""));
-        let json = r#"{"labels": {"kubernetes.io/service-name": 2}}"#;
-        assert!(serde_json::from_str::<Metadata>(json).is_err());
     }
 
     #[test]

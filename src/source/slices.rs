@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::balancing::SliceWeights;
-use super::objects::{self, HEADLESS_LABEL, SERVICE_NAME_LABEL, text_of};
+use super::objects::{self, HEADLESS_LABEL, SERVICE_NAME_LABEL};
 use super::parse::{self, port_number, protocol};
 use super::report::Reporter;
 use crate::core::model::{
@@ -22,8 +22,8 @@ pub(super) fn endpoint_slice(
     report: &mut Reporter<'_>,
 ) -> Option<EndpointSlice> {
     let labels = &object.metadata.labels;
-    let service = text_of(labels, SERVICE_NAME_LABEL).filter(|name| !name.is_empty())?;
-    if text_of(labels, HEADLESS_LABEL).is_some() {
+    let service = labels.text(SERVICE_NAME_LABEL).filter(|name| !name.is_empty())?;
+    if labels.text(HEADLESS_LABEL).is_some() {
         return None;
     }
     let family = match object.address_type.as_str() {

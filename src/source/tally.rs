@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::objects::{self, OTHER_PROXY_LABEL, text_of};
+use super::objects::{self, OTHER_PROXY_LABEL};
 use crate::core::model::ObjectKey;
 
 /// Why a Service is not served (docs/semantics.md, A1, A4).
@@ -22,7 +22,7 @@ impl Unserved {
     /// Why this Service is not served, if it is not.
     pub(super) fn why(object: &objects::Service) -> Option<Self> {
         let spec = &object.spec;
-        if text_of(&object.metadata.labels, OTHER_PROXY_LABEL).is_some() {
+        if object.metadata.labels.text(OTHER_PROXY_LABEL).is_some() {
             Some(Self::OtherProxy)
         } else if spec.type_.as_deref() == Some("ExternalName") {
             Some(Self::ExternalName)

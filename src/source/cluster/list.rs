@@ -4,12 +4,8 @@
 //! whose field 1 is a `ListMeta` and whose fields 2 are the objects. JSON is read when all of it is there.
 
 use std::fmt;
-use std::io::Write;
 use std::marker::PhantomData;
 
-use bytes::buf::Writer;
-use bytes::{Buf, BufMut, BytesMut};
-use flate2::write::GzDecoder;
 use prost::{DecodeError, Message};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -17,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::formats::Format;
 use super::frames::within;
 use super::resource::Trimmed;
+use super::unread::Unread;
 use super::unreadable::Unreadable;
 use super::wire::{ListMeta, MAGIC, TypeMeta};
 
@@ -36,27 +33,11 @@ enum Place {
     Within(u64),
 }
 
-/// What has come and has not been read.
-#[derive(Debug)]
-enum Buffer {
-    Plain(BytesMut),
-    Zipped(Box<GzDecoder<Writer<BytesMut>>>),
-}
-
-impl Buffer {
-    fn bytes(&mut self) -> &mut BytesMut {
-        match self {
-            Self::Plain(bytes) => bytes,
-            Self::Zipped(zip) => zip.get_mut().get_mut(),
-        }
-    }
-}
-
 /// A list under way.
 #[derive(Debug)]
 pub(super) struct List<T> {
     format: Format,
-    buffer: Buffer,
+    unread: Unread,
     place: Place,
     has_kind: bool,
     count: usize,
@@ -117,15 +98,9 @@ fn named<'de, D: Deserializer<'de>, T: Trimmed>(deserializer: D) -> Result<Vec<T
 impl<T: Trimmed> List<T> {
     /// One that begins, compressed or not.
     pub(super) fn new(format: Format, zipped: bool) -> Self {
-        let bytes = BytesMut::new();
-        let buffer = if zipped {
-            Buffer::Zipped(Box::new(GzDecoder::new(bytes.writer())))
-        } else {
-            Buffer::Plain(bytes)
-        };
         Self {
             format,
-            buffer,
+            unread: Unread::new(zipped),
             place: Place::Magic,
             has_kind: false,
             count: 0,
@@ -142,23 +117,32 @@ impl<T: Trimmed> List<T> {
 
     /// More has come. Compressed, a thousand times as much may have.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Unreadable> {
-        match &mut self.buffer {
-            Buffer::Plain(plain) => plain.extend_from_slice(bytes),
-            Buffer::Zipped(zip) => zip.write_all(bytes).map_err(Unreadable::Zip)?,
-        }
-        if self.format == Format::Json && self.buffer.bytes().len() > MOST_JSON {
+        self.unread.push(bytes)?;
+        if self.format == Format::Json && self.unread.bytes().len() > MOST_JSON {
             return Err(Unreadable::TooLong(MOST_JSON as u64));
         }
         Ok(())
     }
 
+    /// The next objects of those of which all has come, and no more than so many.
+    pub(super) fn some(&mut self, most: usize) -> Result<Vec<T>, Unreadable> {
+        let mut some = Vec::new();
+        while some.len() < most
+            && let Some(object) = self.next()?
+        {
+            some.push(object);
+        }
+        Ok(some)
+    }
+
     /// The next object, if all of it has come.
-    pub(super) fn next(&mut self) -> Result<Option<T>, Unreadable> {
+    fn next(&mut self) -> Result<Option<T>, Unreadable> {
         if self.format == Format::Json {
             return Ok(None);
         }
-        let bytes = self.buffer.bytes();
+        let unread = &mut self.unread;
         loop {
+            let bytes = unread.bytes();
             let field = match self.place {
                 Place::Magic => {
                     let Some(begin) = bytes.first_chunk::<4>() else {
@@ -167,7 +151,7 @@ impl<T: Trimmed> List<T> {
                     if *begin != MAGIC {
                         return Err(Unreadable::NoObject);
                     }
-                    bytes.advance(MAGIC.len());
+                    unread.advance(MAGIC.len());
                     self.place = Place::Envelope;
                     continue;
                 }
@@ -181,7 +165,7 @@ impl<T: Trimmed> List<T> {
                 return Ok(None);
             };
             if let (Place::Envelope, true) = (self.place, field.is(2)) {
-                bytes.advance(field.head);
+                unread.advance(field.head);
                 self.place = Place::Within(field.length);
                 continue;
             }
@@ -206,7 +190,7 @@ impl<T: Trimmed> List<T> {
                 }
                 _ => {}
             }
-            bytes.advance(end);
+            unread.advance(end);
             match object {
                 Some(Ok(object)) => {
                     self.count += 1;
@@ -226,18 +210,14 @@ impl<T: Trimmed> List<T> {
     }
 
     /// All has come: what the list says of itself, and the objects that have not been taken.
-    pub(super) fn end(mut self) -> Result<(ListMeta, Vec<T>), Unreadable> {
-        let mut rest = Vec::new();
-        if let Buffer::Zipped(zip) = &mut self.buffer {
-            zip.try_finish().map_err(Unreadable::Zip)?;
-            while let Some(object) = self.next()? {
-                rest.push(object);
-            }
+    pub(super) fn end(self) -> Result<(ListMeta, Vec<T>), Unreadable> {
+        if !self.unread.is_whole() {
+            return Err(Unreadable::Half);
         }
-        let bytes = self.buffer.bytes();
+        let bytes = self.unread.bytes();
         let (metadata, rest) = match (self.format, self.place) {
             (Format::Protobuf, Place::Envelope | Place::Within(0)) if bytes.is_empty() => {
-                (self.metadata, rest)
+                (self.metadata, Vec::new())
             }
             (Format::Protobuf, _) => return Err(Unreadable::Half),
             (Format::Json, _) => {

@@ -1,5 +1,7 @@
 //! Lists in pieces, whole and broken; their bytes are another author's.
 
+use std::io::Write;
+
 use k8s_pb::api::core::v1 as core;
 use k8s_pb::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_pb::apimachinery::pkg::runtime;
@@ -53,11 +55,11 @@ fn read(format: Format, bytes: &[u8], piece: usize) -> Result<(Vec<String>, Stri
     for piece in bytes.chunks(piece) {
         listing.push(piece)?;
         while let Some(object) = listing.next()? {
-            names.push(object.metadata.name);
+            names.push(object.metadata.name.to_string());
         }
     }
     let (metadata, rest) = listing.end()?;
-    names.extend(rest.into_iter().map(|object| object.metadata.name));
+    names.extend(rest.into_iter().map(|object| object.metadata.name.to_string()));
     let told = format!("{} {}", metadata.resource_version, metadata.r#continue);
     Ok((names, told))
 }
@@ -155,7 +157,7 @@ fn an_object_that_cannot_be_read_is_left_out_and_the_others_are_not() {
     let mut list = List::<Service>::new(Format::Protobuf, false);
     list.push(&bytes).unwrap();
     let names: Vec<_> = std::iter::from_fn(|| list.next().unwrap())
-        .map(|object| object.metadata.name)
+        .map(|object| object.metadata.name.to_string())
         .collect();
     assert_eq!(names, ["a", "c"]);
     assert!(list.take_spoiled().is_some());
@@ -189,11 +191,11 @@ fn what_comes_compressed_is_the_same_and_no_less_whole() {
         for piece in bytes.chunks(piece) {
             listing.push(piece)?;
             while let Some(object) = listing.next()? {
-                names.push(object.metadata.name);
+                names.push(object.metadata.name.to_string());
             }
         }
         let (_, rest) = listing.end()?;
-        names.extend(rest.into_iter().map(|object| object.metadata.name));
+        names.extend(rest.into_iter().map(|object| object.metadata.name.to_string()));
         Ok(names)
     };
     for piece in 1..zipped.len() {
@@ -202,6 +204,9 @@ fn what_comes_compressed_is_the_same_and_no_less_whole() {
     for length in 0..zipped.len() {
         assert!(read(&zipped[..length], 7).is_err(), "{length}");
     }
+    let longer = [zipped.as_slice(), b"x"].concat();
+    assert!(read(&longer, usize::MAX).is_err());
+    assert!(read(&longer, zipped.len()).is_err());
     let mut damaged = zipped.clone();
     let last = damaged.len() - 6;
     damaged[last] ^= 1;

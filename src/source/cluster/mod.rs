@@ -14,6 +14,7 @@ mod pauses;
 mod refusal;
 mod resource;
 mod trouble;
+mod unread;
 mod unreadable;
 mod versions;
 mod watch;
@@ -30,7 +31,7 @@ use tokio::sync::mpsc;
 
 use super::changes::{Cause, Changes, Trigger};
 use super::convert::Converter;
-use super::objects::{LAST_CHANGE_ANNOTATION, Metadata, text_of};
+use super::objects::{LAST_CHANGE_ANNOTATION, Metadata};
 use crate::core::model::{Change, ObjectKey};
 use versions::Versions;
 use watch::{Item, Step};
@@ -48,7 +49,9 @@ pub enum Notice {
 
 /// Notices that may wait. What comes faster waits at the server's end.
 const WAITING: usize = 256;
-/// Objects that are told together while they are listed.
+/// What watches brought that may wait: an object, or a few of a list.
+const ITEMS: usize = 16;
+/// So many objects, or a few more, are told together while they are listed.
 const CHUNK: usize = 512;
 
 /// Watches the cluster until the receiver is dropped. Needs a running tokio runtime.
@@ -58,7 +61,7 @@ pub fn follow(
     converter: Converter,
     options: &WatchOptions,
 ) -> mpsc::Receiver<Notice> {
-    let (items, incoming) = mpsc::channel(WAITING);
+    let (items, incoming) = mpsc::channel(ITEMS);
     let (notices, outgoing) = mpsc::channel(WAITING);
     watch::start(client, options, &items);
     tokio::spawn(Teller::new(converter, notices).run(incoming));
@@ -134,20 +137,21 @@ impl Teller {
                 known.listing = anew.then(Versions::default);
                 known.held = Changes::default();
             }
-            Step::Listed(object) => {
-                let version = version(object.metadata());
-                let change = convert(&mut self.converter, &object);
-                let name = name(change.as_ref(), object.metadata());
-                known.held.tell(&object, change, &mut self.converter);
-                let told = name.clone();
-                if let Some(listing) = &mut known.listing {
-                    listing.insert(name, version);
-                }
-                // The first list can be told as it comes: nothing is known that it could
-                // contradict. Should it break off, the next one will say what of it is gone.
-                // Later lists are told as one change.
-                if !known.complete {
-                    known.objects.insert(told, version);
+            Step::Listed(objects) => {
+                for object in objects {
+                    let version = version(object.metadata());
+                    let change = convert(&mut self.converter, &object);
+                    let name = name(change.as_ref(), object.metadata());
+                    known.held.tell(&object, change, &mut self.converter);
+                    // The first list can be told as it comes: nothing is known that it could
+                    // contradict. Should it break off, the next one will say what of it is gone.
+                    // Later lists are told as one change.
+                    if !known.complete {
+                        known.objects.insert(name.clone(), version);
+                    }
+                    if let Some(listing) = &mut known.listing {
+                        listing.insert(name, version);
+                    }
                 }
                 if !known.complete && known.held.changes.len() >= CHUNK {
                     notices.push(Notice::Changes(std::mem::take(&mut known.held)));
@@ -272,7 +276,7 @@ fn version(metadata: &Metadata) -> u64 {
 
 /// When the change that a slice announces began.
 fn began(metadata: &Metadata) -> Option<i128> {
-    let text = text_of(&metadata.annotations, LAST_CHANGE_ANNOTATION)?;
+    let text = metadata.annotations.text(LAST_CHANGE_ANNOTATION)?;
     let at: jiff::Timestamp = text.parse().ok()?;
     Some(at.as_nanosecond())
 }

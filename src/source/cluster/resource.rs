@@ -78,18 +78,16 @@ pub(super) trait Trimmed:
     const KIND: Kind;
 
     fn metadata(&self) -> &objects::Metadata;
-    fn metadata_mut(&mut self) -> &mut objects::Metadata;
 
     /// One that is to be read from so many bytes.
     fn with_room(_: usize) -> Self {
         Self::default()
     }
 
-    /// Reads one, and keeps no more of it than is needed.
+    /// Reads one.
     fn read(bytes: impl Buf) -> Result<Self, DecodeError> {
         let mut object = Self::with_room(bytes.remaining());
         object.merge(bytes)?;
-        object.metadata_mut().trim();
         Ok(object)
     }
 }
@@ -108,10 +106,6 @@ macro_rules! trimmed {
 
             fn metadata(&self) -> &objects::Metadata {
                 &self.metadata
-            }
-
-            fn metadata_mut(&mut self) -> &mut objects::Metadata {
-                &mut self.metadata
             }
         }
     };

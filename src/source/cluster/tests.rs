@@ -52,7 +52,7 @@ impl Teller {
 #[test]
 fn a_kind_is_complete_after_its_first_list_only() {
     let mut teller = teller();
-    let list = || vec![Step::Begin, Step::Listed(slice("a", "1")), Step::End];
+    let list = || vec![Step::Begin, Step::Listed(vec![slice("a", "1")]), Step::End];
     assert_eq!(teller.slices(list()), ["+a", "complete EndpointSlice"]);
     assert_eq!(teller.slices(list()), ["+a"]);
 }
@@ -61,9 +61,10 @@ fn a_kind_is_complete_after_its_first_list_only() {
 fn what_a_first_list_told_before_it_broke_off_is_gone_if_the_next_does_not_name_it() {
     let mut teller = teller();
     let mut steps = vec![Step::Begin];
-    steps.extend((0..CHUNK).map(|n| Step::Listed(slice(&format!("s{n}"), "1"))));
+    let all = (0..CHUNK).map(|n| slice(&format!("s{n}"), "1"));
+    steps.push(Step::Listed(all.collect()));
     assert_eq!(teller.slices(steps).len(), CHUNK);
-    let again = vec![Step::Begin, Step::Listed(slice("s0", "1")), Step::End];
+    let again = vec![Step::Begin, Step::Listed(vec![slice("s0", "1")]), Step::End];
     let told = teller.slices(again);
     assert_eq!(
         told.iter().filter(|word| word.starts_with('-')).count(),
@@ -77,20 +78,20 @@ fn what_a_later_list_does_not_name_is_gone_and_told_with_the_rest() {
     let mut teller = teller();
     teller.slices(vec![
         Step::Begin,
-        Step::Listed(slice("a", "1")),
-        Step::Listed(slice("b", "2")),
+        Step::Listed(vec![slice("a", "1")]),
+        Step::Listed(vec![slice("b", "2")]),
         Step::End,
     ]);
     let unfinished = vec![
         Step::Begin,
-        Step::Listed(slice("c", "5")),
+        Step::Listed(vec![slice("c", "5")]),
         Step::Failed("x".into()),
     ];
     assert_eq!(teller.slices(unfinished), ["failed x"]);
     let again = vec![
         Step::Begin,
-        Step::Listed(slice("b", "2")),
-        Step::Listed(slice("c", "6")),
+        Step::Listed(vec![slice("b", "2")]),
+        Step::Listed(vec![slice("c", "6")]),
     ];
     assert_eq!(teller.slices(again), [""; 0]);
     assert_eq!(teller.slices(vec![Step::End]), ["+b", "+c", "-a"]);

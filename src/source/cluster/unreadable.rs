@@ -13,7 +13,7 @@ pub(super) enum Unreadable {
     Encoding(String),
     /// Compressed, and damaged.
     #[error("it cannot be decompressed: {0}")]
-    Zip(#[source] std::io::Error),
+    Zip(String),
     /// No JSON, or not of the right shape.
     #[error(transparent)]
     Json(#[from] serde_json::Error),

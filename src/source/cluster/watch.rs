@@ -67,8 +67,8 @@ pub(super) enum Item {
 pub(super) enum Step<T> {
     /// A list begins.
     Begin,
-    /// An object of the list.
-    Listed(T),
+    /// Objects of the list.
+    Listed(Vec<T>),
     /// The list is complete: what it did not name does not exist.
     End,
     /// An object is new or has changed.
@@ -89,6 +89,8 @@ const HURRY: Duration = Duration::from_secs(1);
 const SHORT: Duration = Duration::from_secs(1);
 /// Bytes that are decompressed at once: they may be a thousand times as many then.
 const PIECE: usize = 8 << 10;
+/// Objects of a list that are told together, at most.
+const TOGETHER: usize = 16;
 /// Objects in a page of a list that comes from etcd; the server's cache gives all at once.
 const PAGE: &str = "500";
 /// The most pages of a list.
@@ -274,9 +276,16 @@ impl<T: Trimmed> Watch<T> {
             while let Some(bytes) = answer.more(most.min(Instant::now() + patience)).await? {
                 for bytes in bytes.chunks(PIECE) {
                     list.push(bytes)?;
-                    while let Some(object) = list.next()? {
-                        objects += 1;
-                        self.tell(Step::Listed(object)).await?;
+                    loop {
+                        let some = list.some(TOGETHER)?;
+                        objects += some.len();
+                        let are_all = some.len() < TOGETHER;
+                        if !some.is_empty() {
+                            self.tell(Step::Listed(some)).await?;
+                        }
+                        if are_all {
+                            break;
+                        }
                     }
                     // What is decompressed may go on for long without an object.
                     tokio::task::consume_budget().await;
@@ -290,9 +299,11 @@ impl<T: Trimmed> Watch<T> {
                 );
             }
             let (metadata, rest) = list.end()?;
-            for object in rest {
-                objects += 1;
-                self.tell(Step::Listed(object)).await?;
+            objects += rest.len();
+            let mut rest = rest.into_iter().peekable();
+            while rest.peek().is_some() {
+                let some = rest.by_ref().take(TOGETHER).collect();
+                self.tell(Step::Listed(some)).await?;
             }
             if metadata.r#continue.is_empty() {
                 self.has_told(metadata.resource_version);
@@ -365,7 +376,7 @@ impl<T: Trimmed> Watch<T> {
         if let Some(step) = step {
             self.tell(step).await?;
         }
-        self.has_told(version);
+        self.has_told(version.into());
         Ok(())
     }
 
