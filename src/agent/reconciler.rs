@@ -340,7 +340,9 @@ impl<B: Backend> Proxy<B> {
 
     /// The destinations whose flows may be stale, since the last call.
     pub fn take_stale_flows(&mut self) -> Vec<StaleFlows> {
-        std::mem::take(&mut self.stale_flows)
+        let mut flows = std::mem::take(&mut self.stale_flows);
+        flows.extend(self.desired.engine.take_unserved());
+        flows
     }
 
     fn isolate(&mut self, isolate: bool) {

@@ -35,7 +35,7 @@ use crate::source::report;
 /// The verbosity from which on every sync is logged: "useful steady state information", as
 /// Kubernetes' logging conventions have it.
 const STEADY: u32 = 2;
-/// For so long the first sync's transactions have flows looked through once, when the last of them is in effect.
+/// While the first sync goes on, flows are looked through no more often.
 const LONGEST_FIRST: Duration = Duration::from_secs(1);
 /// Where the loop tells what a sync has brought.
 pub(crate) struct Outlets {
@@ -86,6 +86,8 @@ pub(crate) struct SyncLoop<B> {
 #[derive(Debug, Clone, Copy)]
 struct Round {
     began: Instant,
+    /// When its flows were handed over last.
+    handed_over: Instant,
     synced: Synced,
 }
 
@@ -293,10 +295,16 @@ impl<B: Backend> SyncLoop<B> {
     /// heard meanwhile.
     fn sync(&mut self) {
         let round = self.round.take();
-        let (began, before) = round.map_or((Instant::now(), Synced::default()), |round| {
-            (round.began, round.synced)
-        });
         let stepped = Instant::now();
+        let Round {
+            began,
+            mut handed_over,
+            synced: before,
+        } = round.unwrap_or_else(|| Round {
+            began: stepped,
+            handed_over: stepped,
+            synced: Synced::default(),
+        });
         let result = self.proxy.step();
         let now = Instant::now();
         self.repairs.spend(now - stepped);
@@ -309,15 +317,20 @@ impl<B: Backend> SyncLoop<B> {
                 self.waiting.in_effect(is, &self.outlets.metrics);
                 // Nobody is served worse than before while the first one goes on, and each part of it is about all
                 // flows of the node.
-                if synced.settled || !self.first || now - began > LONGEST_FIRST {
+                if synced.settled || !self.first || now - handed_over > LONGEST_FIRST {
                     self.hand_over_flows();
+                    handed_over = now;
                 }
                 if let Some(until) = synced.wait {
                     self.tasks.sync.want(until);
                 }
                 self.tasks.sync.succeeded();
                 if !synced.settled {
-                    self.round = Some(Round { began, synced });
+                    self.round = Some(Round {
+                        began,
+                        handed_over,
+                        synced,
+                    });
                     self.tasks.sync.want(now);
                     return;
                 }

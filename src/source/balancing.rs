@@ -100,7 +100,9 @@ pub(super) struct SliceWeights {
 
 impl SliceWeights {
     pub(super) fn of(annotations: &Entries, report: &mut Reporter<'_>) -> Self {
-        let all = annotations.text(WEIGHT_ANNOTATION).map(|text| weight(&text));
+        let all = annotations
+            .text(WEIGHT_ANNOTATION)
+            .map(|text| weight(&text));
         let all = all.and_then(|read| {
             read.or_else(|(counts_as, problem)| {
                 report.warn(SLICE_WEIGHT, problem);

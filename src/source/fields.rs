@@ -4,8 +4,8 @@
 use compact_str::CompactString;
 use prost::bytes::{Buf, BufMut};
 use prost::encoding::{
-    DecodeContext, WireType, bytes, decode_varint, encode_key, encode_varint, encoded_len_varint, int64,
-    key_len, message as nested, skip_field, string,
+    DecodeContext, WireType, bytes, decode_varint, encode_key, encode_varint, encoded_len_varint,
+    int64, key_len, message as nested, skip_field, string,
 };
 use prost::{DecodeError, Message};
 

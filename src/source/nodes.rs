@@ -36,7 +36,10 @@ pub(super) fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
     };
     Node {
         name: Name::from(object.metadata.name.as_str()),
-        zone: object.metadata.labels.text(ZONE_LABEL)
+        zone: object
+            .metadata
+            .labels
+            .text(ZONE_LABEL)
             .filter(|zone| !zone.is_empty())
             .map(|zone| Name::from(&*zone)),
         addresses,

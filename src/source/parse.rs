@@ -11,6 +11,10 @@ use crate::core::model::Protocol;
 
 /// Reads an IP address. An IPv4-mapped IPv6 address is the IPv4 address.
 pub(super) fn address(text: &str) -> Option<IpAddr> {
+    if let Ok(address) = text.parse() {
+        // As nearly all are written.
+        return Some(IpAddr::V4(address));
+    }
     if !text.contains(':') {
         return ipv4(text).map(IpAddr::V4);
     }

@@ -154,9 +154,7 @@ mod tests {
                 Some("a-node-of-a-name-that-is-longer-than-most.example"),
             ),
         ] {
-            let zone = ForName {
-                name: "a".into(),
-            };
+            let zone = ForName { name: "a".into() };
             let hints = Hints {
                 for_zones: vec![zone],
                 for_nodes: Vec::new(),

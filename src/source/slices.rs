@@ -22,7 +22,9 @@ pub(super) fn endpoint_slice(
     report: &mut Reporter<'_>,
 ) -> Option<EndpointSlice> {
     let labels = &object.metadata.labels;
-    let service = labels.text(SERVICE_NAME_LABEL).filter(|name| !name.is_empty())?;
+    let service = labels
+        .text(SERVICE_NAME_LABEL)
+        .filter(|name| !name.is_empty())?;
     if labels.text(HEADLESS_LABEL).is_some() {
         return None;
     }

@@ -161,6 +161,11 @@ impl Claims {
             .filter_map(|destination| Some((*destination, self.winner(*destination)?)))
     }
 
+    /// Number of destinations that somebody claims.
+    pub(super) fn destinations(&self) -> usize {
+        self.by_destination.len()
+    }
+
     /// Number of claims that are not served.
     pub(super) const fn contested(&self) -> usize {
         self.waiting

@@ -59,11 +59,18 @@ pub(super) fn stale(
 
 /// Connections that may have begun before a destination was served.
 pub(super) fn unserved(change: &DestinationChange) -> Option<StaleFlows> {
-    let serves = |action: &Action| matches!(action, Action::Balance { .. });
     let after = change.after.as_ref()?;
-    let is_new = change.before.is_none() && serves(&after.action);
-    (is_new && change.destination.protocol != Protocol::Udp).then(|| StaleFlows {
-        destination: change.destination,
+    if change.before.is_some() {
+        return None;
+    }
+    newly_served(change.destination, after)
+}
+
+/// The same of a destination that is served like this, and was not before.
+pub(super) fn newly_served(destination: Destination, is: &Forwarding) -> Option<StaleFlows> {
+    let serves = matches!(is.action, Action::Balance { .. });
+    (serves && destination.protocol != Protocol::Udp).then(|| StaleFlows {
+        destination,
         keep: Endpoints::default(),
         gone: Vec::new(),
     })

@@ -68,6 +68,8 @@ pub struct Engine {
     lost: FxHashSet<Destination>,
     /// Everything wanted has been applied once.
     begun: bool,
+    /// The backend held nothing at the first commit, and [`Self::take_unserved`] has more to tell.
+    from_nothing: bool,
     /// Entries the backend holds that fit nowhere: they go when their destination is looked at.
     strays: BTreeMap<Destination, Vec<Entry>>,
     /// What may differ in its applied and wanted state.
@@ -353,8 +355,14 @@ impl Engine {
             self.strays.remove(destination);
         }
         self.queue.set_turn(pending.turn);
+        if self.applied.is_empty() && !self.begun {
+            self.from_nothing = true;
+            // Growing on the way, it would be in memory twice just when there is most of it.
+            self.applied.reserve(self.claims.destinations());
+        }
         for change in &pending.delta.destinations {
-            if !self.begun || self.lost.contains(&change.destination) {
+            let is_anew = !self.begun && !self.from_nothing;
+            if is_anew || self.lost.contains(&change.destination) {
                 stale.extend(flows::unserved(change));
             }
         }
@@ -378,6 +386,17 @@ impl Engine {
             }
         }
         stale
+    }
+
+    /// The flows that may have begun before anything was served, where the backend held nothing at first: those to all
+    /// that is served by now, and for the last time once everything wanted has been applied. To note them with each
+    /// commit would take memory just when most of it is needed.
+    pub fn take_unserved(&mut self) -> impl Iterator<Item = StaleFlows> {
+        let tells = self.from_nothing;
+        self.from_nothing &= !self.begun;
+        let applied = tells.then_some(&self.applied);
+        let applied = applied.into_iter().flatten();
+        applied.filter_map(|(destination, is)| flows::newly_served(*destination, is))
     }
 }
 

@@ -816,8 +816,10 @@ fn h2_n_h1_flows_are_looked_through_where_rules_were_gone_and_nowhere_else() {
     };
     let sync = |engine: &mut Engine| -> Vec<Destination> {
         let pending = engine.pending();
-        let stale = engine.commit(pending).into_iter();
-        let mut stale: Vec<Destination> = stale.map(|flows| flows.destination).collect();
+        let mut stale = engine.commit(pending);
+        stale.extend(engine.take_unserved());
+        let stale = stale.into_iter().map(|flows| flows.destination);
+        let mut stale: Vec<Destination> = stale.collect();
         stale.sort_unstable();
         stale
     };
@@ -844,4 +846,30 @@ fn h2_n_h1_flows_are_looked_through_where_rules_were_gone_and_nowhere_else() {
         [],
         "a new destination was refused before"
     );
+}
+
+#[test]
+fn h2_flows_from_before_a_first_sync_are_told_of_all_that_is_served_and_for_the_last_time_at_its_end()
+ {
+    let owners = 0..4;
+    let served = |owner: u32| at(u8::try_from(owner).unwrap() + 1, Protocol::Tcp);
+    let mut engine = Engine::default();
+    for number in owners.clone() {
+        let wanted = compiled(vec![(served(number), to(number, 2))]);
+        engine.update(owner(number), Some(wanted));
+    }
+    let mut told = Vec::new();
+    while !engine.is_settled() {
+        let pending = engine.pending_up_to(3);
+        assert_eq!(engine.commit(pending), [], "nothing is noted meanwhile");
+        let flows = engine.take_unserved();
+        let mut all: Vec<Destination> = flows.map(|flows| flows.destination).collect();
+        all.sort_unstable();
+        told.push(all);
+    }
+    assert!(told.len() > 1, "{told:?}");
+    assert!(told.is_sorted_by_key(Vec::len), "{told:?}");
+    let all: Vec<Destination> = owners.map(served).collect();
+    assert_eq!(told.last(), Some(&all));
+    assert_eq!(engine.take_unserved().count(), 0, "once");
 }

@@ -59,7 +59,10 @@ fn read(format: Format, bytes: &[u8], piece: usize) -> Result<(Vec<String>, Stri
         }
     }
     let (metadata, rest) = listing.end()?;
-    names.extend(rest.into_iter().map(|object| object.metadata.name.to_string()));
+    names.extend(
+        rest.into_iter()
+            .map(|object| object.metadata.name.to_string()),
+    );
     let told = format!("{} {}", metadata.resource_version, metadata.r#continue);
     Ok((names, told))
 }
@@ -195,7 +198,10 @@ fn what_comes_compressed_is_the_same_and_no_less_whole() {
             }
         }
         let (_, rest) = listing.end()?;
-        names.extend(rest.into_iter().map(|object| object.metadata.name.to_string()));
+        names.extend(
+            rest.into_iter()
+                .map(|object| object.metadata.name.to_string()),
+        );
         Ok(names)
     };
     for piece in 1..zipped.len() {
