@@ -176,7 +176,7 @@ fn read(converter: &mut Converter, line: &[u8]) -> Option<Change> {
             "Service" => Change::Service(key, None),
             "EndpointSlice" => Change::EndpointSlice(key, None),
             "Node" => Change::Node(None),
-            _ => Change::ServiceCidr(metadata.name, None),
+            _ => Change::ServiceCidr(metadata.name.to_string(), None),
         });
     }
     // From the bytes, as a watch does it.

@@ -43,7 +43,7 @@ impl Balancing {
                 ALGORITHM,
                 format!(
                     "{} is none of {}; {} counts",
-                    short(&text),
+                    short(text),
                     Algorithm::names(),
                     self.algorithm.name()
                 ),
@@ -67,7 +67,7 @@ impl Balancing {
     /// Whether a Service's endpoints that do not answer are passed over.
     pub(super) fn ejects(self, annotations: &Entries, report: &mut Reporter<'_>) -> bool {
         let text = annotations.text(EJECTION_ANNOTATION);
-        match text.as_deref().map(str::trim) {
+        match text.map(str::trim) {
             None => self.ejects,
             Some("true") => true,
             Some("false") => false,
@@ -100,9 +100,7 @@ pub(super) struct SliceWeights {
 
 impl SliceWeights {
     pub(super) fn of(annotations: &Entries, report: &mut Reporter<'_>) -> Self {
-        let all = annotations
-            .text(WEIGHT_ANNOTATION)
-            .map(|text| weight(&text));
+        let all = annotations.text(WEIGHT_ANNOTATION).map(weight);
         let all = all.and_then(|read| {
             read.or_else(|(counts_as, problem)| {
                 report.warn(SLICE_WEIGHT, problem);

@@ -41,7 +41,7 @@ pub(super) fn node(object: &objects::Node, report: &mut Reporter<'_>) -> Node {
             .labels
             .text(ZONE_LABEL)
             .filter(|zone| !zone.is_empty())
-            .map(|zone| Name::from(&*zone)),
+            .map(Name::from),
         addresses,
         pod_cidrs,
         eligible: object.metadata.deletion_timestamp.is_none()

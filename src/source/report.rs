@@ -48,6 +48,9 @@ pub fn report(warnings: impl IntoIterator<Item = Warning>) -> Vec<String> {
         .collect()
 }
 
+/// Warnings about one object: somebody may write millions of wrong ports.
+const MOST: usize = 32;
+
 /// Collects the warnings about one object.
 pub(super) struct Reporter<'a> {
     pub(super) kind: &'static str,
@@ -57,10 +60,18 @@ pub(super) struct Reporter<'a> {
 
 impl Reporter<'_> {
     pub(super) fn warn(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        let object = format!("{} {}", self.kind, self.key);
+        let last = self.warnings.iter().rev().take(MOST);
+        let told = last.take_while(|last| last.object == object).count();
+        let (field, problem) = match MOST - told {
+            0 => return,
+            1 => (String::new(), "has more that cannot be used".to_owned()),
+            _ => (field.into(), problem.into()),
+        };
         self.warnings.push(Warning {
-            object: format!("{} {}", self.kind, self.key),
-            field: field.into(),
-            problem: problem.into(),
+            object,
+            field,
+            problem,
         });
     }
 }

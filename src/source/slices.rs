@@ -43,7 +43,7 @@ pub(super) fn endpoint_slice(
     Some(EndpointSlice {
         service: ObjectKey {
             namespace: Arc::clone(namespace),
-            name: names.intern(&service),
+            name: names.intern(service),
         },
         family,
         ports: ports.intern(&*slice_ports(object, names, report)),

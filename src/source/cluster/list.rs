@@ -10,12 +10,14 @@ use prost::{DecodeError, Message};
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::event::Mark;
 use super::formats::Format;
 use super::frames::within;
 use super::resource::Trimmed;
 use super::unread::Unread;
 use super::unreadable::Unreadable;
 use super::wire::{ListMeta, MAGIC, TypeMeta};
+use crate::core::model::ObjectKey;
 
 /// The most bytes of a list in JSON: it is held as a whole.
 const MOST_JSON: usize = 256 << 20;
@@ -33,6 +35,25 @@ enum Place {
     Within(u64),
 }
 
+/// An object that cannot be read.
+#[derive(Debug)]
+pub(super) struct Spoiled {
+    /// Which one it is, if that can be read.
+    pub(super) key: Option<ObjectKey>,
+    /// Why.
+    pub(super) error: DecodeError,
+}
+
+impl Spoiled {
+    fn new(bytes: &[u8], error: DecodeError) -> Self {
+        let metadata = Mark::decode(bytes).map(|mark| mark.metadata).ok();
+        let metadata = metadata.filter(|metadata| !metadata.name.is_empty());
+        let key = metadata
+            .map(|metadata| ObjectKey::new(metadata.namespace.as_str(), metadata.name.as_str()));
+        Self { key, error }
+    }
+}
+
 /// A list under way.
 #[derive(Debug)]
 pub(super) struct List<T> {
@@ -42,8 +63,7 @@ pub(super) struct List<T> {
     has_kind: bool,
     count: usize,
     metadata: ListMeta,
-    /// Why the last object could not be read, of those that could not.
-    spoiled: Option<DecodeError>,
+    spoiled: Vec<Spoiled>,
     objects: PhantomData<T>,
 }
 
@@ -105,21 +125,21 @@ impl<T: Trimmed> List<T> {
             has_kind: false,
             count: 0,
             metadata: ListMeta::default(),
-            spoiled: None,
+            spoiled: Vec::new(),
             objects: PhantomData,
         }
     }
 
-    /// Why the last object that could not be read could not; it has been left out.
-    pub(super) fn take_spoiled(&mut self) -> Option<DecodeError> {
-        self.spoiled.take()
+    /// The objects that could not be read, since the last call; they have been left out.
+    pub(super) fn take_spoiled(&mut self) -> Vec<Spoiled> {
+        std::mem::take(&mut self.spoiled)
     }
 
     /// More has come. Compressed, a thousand times as much may have.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Unreadable> {
         self.unread.push(bytes)?;
         if self.format == Format::Json && self.unread.bytes().len() > MOST_JSON {
-            return Err(Unreadable::TooLong(MOST_JSON as u64));
+            return Err(Unreadable::Endless);
         }
         Ok(())
     }
@@ -140,8 +160,8 @@ impl<T: Trimmed> List<T> {
         if self.format == Format::Json {
             return Ok(None);
         }
-        let unread = &mut self.unread;
         loop {
+            let unread = &mut self.unread;
             let bytes = unread.bytes();
             let field = match self.place {
                 Place::Magic => {
@@ -182,7 +202,10 @@ impl<T: Trimmed> List<T> {
             let mut object = None;
             match self.place {
                 Place::Within(_) if field.is(1) => self.metadata = ListMeta::decode(value)?,
-                Place::Within(_) if field.is(2) => object = Some(T::read(value)),
+                Place::Within(_) if field.is(2) => {
+                    let read = T::read(value);
+                    object = Some(read.map_err(|error| Spoiled::new(value, error)));
+                }
                 Place::Envelope if field.is(1) => {
                     let what = TypeMeta::decode(value)?;
                     is_list_of::<T>(&what.api_version, &what.kind)?;
@@ -193,20 +216,28 @@ impl<T: Trimmed> List<T> {
             unread.advance(end);
             match object {
                 Some(Ok(object)) => {
-                    self.count += 1;
+                    self.count()?;
                     if object.metadata().name.is_empty() {
                         return Err(Unreadable::NoName);
-                    }
-                    if self.count > MOST_OBJECTS {
-                        return Err(Unreadable::Endless);
                     }
                     return Ok(Some(object));
                 }
                 // An author's business, and no reason to do without everybody else's.
-                Some(Err(error)) => self.spoiled = Some(error),
+                Some(Err(spoiled)) => {
+                    self.count()?;
+                    self.spoiled.push(spoiled);
+                }
                 None => {}
             }
         }
+    }
+
+    const fn count(&mut self) -> Result<(), Unreadable> {
+        if self.count == MOST_OBJECTS {
+            return Err(Unreadable::Endless);
+        }
+        self.count += 1;
+        Ok(())
     }
 
     /// All has come: what the list says of itself, and the objects that have not been taken.

@@ -163,8 +163,22 @@ fn an_object_that_cannot_be_read_is_left_out_and_the_others_are_not() {
         .map(|object| object.metadata.name.to_string())
         .collect();
     assert_eq!(names, ["a", "c"]);
-    assert!(list.take_spoiled().is_some());
+    let [spoiled] = list.take_spoiled().try_into().unwrap();
+    assert_eq!(spoiled.key, None, "it is the name that cannot be read");
     assert!(list.end().is_ok());
+}
+
+#[test]
+fn of_an_object_that_cannot_be_read_the_name_is_known_unless_that_is_it() {
+    let mut object = service("web");
+    object.metadata.as_mut().unwrap().namespace = Some("shop".to_owned());
+    object.spec.as_mut().unwrap().session_affinity = Some("bad!".to_owned());
+    let bytes = replaced(object.encode_to_vec(), b"bad!", b"\xff\xfe\xfd\xfc");
+    let error = Service::read(bytes.as_slice()).unwrap_err();
+    let spoiled = Spoiled::new(&bytes, error);
+    assert_eq!(spoiled.key, Some(ObjectKey::new("shop", "web")));
+    let why = spoiled.error.to_string();
+    assert!(why.contains("session_affinity"), "{why}");
 }
 
 #[test]

@@ -75,6 +75,8 @@ struct Known {
     objects: Versions,
     /// Those of the list under way.
     listing: Option<Versions>,
+    /// In it is an object whose name cannot be read, which may be any: nobody is gone.
+    is_vague: bool,
     /// What that list has changed, told when it is complete.
     held: Changes,
     complete: bool,
@@ -135,6 +137,7 @@ impl Teller {
                 // Where nothing is known, nothing can be gone.
                 let anew = known.complete || !known.objects.is_empty();
                 known.listing = anew.then(Versions::default);
+                known.is_vague = false;
                 known.held = Changes::default();
             }
             Step::Listed(objects) => {
@@ -157,12 +160,28 @@ impl Teller {
                     notices.push(Notice::Changes(std::mem::take(&mut known.held)));
                 }
             }
+            Step::Spoiled(keys) => {
+                for key in keys {
+                    let Some(key) = key else {
+                        known.is_vague = true;
+                        continue;
+                    };
+                    let version = known.objects.get(&key);
+                    if let (Some(listing), Some(version)) = (&mut known.listing, version) {
+                        listing.insert(key, version);
+                    }
+                }
+            }
             Step::End => {
                 let mut changes = std::mem::take(&mut known.held);
-                if let Some(listed) = known.listing.take() {
+                if let Some(mut listed) = known.listing.take() {
                     for name in known.objects.keys() {
-                        if listed.get(&name).is_none() {
-                            changes.gone(kind, &name);
+                        if listed.get(&name).is_some() {
+                            continue;
+                        }
+                        match known.objects.get(&name) {
+                            Some(version) if known.is_vague => listed.insert(name, version),
+                            _ => changes.gone(kind, &name),
                         }
                     }
                     known.objects = listed;

@@ -98,6 +98,37 @@ fn what_a_later_list_does_not_name_is_gone_and_told_with_the_rest() {
 }
 
 #[test]
+fn an_object_that_a_later_list_has_and_cannot_be_read_stays_as_it_was() {
+    let key = |name| Some(ObjectKey::new("default", name));
+    let first = |teller: &mut Teller| {
+        let all = ["a", "b", "c"].map(|name| slice(name, "1"));
+        teller.slices(vec![Step::Begin, Step::Listed(all.into()), Step::End]);
+    };
+    let mut named = teller();
+    first(&mut named);
+    let again = || {
+        let spoiled = Step::Spoiled(vec![key("b"), key("new")]);
+        let listed = Step::Listed(vec![slice("a", "2")]);
+        vec![Step::Begin, listed, spoiled, Step::End]
+    };
+    assert_eq!(named.slices(again()), ["+a", "-c"]);
+    assert_eq!(named.slices(again()), ["+a"], "it is known as before");
+    let deleted = Step::Deleted(slice("b", "9"));
+    assert_eq!(named.slices(vec![deleted]), ["-b"]);
+
+    // Which one it is nobody knows: it may be any of them.
+    let mut nameless = teller();
+    first(&mut nameless);
+    let spoiled = Step::Spoiled(vec![None]);
+    assert_eq!(
+        nameless.slices(vec![Step::Begin, spoiled, Step::End]),
+        [""; 0]
+    );
+    let told = nameless.slices(vec![Step::Begin, Step::End]);
+    assert_eq!(told, ["-a", "-b", "-c"], "the next one counts");
+}
+
+#[test]
 fn an_event_older_than_what_is_known_is_passed_over() {
     let mut teller = teller();
     teller.slices(vec![Step::Begin, Step::End]);

@@ -18,12 +18,13 @@ use super::answer::{Answer, Halt, PLAIN, ZIP};
 use super::event::Event;
 use super::formats::Format;
 use super::frames::Frames;
-use super::list::List;
+use super::list::{List, Spoiled};
 use super::pauses::Pauses;
 use super::refusal::Refusal;
 use super::resource::{Kind, Trimmed};
 use super::trouble::Trouble;
 use super::unreadable::Unreadable;
+use crate::core::model::ObjectKey;
 use crate::source::objects::{self, HEADLESS_LABEL, OTHER_PROXY_LABEL};
 
 /// What to watch, and how.
@@ -69,6 +70,8 @@ pub(super) enum Step<T> {
     Begin,
     /// Objects of the list.
     Listed(Vec<T>),
+    /// Objects of the list that cannot be read, by name where that can be: of them nothing else is known.
+    Spoiled(Vec<Option<ObjectKey>>),
     /// The list is complete: what it did not name does not exist.
     End,
     /// An object is new or has changed.
@@ -291,12 +294,11 @@ impl<T: Trimmed> Watch<T> {
                     tokio::task::consume_budget().await;
                 }
             }
-            if let Some(error) = list.take_spoiled() {
-                tracing::warn!(
-                    kind = T::KIND.name(),
-                    %error,
-                    "an object cannot be read, and is left out"
-                );
+            let spoiled = list.take_spoiled();
+            if !spoiled.is_empty() {
+                warn_of(T::KIND, &spoiled);
+                let keys = spoiled.into_iter().map(|spoiled| spoiled.key);
+                self.tell(Step::Spoiled(keys.collect())).await?;
             }
             let (metadata, rest) = list.end()?;
             objects += rest.len();
@@ -423,6 +425,28 @@ impl<T: Trimmed> Watch<T> {
             return Err(refusal.into());
         }
         Ok(Answer::new(response, encoding)?)
+    }
+}
+
+/// Of so many objects of a list it is said why they cannot be read.
+const TOLD: usize = 3;
+
+fn warn_of(kind: Kind, spoiled: &[Spoiled]) {
+    for Spoiled { key, error } in spoiled.iter().take(TOLD) {
+        let object = key.as_ref().map(ToString::to_string);
+        tracing::warn!(
+            kind = kind.name(),
+            object = object.as_deref().unwrap_or("of a name that cannot be read"),
+            %error,
+            "an object cannot be read: it is left out, or stays as it was; see what wrote it"
+        );
+    }
+    if spoiled.len() > TOLD {
+        tracing::warn!(
+            kind = kind.name(),
+            objects = spoiled.len(),
+            "so many objects cannot be read"
+        );
     }
 }
 

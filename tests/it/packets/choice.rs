@@ -7,9 +7,9 @@ const MOST: u8 = 100;
 const TIMES: u32 = 10;
 
 /// What chi-squared with this many degrees of freedom exceeds with a probability of one in a
-/// million (Wilson and Hilferty's approximation).
+/// hundred million (Wilson and Hilferty's approximation).
 fn critical(freedom: f64) -> f64 {
-    const DEVIATIONS: f64 = 4.753;
+    const DEVIATIONS: f64 = 5.612;
     let part = 2.0 / (9.0 * freedom);
     freedom * (1.0 - part + DEVIATIONS * part.sqrt()).powi(3)
 }
