@@ -197,6 +197,8 @@ struct State {
     losing: bool,
     /// Watches that are open.
     open: BTreeMap<Kind, usize>,
+    /// Watches that have begun to hear.
+    begun: BTreeMap<Kind, usize>,
     page: Option<usize>,
     requests: Vec<Request>,
     events: Vec<Value>,
@@ -464,6 +466,11 @@ impl ApiServer {
     /// How many lists and watches of this kind are open.
     pub fn open(&self, kind: Kind) -> usize {
         self.shared.state().open.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// How many watches of this kind have begun to hear what happens.
+    pub fn begun(&self, kind: Kind) -> usize {
+        self.shared.state().begun.get(&kind).copied().unwrap_or(0)
     }
 
     /// Waits until this kind is watched.

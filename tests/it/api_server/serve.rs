@@ -434,7 +434,7 @@ impl Watcher {
 
     fn fill(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let state = shared.state();
+        let mut state = shared.state();
         if let Some(version) = self.begin.take() {
             for (kind, wire) in &state.log {
                 if let Wire::Change { version: at, .. } = wire
@@ -445,6 +445,7 @@ impl Watcher {
                 }
             }
             self.cursor = state.log.len();
+            *state.begun.entry(self.kind).or_default() += 1;
         }
         for (kind, wire) in &state.log[self.cursor..] {
             let lost = matches!(wire, Wire::Change { lost: true, .. });
