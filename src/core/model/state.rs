@@ -192,7 +192,7 @@ impl<'a> KnownService<'a> {
 #[derive(Debug)]
 pub struct State {
     ids: HashMap<ObjectKey, ServiceId, FxBuildHasher>,
-    services: HashMap<ServiceId, ServiceRecord, FxBuildHasher>,
+    services: HashMap<ServiceId, Box<ServiceRecord>, FxBuildHasher>,
     /// Which Service each slice belongs to.
     slices: HashMap<ObjectKey, ServiceId, FxBuildHasher>,
     service_cidrs: BTreeMap<String, Vec<IpNetwork>>,
@@ -364,21 +364,23 @@ impl State {
             *next_id = id.next();
             id
         });
-        let record = self.services.entry(id).or_insert_with(|| ServiceRecord {
-            key: key.clone(),
-            tracked: false,
-            service: None,
-            slices: Vec::new(),
-            endpoints: 0,
-            port_endpoints: 0,
-            weighted_slices: 0,
-            observed: None,
+        let record = self.services.entry(id).or_insert_with(|| {
+            Box::new(ServiceRecord {
+                key: key.clone(),
+                tracked: false,
+                service: None,
+                slices: Vec::new(),
+                endpoints: 0,
+                port_endpoints: 0,
+                weighted_slices: 0,
+                observed: None,
+            })
         });
         (id, record)
     }
 
     fn forget_if_empty(&mut self, id: ServiceId) {
-        if self.services.get(&id).is_some_and(ServiceRecord::is_empty)
+        if self.services.get(&id).is_some_and(|record| record.is_empty())
             && let Some(record) = self.services.remove(&id)
         {
             self.ids.remove(&record.key);
@@ -392,12 +394,16 @@ impl State {
 
     /// Whom changes have touched since the last call, oldest name first.
     pub fn take_dirty(&mut self) -> Vec<Dirty> {
-        self.take_dirty_if(|_| true)
+        // Of a first sync's room, for all that there is, nothing stays behind.
+        Self::in_order(std::mem::take(&mut self.dirty).into_iter())
     }
 
     /// Those of them that are to be taken now; the others come with a later call.
     pub fn take_dirty_if(&mut self, mut now: impl FnMut(Owner) -> bool) -> Vec<Dirty> {
-        let dirty = self.dirty.extract_if(|owner, _| now(*owner));
+        Self::in_order(self.dirty.extract_if(|owner, _| now(*owner)))
+    }
+
+    fn in_order(dirty: impl Iterator<Item = (Owner, Option<ChangedSlices>)>) -> Vec<Dirty> {
         let mut dirty: Vec<Dirty> = dirty
             .map(|(owner, slices)| Dirty { owner, slices })
             .collect();
