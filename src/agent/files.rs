@@ -10,6 +10,7 @@ use super::inbox::Events;
 use crate::config::{Config, ConfigFile, Origin};
 use crate::host::file_watch::FileWatch;
 use crate::source::changes::{Cause, Changes};
+use crate::source::cluster::{check_kubeconfig, identity_files};
 use crate::source::manifests::Manifests;
 use crate::source::report;
 
@@ -113,27 +114,43 @@ async fn load_again(mut manifests: Manifests, events: &Events) -> Result<Manifes
     Ok(manifests)
 }
 
-/// What ends this process when it changes: the configuration file, and the kubeconfig.
+/// What ends this process when it changes: the configuration file, the kubeconfig, and the client's certificate that it
+/// names.
 pub(crate) fn of_the_start(config: &Config) -> Vec<ConfigFile> {
     let mut files: Vec<ConfigFile> = config.file.iter().cloned().collect();
     if let Origin::Cluster {
         kubeconfig: Some(path),
         ..
     } = &config.origin
-        // One that cannot be read is an error of its own.
-        && let Ok(text) = std::fs::read_to_string(path)
     {
-        files.push(ConfigFile {
-            path: path.clone(),
-            text,
-        });
+        let paths = std::iter::once(path.clone()).chain(identity_files(path));
+        // One that cannot be read is an error of its own.
+        files.extend(paths.filter_map(|path| {
+            let text = std::fs::read_to_string(&path).ok()?;
+            Some(ConfigFile { path, text })
+        }));
     }
     files
 }
 
-/// Waits until one of them has changed, which is an error.
-pub(crate) async fn until_any_changed(files: &[ConfigFile]) -> Result<()> {
-    let waiting = files.iter().map(|file| Box::pin(until_changed(file)));
+/// Waits until one of them has changed, which is an error. One that nobody could start with is none: who has it would
+/// not come back.
+pub(crate) async fn until_any_changed(config: &Config, files: &[ConfigFile]) -> Result<()> {
+    let waiting = files.iter().map(|file| {
+        Box::pin(until_changed(file, move || {
+            if config.file.as_ref() == Some(file) {
+                return Ok(config.has_changed()?);
+            }
+            if let Origin::Cluster {
+                kubeconfig: Some(path),
+                ..
+            } = &config.origin
+            {
+                check_kubeconfig(path)?;
+            }
+            Ok(true)
+        }))
+    });
     let waiting: Vec<_> = waiting.collect();
     if waiting.is_empty() {
         return std::future::pending().await;
@@ -141,23 +158,36 @@ pub(crate) async fn until_any_changed(files: &[ConfigFile]) -> Result<()> {
     futures::future::select_all(waiting).await.0
 }
 
-async fn until_changed(file: &ConfigFile) -> Result<()> {
+async fn until_changed(file: &ConfigFile, says_else: impl Fn() -> Result<bool>) -> Result<()> {
+    let path = file.path.display();
     let mut watch = match FileWatch::start(&file.path) {
         Ok(watch) => watch,
         Err(error) => {
-            let path = file.path.display();
             tracing::warn!(%error, %path, "changes of the file are not noticed");
             return std::future::pending().await;
         }
     };
+    let mut last = file.text.clone();
     loop {
         // A file that cannot be read is between two versions.
-        let text = std::fs::read_to_string(&file.path);
-        if text.is_ok_and(|text| text != file.text) {
-            anyhow::bail!(
-                "{} has changed; ending, to be started with the new configuration",
-                file.path.display()
-            );
+        if let Ok(text) = std::fs::read_to_string(&file.path)
+            && text != last
+        {
+            match says_else() {
+                Ok(true) => {
+                    anyhow::bail!(
+                        "{path} has changed; ending, to be started with the new configuration"
+                    )
+                }
+                Ok(false) => tracing::info!(%path, "the file is another one, and says the same"),
+                Err(error) => tracing::warn!(
+                    error = format!("{error:#}"),
+                    %path,
+                    "the file has changed, and nobody could start with it: what was read at the start counts until \
+                     it is mended",
+                ),
+            }
+            last = text;
         }
         if watch.changed().await.is_none() {
             return std::future::pending().await;

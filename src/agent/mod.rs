@@ -40,7 +40,8 @@ use crate::core::compile::NodePortAddresses;
 use crate::core::model::{Change, Node, PerFamily};
 use crate::dataplane::iptables;
 use crate::dataplane::{ApplyError, Backend, Mode, Options};
-use crate::host::{self, interfaces::interface_addresses, sysctl};
+use crate::host::sysctl::{self, SysctlError};
+use crate::host::{self, interfaces::interface_addresses};
 use crate::source::balancing::Balancing;
 use crate::source::convert::ConvertOptions;
 
@@ -143,13 +144,28 @@ pub(crate) fn take_over_leftovers<B: Backend>(
 }
 
 /// Sets conntrack's limits and timeouts, and what a mode needs.
-pub(crate) fn apply_sysctls(config: &Config, mode: Mode) -> Result<()> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    config.conntrack.apply(processors)?;
+pub(crate) fn apply_sysctls(config: &Config, mode: Mode) -> Result<(), SysctlError> {
+    config.conntrack.apply(sysctl::processors())?;
     if mode == Mode::Iptables && config.routes_localhost() {
         sysctl::route_localnet()?;
     }
     Ok(())
+}
+
+/// The same for who goes on to run, and may have to leave it to an init container, which does not run again when this
+/// one starts anew: a node without a proxy is worse off than one with another limit.
+pub(crate) fn apply_sysctls_if_allowed(config: &Config, mode: Mode) -> Result<(), SysctlError> {
+    let applied = apply_sysctls(config, mode);
+    if let Err(error) = &applied
+        && error.is_a_matter_of_rights()
+    {
+        tracing::warn!(
+            %error,
+            "this process may not set it; the pod's init container does when the pod is made anew",
+        );
+        return Ok(());
+    }
+    applied
 }
 
 /// An empty cluster around this node.

@@ -62,7 +62,7 @@ fn perform_by<B: Backend + Send + 'static>(config: &Config) -> Result<()> {
         Action::Init => {
             // The kernel loads conntrack for our rules, and with it what is set here.
             B::open(Options::default())?;
-            agent::apply_sysctls(config, B::MODE)
+            Ok(agent::apply_sysctls(config, B::MODE)?)
         }
         Action::DryRun(output) => {
             let desired = load(config)?;

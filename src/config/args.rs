@@ -35,7 +35,7 @@ pub enum ServiceMetrics {
 ///
 /// Without --once, --dry-run or --cleanup it keeps the node's nftables in step with the
 /// cluster's Services until it is stopped; the rules stay in place then.
-#[derive(Debug, Clone, Parser)]
+#[derive(Debug, Clone, PartialEq, Parser)]
 #[command(
     name = "pointsman",
     version,

@@ -1,6 +1,6 @@
 //! The command line and kube-proxy's configuration file: flags as typed (`args`), kube-proxy's in one
 //! table (`table`), the file (`file`, `component_config`), flags as the same object (`flags`), what it
-//! may say (`validate`), and what it means (`settings`, `addresses`).
+//! may say (`validate`), what it means (`settings`, `addresses`), and whether that has changed (`rereading`).
 
 mod addresses;
 mod args;
@@ -9,6 +9,7 @@ mod durations;
 mod errors;
 mod file;
 mod flags;
+mod rereading;
 mod settings;
 mod table;
 mod validate;

@@ -128,6 +128,8 @@ pub struct Config {
     pub effective: KubeProxyConfiguration,
     /// What to tell the operator.
     pub warnings: Vec<String>,
+    /// What it was made from, beside the file.
+    pub(super) given: Box<(Args, String)>,
     detect_local: DetectLocal,
 }
 
@@ -262,6 +264,7 @@ impl Config {
             file: config_file,
             effective: raw,
             warnings,
+            given: Box::new((args.clone(), hostname.to_owned())),
             detect_local,
         })
     }

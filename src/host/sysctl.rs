@@ -18,6 +18,29 @@ pub struct SysctlError {
     source: io::Error,
 }
 
+impl SysctlError {
+    /// Whether the value could be set by who has the right to.
+    #[must_use]
+    pub fn is_a_matter_of_rights(&self) -> bool {
+        let refused = [
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::ReadOnlyFilesystem,
+        ];
+        refused.contains(&self.source.kind())
+    }
+}
+
+/// How many processors the node has, whatever of them this process may use.
+#[must_use]
+pub fn processors() -> usize {
+    let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
+    let online = online
+        .ok()
+        .flatten()
+        .and_then(|count| count.try_into().ok());
+    online.unwrap_or(1)
+}
+
 fn advice(path: &Path) -> &'static str {
     if path.ends_with("nf_conntrack_max") || path.ends_with("hashsize") {
         "give 0 to --conntrack-max-per-core to leave it as it is"

@@ -447,6 +447,28 @@ fn h6_a_setting_that_cannot_be_made_is_fatal_before_anything_is_programmed() {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn h6_a_setting_that_a_process_which_goes_on_may_not_make_is_a_warning() {
+    let host = Host::new();
+    let manifests = Manifests::new(vec![service("web", &["10.96.0.10"]).0]);
+    let (_, text) = host.try_sh(&format!(
+        "unshare -m sh -c 'mount --bind /proc/sys /proc/sys && \
+         mount -o remount,bind,ro /proc/sys && exec timeout 2 \
+         {} --manifests {} --hostname-override {NODE} --conntrack-max-per-core 0 --conntrack-udp-timeout=41s'",
+        crate::harness::BINARY.display(),
+        manifests.path(),
+    ));
+    for said in [
+        "cannot set /proc/sys/net/netfilter/nf_conntrack_",
+        "init container",
+        "synced",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert!(host.ruleset().contains("10.96.0.10"), "{text}");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn h8_no_sysctl_but_conntracks_is_touched() {
     let host = Host::new();
     let manifests = Manifests::new(vec![service("web", &["10.96.0.10"]).0]);

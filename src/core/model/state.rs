@@ -380,7 +380,10 @@ impl State {
     }
 
     fn forget_if_empty(&mut self, id: ServiceId) {
-        if self.services.get(&id).is_some_and(|record| record.is_empty())
+        if self
+            .services
+            .get(&id)
+            .is_some_and(|record| record.is_empty())
             && let Some(record) = self.services.remove(&id)
         {
             self.ids.remove(&record.key);

@@ -1,6 +1,6 @@
 //! The way to the API server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
@@ -56,6 +56,22 @@ pub enum ConnectError {
         /// Why.
         reason: String,
     },
+    /// There would be something between us and the server that this program cannot speak to.
+    #[error(
+        "kubeconfig {path}: proxy-url is not supported: give an address that is reached without a proxy"
+    )]
+    Proxy {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What is in front of every request is none that HTTP can carry.
+    #[error(
+        "the token in {path} begins or ends with a space or a line's end, and would be refused: write it without (printf %s)"
+    )]
+    Token {
+        /// The file.
+        path: PathBuf,
+    },
     /// The client cannot be made, mostly because of its certificates.
     #[error(
         "cannot make a client for the API server: {0}; check the certificates of the kubeconfig"
@@ -102,10 +118,21 @@ pub async fn connect_with_patience(
                 source: Box::new(source),
             };
             let kubeconfig = Kubeconfig::read_from(&path).map_err(failed)?;
+            let in_use = InUse::of(&kubeconfig);
+            if in_use.has_proxy {
+                return Err(ConnectError::Proxy { path });
+            }
+            if let Some(path) = in_use.token.filter(|path| has_space_around(path)) {
+                return Err(ConnectError::Token { path });
+            }
             let options = KubeConfigOptions::default();
             let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
                 .await
                 .map_err(failed)?;
+            // Read again, then, as in a pod: authorities change while we run.
+            config.root_cert_file = in_use.authority;
+            // A proxy of the environment's is for other connections than the node's to its API server.
+            config.proxy_url = None;
             if let Some(address) = address {
                 config.cluster_url = address;
             }
@@ -126,14 +153,85 @@ pub async fn connect_with_patience(
     }
 }
 
+/// What the context of a kubeconfig that is in use refers to.
+#[derive(Debug, Default)]
+struct InUse {
+    authority: Option<PathBuf>,
+    token: Option<PathBuf>,
+    /// A client's certificate and its key.
+    identity: Vec<PathBuf>,
+    has_proxy: bool,
+}
+
+impl InUse {
+    fn of(kubeconfig: &Kubeconfig) -> Self {
+        let current = kubeconfig.current_context.as_deref();
+        let mut contexts = kubeconfig.contexts.iter();
+        let context = contexts.find(|named| Some(named.name.as_str()) == current);
+        let Some(context) = context.and_then(|named| named.context.as_ref()) else {
+            return Self::default();
+        };
+        let mut clusters = kubeconfig.clusters.iter();
+        let cluster = clusters.find(|named| named.name == context.cluster);
+        let cluster = cluster.and_then(|named| named.cluster.as_ref());
+        let mut users = kubeconfig.auth_infos.iter();
+        let user = users.find(|named| Some(&named.name) == context.user.as_ref());
+        let user = user.and_then(|named| named.auth_info.as_ref());
+        // What is in the kubeconfig itself counts before what it refers to.
+        let file = |path: &Option<String>, has_data: bool| {
+            path.as_ref()
+                .filter(|path| !has_data && !path.is_empty())
+                .map(PathBuf::from)
+        };
+        let mut identity = Vec::new();
+        if let Some(user) = user {
+            let certificate = user.client_certificate_data.is_some();
+            identity.extend(file(&user.client_certificate, certificate));
+            identity.extend(file(&user.client_key, user.client_key_data.is_some()));
+        }
+        Self {
+            authority: cluster.and_then(|cluster| {
+                let has_data = cluster.certificate_authority_data.is_some();
+                file(&cluster.certificate_authority, has_data)
+            }),
+            token: user.and_then(|user| file(&user.token_file, user.token.is_some())),
+            identity,
+            has_proxy: cluster.is_some_and(|cluster| {
+                let proxy = cluster.proxy_url.as_ref();
+                proxy.is_some_and(|proxy| !proxy.is_empty())
+            }),
+        }
+    }
+}
+
+/// Whether a kubeconfig could be used.
+///
+/// # Errors
+///
+/// Why not.
+pub fn check_kubeconfig(path: &Path) -> Result<(), ConnectError> {
+    let read = Kubeconfig::read_from(path);
+    read.map(|_| ()).map_err(|source| ConnectError::Kubeconfig {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+/// The files of a client's certificate and key that a kubeconfig names: they are read once, at the start.
+#[must_use]
+pub fn identity_files(kubeconfig: &Path) -> Vec<PathBuf> {
+    // One that cannot be read is an error of its own.
+    let kubeconfig = Kubeconfig::read_from(kubeconfig);
+    kubeconfig.map_or_else(|_| Vec::new(), |kubeconfig| InUse::of(&kubeconfig).identity)
+}
+
+fn has_space_around(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|token| token.trim() != token)
+}
+
 /// What [`kube::Client::try_from`] makes, with one connection for all watches that notices when nobody is there
 /// any more.
-fn client(mut config: kube::Config, answer: Duration) -> Result<kube::Client, kube::Error> {
-    if config.proxy_url.is_some() {
-        config.connect_timeout = Some(CONNECT);
-        let builder = ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(answer));
-        return Ok(builder.build());
-    }
+fn client(config: kube::Config, answer: Duration) -> Result<kube::Client, kube::Error> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_connect_timeout(Some(CONNECT));
@@ -167,4 +265,75 @@ fn client(mut config: kube::Config, answer: Duration) -> Result<kube::Client, ku
                 .build(connector),
         );
     Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_use(cluster: &str, user: &str) -> InUse {
+        let text = format!(
+            r#"{{"current-context": "b", "contexts": [
+                {{"name": "a", "context": {{"cluster": "a", "user": "a"}}}},
+                {{"name": "b", "context": {{"cluster": "b", "user": "b"}}}}],
+            "clusters": [
+                {{"name": "a", "cluster": {{"server": "https://a", "certificate-authority": "/a"}}}},
+                {{"name": "b", "cluster": {{"server": "https://b"{cluster}}}}}],
+            "users": [
+                {{"name": "a", "user": {{"client-certificate": "/a", "client-key": "/a"}}}},
+                {{"name": "b", "user": {{{user}}}}}]}}"#
+        );
+        InUse::of(&Kubeconfig::from_yaml(&text).unwrap())
+    }
+
+    #[test]
+    fn files_that_the_context_in_use_refers_to_are_known() {
+        let files = in_use(
+            r#", "certificate-authority": "/ca.crt""#,
+            r#""client-certificate": "/c.crt", "client-key": "/c.key", "tokenFile": "/token""#,
+        );
+        assert_eq!(files.authority, Some("/ca.crt".into()));
+        assert_eq!(files.token, Some("/token".into()));
+        assert_eq!(files.identity, [PathBuf::from("/c.crt"), "/c.key".into()]);
+        assert!(!files.has_proxy);
+    }
+
+    #[test]
+    fn what_a_kubeconfig_says_itself_counts_before_files() {
+        let files = in_use(
+            r#", "certificate-authority": "/ca.crt", "certificate-authority-data": "eA==", "proxy-url": "http://p""#,
+            r#""client-certificate": "/c.crt", "client-certificate-data": "eA==", "token": "t", "tokenFile": "/token""#,
+        );
+        assert_eq!(files.authority, None);
+        assert_eq!(files.token, None);
+        assert!(files.identity.is_empty());
+        assert!(files.has_proxy);
+    }
+
+    #[test]
+    fn a_token_with_a_line_s_end_is_named_at_the_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let (token, kubeconfig) = (
+            directory.path().join("token"),
+            directory.path().join("config"),
+        );
+        let text = r#"{"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "users": [{"name": "u", "user": {"tokenFile": "token"}}]}"#;
+        std::fs::write(&kubeconfig, text).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        for (text, is_good) in [("abc", true), ("abc\n", false), (" abc", false)] {
+            std::fs::write(&token, text).unwrap();
+            let connected = runtime.block_on(connect(Some(kubeconfig.clone()), None));
+            match connected {
+                Ok(_) => assert!(is_good, "{text:?}"),
+                Err(error) => {
+                    assert!(!is_good, "{text:?}: {error}");
+                    assert!(error.to_string().contains("token"), "{error}");
+                }
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::event::Mark;
 use super::formats::Format;
 use super::frames::within;
+use super::resource::Kind;
 use super::resource::Trimmed;
 use super::unread::Unread;
 use super::unreadable::Unreadable;
@@ -333,6 +334,29 @@ fn varint(bytes: &[u8]) -> Result<Option<(u64, usize)>, Unreadable> {
         return Err(Unreadable::NoObject);
     }
     Ok(None)
+}
+
+/// Of so many objects of a list it is said why they cannot be read.
+const TOLD: usize = 3;
+
+/// Says which objects of a list cannot be read, and why.
+pub(super) fn warn_of(kind: Kind, spoiled: &[Spoiled]) {
+    for Spoiled { key, error } in spoiled.iter().take(TOLD) {
+        let object = key.as_ref().map(ToString::to_string);
+        tracing::warn!(
+            kind = kind.name(),
+            object = object.as_deref().unwrap_or("of a name that cannot be read"),
+            %error,
+            "an object cannot be read: it is left out, or stays as it was; see what wrote it"
+        );
+    }
+    if spoiled.len() > TOLD {
+        tracing::warn!(
+            kind = kind.name(),
+            objects = spoiled.len(),
+            "so many objects cannot be read"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -20,9 +20,9 @@ mod versions;
 mod watch;
 mod wire;
 
-pub use client::connect;
 #[cfg(feature = "internals")]
 pub use client::connect_with_patience;
+pub use client::{check_kubeconfig, connect, identity_files};
 pub use formats::Format;
 pub use resource::Kind;
 pub use watch::WatchOptions;
@@ -132,7 +132,12 @@ impl Teller {
         let known = &mut self.known[kind as usize];
         let mut notices = Vec::new();
         match step {
-            Step::Failed(why) => notices.push(Notice::Failed(kind, why)),
+            Step::Failed(why) => {
+                // What a list had brought that broke off, the next one brings again.
+                known.listing = None;
+                known.held = Changes::default();
+                notices.push(Notice::Failed(kind, why));
+            }
             Step::Begin => {
                 // Where nothing is known, nothing can be gone.
                 let anew = known.complete || !known.objects.is_empty();
@@ -145,7 +150,10 @@ impl Teller {
                     let version = version(object.metadata());
                     let change = convert(&mut self.converter, &object);
                     let name = name(change.as_ref(), object.metadata());
-                    known.held.tell(&object, change, &mut self.converter);
+                    let is_news = !known.complete || known.objects.get(&name) != Some(version);
+                    known
+                        .held
+                        .tell(&object, change, is_news, &mut self.converter);
                     // The first list can be told as it comes: nothing is known that it could
                     // contradict. Should it break off, the next one will say what of it is gone.
                     // Later lists are told as one change.
@@ -203,7 +211,7 @@ impl Teller {
                     .objects
                     .insert(self::name(change.as_ref(), object.metadata()), version);
                 let mut changes = Changes::default();
-                changes.tell(&object, change, &mut self.converter);
+                changes.tell(&object, change, true, &mut self.converter);
                 notices.push(Notice::Changes(changes));
             }
             Step::Deleted(object) => {
@@ -228,15 +236,16 @@ impl Changes {
         &mut self,
         object: &T,
         change: Option<Change>,
+        is_news: bool,
         converter: &mut Converter,
     ) {
-        if let Some(Change::EndpointSlice(name, Some(slice))) = &change {
+        if is_news && let Some(Change::EndpointSlice(name, Some(slice))) = &change {
             let began = began(object.metadata());
             self.triggers
                 .extend(began.map(|at| Trigger::At(name.clone(), slice.family, at)));
         }
         if let Some(change) = change {
-            let cause = Cause::of(&change);
+            let cause = Cause::of(&change).filter(|_| is_news);
             self.causes.extend(cause.map(|cause| Cause {
                 version: version(object.metadata()),
                 ..cause

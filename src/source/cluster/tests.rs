@@ -157,3 +157,39 @@ fn slices_tell_when_their_change_began() {
     );
     assert_eq!(changes.triggers, [expected]);
 }
+
+#[test]
+fn what_a_later_list_has_in_the_version_that_is_known_is_no_news() {
+    let mut teller = teller();
+    let list = |version| {
+        let objects = vec![slice("same", "1"), slice("other", version)];
+        vec![Step::Begin, Step::Listed(objects), Step::End]
+    };
+    teller.slices(list("2"));
+    let notices = list("3").into_iter();
+    let notices: Vec<Notice> = notices
+        .flat_map(|step| teller.take(Item::EndpointSlice(step)))
+        .collect();
+    let [Notice::Changes(changes)] = notices.as_slice() else {
+        panic!("{notices:?}");
+    };
+    let names = changes.triggers.iter().map(|trigger| match trigger {
+        Trigger::At(key, ..) | Trigger::Gone(key) => key.name.to_string(),
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["other"]);
+    assert_eq!(changes.causes.len(), 1);
+    assert_eq!(changes.changes.len(), 2, "what it says counts all the same");
+}
+
+#[test]
+fn a_list_that_broke_off_keeps_nothing() {
+    let mut teller = teller();
+    teller.slices(vec![Step::Begin, Step::End]);
+    teller.slices(vec![
+        Step::Begin,
+        Step::Listed(vec![slice("a", "1")]),
+        Step::Failed("x".into()),
+    ]);
+    let known = &teller.known[Kind::EndpointSlice as usize];
+    assert!(known.listing.is_none() && known.held.changes.is_empty());
+}

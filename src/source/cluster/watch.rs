@@ -18,7 +18,7 @@ use super::answer::{Answer, Halt, PLAIN, ZIP};
 use super::event::Event;
 use super::formats::Format;
 use super::frames::Frames;
-use super::list::{List, Spoiled};
+use super::list::{List, warn_of};
 use super::pauses::Pauses;
 use super::refusal::Refusal;
 use super::resource::{Kind, Trimmed};
@@ -90,6 +90,9 @@ const GRACE: Duration = Duration::from_secs(5);
 const HURRY: Duration = Duration::from_secs(1);
 /// A watch that ends sooner has failed.
 const SHORT: Duration = Duration::from_secs(1);
+/// For so long, at most, nobody asks again where the server ends a watch before its time: it is leaving, and has ended
+/// those of all nodes.
+const LEAVING: Duration = Duration::from_millis(500);
 /// Bytes that are decompressed at once: they may be a thousand times as many then.
 const PIECE: usize = 8 << 10;
 /// Objects of a list that are told together, at most.
@@ -100,8 +103,14 @@ const PAGE: &str = "500";
 const MOST_PAGES: usize = 2000;
 /// So many times as long as it may go no further, a page may take as a whole.
 const MOST_PATIENCE: u32 = 15;
-/// So often a watch is refused at a version before everything is listed.
-const MOST_REFUSALS: u32 = 3;
+/// So often the API server refuses a watch at a version, for reasons of its own, before everything is listed: it may be
+/// the version after all. With the pauses that is a minute.
+const MOST_REFUSALS: u32 = 12;
+/// So many lists that went on for long before they broke off are enough: the server gives a request a minute
+/// (`--request-timeout`), and a page is less than a list.
+const MOST_SLOW: u32 = 2;
+/// So many times as long as it may go no further, a list has gone on for long.
+const SLOW: u32 = 2;
 /// The version that stands for whatever the server's cache has.
 const CACHED: &str = "0";
 
@@ -152,6 +161,7 @@ impl All<'_> {
             newest: CACHED.to_owned(),
             in_pages: true,
             refusals: 0,
+            slow: 0,
         };
         tokio::spawn(watch.run());
     }
@@ -190,12 +200,15 @@ struct Watch<T> {
     in_pages: bool,
     /// How often the server has refused in a row.
     refusals: u32,
+    /// How often a list has gone on for long and then broken off.
+    slow: u32,
 }
 
 impl<T: Trimmed> Watch<T> {
     async fn run(mut self) {
         let mut pauses = Pauses::new();
         loop {
+            let began = Instant::now();
             let done = match self.at.clone() {
                 None => self.list().await,
                 Some(version) => self.watch(version).await,
@@ -205,7 +218,7 @@ impl<T: Trimmed> Watch<T> {
                 Err(Stop::Unheard) => return,
                 Err(Stop::Trouble(trouble)) => trouble,
             };
-            let pause = self.after(&trouble, pauses.next(Instant::now()));
+            let pause = self.after(&trouble, began.elapsed(), pauses.next(Instant::now()));
             if self.tell(Step::Failed(describe(&trouble))).await.is_err() {
                 return;
             }
@@ -213,10 +226,13 @@ impl<T: Trimmed> Watch<T> {
         }
     }
 
-    /// What a failure means for what is asked next; returns how long to wait before that.
-    fn after(&mut self, trouble: &Trouble, pause: Duration) -> Duration {
+    /// What a failure after so long means for what is asked next; returns how long to wait before that.
+    fn after(&mut self, trouble: &Trouble, took: Duration, pause: Duration) -> Duration {
+        let was_list = self.at.is_none();
         let refusal = match trouble {
             Trouble::Refused(refusal) => refusal,
+            // What is on the way said it, and nothing of the cluster is lost.
+            Trouble::Unreadable(Unreadable::Format(_) | Unreadable::Encoding(_)) => return pause,
             Trouble::Unreadable(_) => {
                 self.at = None;
                 return pause;
@@ -233,9 +249,15 @@ impl<T: Trimmed> Watch<T> {
                 }
                 return pause;
             }
+            Trouble::Halted(_) if was_list && took > SLOW * self.options.list_patience => {
+                self.slow += 1;
+                if self.slow >= MOST_SLOW {
+                    self.newest.clear();
+                }
+                return pause;
+            }
             Trouble::Request(_) | Trouble::Halted(_) | Trouble::Short => return pause,
         };
-        let was_list = self.at.is_none();
         match refusal.code {
             // A token whose list is forgotten: all of it at once, then.
             410 if was_list && self.newest.is_empty() => self.in_pages = false,
@@ -246,13 +268,16 @@ impl<T: Trimmed> Watch<T> {
             400 if was_list => self.newest.clear(),
             // Who is overloaded, or does not let us in, has nothing against the version; or says so often enough.
             401 | 403 | 429 => {}
+            // Nor has what is on the way to the server.
+            _ if !refusal.is_of_the_api && refusal.code != 410 => {}
             500.. if self.refusals < MOST_REFUSALS => self.refusals += 1,
             _ => self.at = None,
         }
         if refusal.code == 404 && refusal.is_of_the_api && T::KIND == Kind::ServiceCidr {
             return NOT_FOUND_PAUSE;
         }
-        pause.max(refusal.retry_after)
+        // All are told the same.
+        pause + refusal.retry_after
     }
 
     async fn list(&mut self) -> Result<(), Stop> {
@@ -336,20 +361,32 @@ impl<T: Trimmed> Watch<T> {
         let mut frames = Frames::new(answer.format);
         // Its time is over: whoever was to say so has been silent for too long.
         let deadline = began + patience + GRACE;
+        let mut is_silent = true;
         loop {
             let bytes = match answer.more(deadline).await {
                 Ok(Some(bytes)) => bytes,
                 // Whoever is told something each time and the end at once would ask a thousand times a second.
                 Ok(None) if began.elapsed() < SHORT => return Err(Trouble::Short.into()),
+                Ok(None) if began.elapsed() + SHORT < patience => {
+                    sleep(LEAVING.mul_f64(fastrand::f64())).await;
+                    return Ok(());
+                }
                 // What it had begun to say when it ended, it will say again.
-                Ok(None) | Err(Halt::Stalled) => return Ok(()),
+                Ok(None) | Err(Halt::Stalled) => break,
                 Err(halt) => return Err(Trouble::from(halt).into()),
             };
             frames.push(&bytes);
             while let Some(frame) = frames.next()? {
                 self.take(Event::read(answer.format, frame)?).await?;
+                is_silent = false;
             }
         }
+        // A server says every minute how far it has come; one that has not come as far as we have, since its store was
+        // restored, says nothing, and refuses a list at that version.
+        if is_silent {
+            self.at = None;
+        }
+        Ok(())
     }
 
     async fn take(&mut self, event: Event<T>) -> Result<(), Stop> {
@@ -393,6 +430,7 @@ impl<T: Trimmed> Watch<T> {
 
     fn has_told(&mut self, version: String) {
         self.refusals = 0;
+        self.slow = 0;
         self.newest.clone_from(&version);
         self.at = Some(version);
     }
@@ -425,28 +463,6 @@ impl<T: Trimmed> Watch<T> {
             return Err(refusal.into());
         }
         Ok(Answer::new(response, encoding)?)
-    }
-}
-
-/// Of so many objects of a list it is said why they cannot be read.
-const TOLD: usize = 3;
-
-fn warn_of(kind: Kind, spoiled: &[Spoiled]) {
-    for Spoiled { key, error } in spoiled.iter().take(TOLD) {
-        let object = key.as_ref().map(ToString::to_string);
-        tracing::warn!(
-            kind = kind.name(),
-            object = object.as_deref().unwrap_or("of a name that cannot be read"),
-            %error,
-            "an object cannot be read: it is left out, or stays as it was; see what wrote it"
-        );
-    }
-    if spoiled.len() > TOLD {
-        tracing::warn!(
-            kind = kind.name(),
-            objects = spoiled.len(),
-            "so many objects cannot be read"
-        );
     }
 }
 

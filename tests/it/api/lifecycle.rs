@@ -187,6 +187,38 @@ fn k10_a_configuration_file_that_is_only_touched_changes_nothing() {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn k10_a_configuration_file_that_nobody_could_start_with_or_that_says_the_same_ends_nothing() {
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    let file = ConfigFile::new(&server, "");
+    let process = file.start(&host);
+    in_step("the first sync", &host, &server);
+    let text = ConfigFile::text(&server, "");
+    let cases = [
+        (format!("# A word more.\n{text}"), "says the same"),
+        (
+            format!("{text}\nno: yaml: at all"),
+            "nobody could start with it",
+        ),
+        (format!("{text}\nclusterCIDR: 10.0.0.0/99"), "clusterCIDR"),
+    ];
+    for (text, said) in cases {
+        std::fs::write(file.path(), text).unwrap();
+        process.wait_for(said);
+    }
+    server.put(slice("web", "TCP", &["10.244.1.9"]));
+    in_step("it goes on", &host, &server);
+    std::fs::write(
+        file.path(),
+        ConfigFile::text(&server, "nftables: {masqueradeAll: true}"),
+    )
+    .unwrap();
+    process.wait_for("has changed; ending");
+    assert_eq!(process.wait(), Some(1), "one that is mended counts");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn k10_the_process_ends_with_an_error_when_its_configuration_file_changes() {
     for renamed in [false, true] {
         let host = Host::new();

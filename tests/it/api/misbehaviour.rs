@@ -280,9 +280,8 @@ fn a_watch_that_is_refused_for_a_while_comes_back() {
         Answer::Surprise,
     ];
     at_once(answers, |answer| {
-        // What cannot be read is a reason to list, not to watch again.
-        let readable = ![Answer::Garbage, Answer::Surprise].contains(&answer);
-        let times = if readable { 2 } else { 1 };
+        // What cannot be read of a server's is a reason to list, not to watch again.
+        let times = if answer == Answer::Surprise { 1 } else { 2 };
         recovers(&format!("{answer:?} instead of a watch"), |site| {
             for kind in BOTH {
                 site.server.misbehave(kind, Phase::Watch, answer, times);
@@ -290,6 +289,29 @@ fn a_watch_that_is_refused_for_a_while_comes_back() {
             }
             eventually("it has misbehaved", || site.server.has_misbehaved());
             site.change();
+        });
+    });
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn what_something_on_the_way_says_instead_of_a_server_is_no_reason_to_list() {
+    let answers = [404, 502, 503, 200].map(|code| match code {
+        200 => Answer::Garbage,
+        code => Answer::Proxy(code),
+    });
+    at_once(answers, |answer| {
+        recovers(&format!("{answer:?} instead of a watch"), |site| {
+            let lists = || BOTH.map(|kind| site.server.requests_for(kind, Phase::List).len());
+            let before = lists();
+            for kind in BOTH {
+                site.server.misbehave(kind, Phase::Watch, answer, 4);
+                site.server.cut(kind);
+            }
+            eventually("it has misbehaved", || site.server.has_misbehaved());
+            site.change();
+            in_step("a server that is back", &site.host, &site.server);
+            assert_eq!(lists(), before, "{answer:?}");
         });
     });
 }

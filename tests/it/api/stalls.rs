@@ -1,6 +1,8 @@
 //! A server that takes connections and says nothing. The proxy's own patience is minutes, so
 //! these tests ask its source of objects, with less.
 
+use std::sync::Arc;
+
 use pointsman::source::cluster::{self, Notice, WatchOptions};
 use pointsman::source::convert::Converter;
 
@@ -9,6 +11,17 @@ use super::*;
 /// Follows a server with a patience of a second, until it has told the complete list of
 /// Services. Returns whether that came in time.
 fn completes(host: &Host, server: &ApiServer) -> bool {
+    follows_until(host, server, |notice| {
+        matches!(notice, Notice::Complete(cluster::Kind::Service))
+    })
+}
+
+/// The same, until it has told something.
+fn follows_until(
+    host: &Host,
+    server: &ApiServer,
+    mut is_it: impl FnMut(&Notice) -> bool + Send + 'static,
+) -> bool {
     let kubeconfig = server.kubeconfig();
     let follow = async move {
         let patience = Duration::from_secs(1);
@@ -21,7 +34,7 @@ fn completes(host: &Host, server: &ApiServer) -> bool {
         let converter = Converter::new(crate::harness::NODE);
         let mut notices = cluster::follow(&client.expect("a client").0, converter, &options);
         while let Some(notice) = notices.recv().await {
-            if matches!(notice, Notice::Complete(cluster::Kind::Service)) {
+            if is_it(&notice) {
                 return true;
             }
         }
@@ -55,4 +68,47 @@ fn a_request_that_is_never_answered_is_given_up_and_made_again() {
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     server.misbehave(Kind::Services, Phase::List, Answer::Silence, 1);
     assert!(completes(&host, &server), "{:?}", server.requests());
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_list_that_takes_longer_than_the_server_gives_it_comes_in_pages() {
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    server.misbehave(Kind::Services, Phase::List, Answer::Slow, 2);
+    assert!(completes(&host, &server), "{:?}", server.requests());
+    let lists = server.requests_for(Kind::Services, Phase::List);
+    let pages: Vec<bool> = lists
+        .iter()
+        .map(|list| list.asks("limit").is_some())
+        .collect();
+    assert_eq!(pages, [false, false, true], "{lists:?}");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_server_that_is_silent_for_a_whole_watch_has_been_restored_and_is_listed() {
+    let host = Host::new();
+    let server = Arc::new(ApiServer::start(&host, cluster(web("web", 10, &[1]))));
+    let restored = Arc::clone(&server);
+    server.put(slice("web", "TCP", &["10.244.1.2"]));
+    let was = server.version();
+    // What it has now is older than what it has told, and it says nothing until it has come as far again.
+    let has_restored = move |notice: &Notice| {
+        if matches!(notice, Notice::Complete(cluster::Kind::EndpointSlice)) {
+            restored.restore(cluster(web("web", 10, &[5])), was - 2);
+        }
+        let Notice::Changes(changes) = notice else {
+            return false;
+        };
+        changes.changes.iter().any(|change| {
+            let text = format!("{change:?}");
+            text.contains("10.244.1.5")
+        })
+    };
+    assert!(
+        follows_until(&host, &server, has_restored),
+        "{:?}",
+        server.requests()
+    );
 }

@@ -109,6 +109,10 @@ pub enum Answer {
     Stall,
     /// About so many objects of a list, and then the connection breaks.
     Break(usize),
+    /// A failure with this code, of something on the way that is no API server.
+    Proxy(u16),
+    /// A list that takes seconds, and then the connection breaks.
+    Slow,
     /// 200, and what follows is nothing that an API server says.
     Garbage,
     /// 200, and an object of JSON that is no list and no event.
@@ -333,6 +337,19 @@ impl ApiServer {
         let mut state = self.shared.state();
         state.losing = false;
         state.oldest = state.version;
+    }
+
+    /// Has these objects, and a version that has been before, as when its store is restored. Open watches hear nothing.
+    pub fn restore(&self, objects: Vec<Value>, version: u64) {
+        self.shared.change(|state| {
+            state.version = version;
+            state.objects.clear();
+            for mut object in objects {
+                object["metadata"]["resourceVersion"] = json!(version.to_string());
+                let key = (Kind::of(&object), name(&object));
+                state.objects.insert(key, object);
+            }
+        });
     }
 
     /// Forgets all older versions: whoever wants to go on from one has to list again.

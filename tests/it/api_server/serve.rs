@@ -164,16 +164,16 @@ async fn objects(
         Some(Answer::Refuse(code)) => {
             return refusal(format, code, reason(code), "as the test wishes");
         }
-        Some(Answer::TooNew) => {
-            let mut status = failure(504, "Timeout", "Too large resource version");
-            let cause = json!({"reason": "ResourceVersionTooLarge", "message": "too new"});
-            status["details"] = json!({"causes": [cause], "retryAfterSeconds": 1});
-            return whole(format, StatusCode::GATEWAY_TIMEOUT, &status);
-        }
+        Some(Answer::TooNew) => return too_new(format),
         Some(Answer::TooMany(seconds)) => {
             let mut response = refusal(format, 429, "TooManyRequests", "as the test wishes");
             response.headers_mut().insert("Retry-After", seconds.into());
             return response;
+        }
+        Some(Answer::Proxy(code)) => {
+            let body = Bytes::from_static(b"<html>no healthy upstream</html>\n");
+            let code = StatusCode::from_u16(code).expect("a status");
+            return respond("text/html", code, full(body));
         }
         Some(Answer::Garbage) => {
             let body = Bytes::from_static(b"<html>a captive portal</html>\n");
@@ -183,7 +183,7 @@ async fn objects(
             return whole(Format::Json, StatusCode::OK, &json!({"surprise": 1}));
         }
         Some(Answer::Silence) => wait(shared, &mut changed.clone(), behaved).await,
-        Some(Answer::Stall | Answer::Break(_)) | None => {}
+        Some(Answer::Stall | Answer::Break(_) | Answer::Slow) | None => {}
     }
     let Ok(selector) = Selector::of(request) else {
         return refusal(format, 400, "BadRequest", "an unknown selector");
@@ -229,6 +229,13 @@ async fn objects(
     respond(media_type, StatusCode::OK, StreamBody::new(events))
 }
 
+fn too_new(format: Format) -> Response<Body> {
+    let mut status = failure(504, "Timeout", "Too large resource version");
+    let cause = json!({"reason": "ResourceVersionTooLarge", "message": "too new"});
+    status["details"] = json!({"causes": [cause], "retryAfterSeconds": 1});
+    whole(format, StatusCode::GATEWAY_TIMEOUT, &status)
+}
+
 /// A list, compressed for whoever understands that, which may wait and may break.
 fn answer_list(
     shared: &Arc<Shared>,
@@ -258,6 +265,7 @@ fn answer_list(
             bytes = zip.finish()?;
         }
         let cut = match rule {
+            Some(Answer::Slow) => true,
             Some(Answer::Break(most)) if most < count => {
                 bytes.truncate(bytes.len() * most / count);
                 true
@@ -266,13 +274,15 @@ fn answer_list(
         };
         Ok((bytes, cut))
     });
-    let pieces = pieces.flat_map(|piece: io::Result<(Vec<u8>, bool)>| {
+    let is_slow = rule == Some(Answer::Slow);
+    let pieces = pieces.flat_map(move |piece: io::Result<(Vec<u8>, bool)>| {
         let frames = match piece {
             Err(error) => vec![Err(error)],
             Ok((bytes, cut)) => {
                 // Pieces end anywhere.
+                let size = if is_slow { bytes.len() / 4 } else { 1500 };
                 let mut frames: Vec<_> = bytes
-                    .chunks(1500)
+                    .chunks(size)
                     .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
                     .collect();
                 frames.extend(cut.then(|| Err(io::ErrorKind::ConnectionReset.into())));
@@ -280,6 +290,12 @@ fn answer_list(
             }
         };
         stream::iter(frames)
+    });
+    let pieces = pieces.then(move |piece| async move {
+        if is_slow {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        piece
     });
     let mut response = respond(media_type(format), StatusCode::OK, StreamBody::new(pieces));
     if zipped {
@@ -335,6 +351,10 @@ fn list(
     };
     if version < state.oldest {
         return Err(refusal(410, "Expired", "the token is too old"));
+    }
+    let least = request.asks("resourceVersion").map(str::parse::<u64>);
+    if least.is_some_and(|least| least.is_ok_and(|least| least > state.version)) {
+        return Err(Box::new(too_new(request.format)));
     }
     let asked = request.asks("limit").and_then(|limit| limit.parse().ok());
     let limit = asked.map_or(usize::MAX, |limit: usize| {
