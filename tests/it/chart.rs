@@ -234,7 +234,8 @@ fn the_chart_makes_the_objects_of_the_manifests() {
     let mut with_legacy = kustomize("manifests/base");
     patch_daemon_set(&mut with_legacy, "manifests/iptables/daemonset.yaml");
     same("iptables", documents(&rendered("iptables")), with_legacy);
-    let mut monitored = kustomize("manifests/servicemonitor");
+    let mut monitored = kustomize("manifests/base");
+    monitored.extend(kustomize("manifests/servicemonitor"));
     monitored.extend(kustomize("manifests/monitoring"));
     for object in &mut monitored {
         if let Some(text) = object.pointer_mut("/data/config.conf") {
@@ -300,6 +301,10 @@ fn values_are_found_where_they_belong() {
         of_kind("ServiceMonitor")["spec"]["endpoints"][0]["interval"],
         "30s"
     );
+    assert_eq!(
+        of_kind("ServiceMonitor")["spec"]["serviceDiscoveryRole"],
+        "EndpointSlice"
+    );
 }
 
 #[test]
@@ -322,6 +327,8 @@ fn helm_finds_nothing_wrong_and_wrong_values_are_named() {
         ("extraArgs[0]=verbose", "extraArgs"),
         ("metrics.servicemonitor.enabled=true", "servicemonitor"),
         ("imageTag=1", "imageTag"),
+        ("metrics.serviceMonitor.discoveryRole=Pod", "discoveryRole"),
+        ("config.healthzBindAddress=10256", "healthzBindAddress"),
         ("apiServer=https://x:6443 # y", "apiServer"),
         (
             "config.healthzBindAddress=127.0.0.1:10256",
@@ -333,6 +340,21 @@ fn helm_finds_nothing_wrong_and_wrong_values_are_named() {
             "config.metricsBindAddress",
         ),
     ];
+    let none = ["podLabels=null", "metrics.serviceMonitor.labels=null"];
+    for value in none {
+        let on = "config.metricsBindAddress=0.0.0.0:10249,metrics.serviceMonitor.enabled=true";
+        let chart = [
+            "template",
+            "x",
+            "charts/pointsman",
+            "--set",
+            on,
+            "--set",
+            value,
+        ];
+        let output = helm(&chart).expect("helm");
+        assert!(output.status.success(), "{value}: {output:?}");
+    }
     for (value, named) in wrong {
         let output = helm(&["template", "x", "charts/pointsman", "--set", value]).expect("helm");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

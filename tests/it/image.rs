@@ -270,6 +270,34 @@ fn the_image_runs_as_the_daemon_set_says_and_answers() {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn in_kube_proxys_daemon_set_the_image_takes_its_place() {
+    let Some(image) = image() else { return };
+    let host = Host::new();
+    host.sh("nft add table ip kube-proxy");
+    let manifests = Manifests::new(vec![
+        service("web", &["10.96.0.10"]).0,
+        slice("web", "TCP", &["10.244.1.1"]),
+    ]);
+    // kubeadm's is privileged, and names the program.
+    let mut container = Container::new(&image, "initContainers", &manifests, &[]);
+    let name = [
+        "--hostname-override",
+        NODE,
+        "--manifests",
+        "/manifests",
+        "--once",
+    ];
+    let command = [&["/usr/local/bin/kube-proxy"][..], &name, LEAVE].concat();
+    container.set("/process/args", json!(command));
+    let output = container.run(&host);
+    assert!(output.status.success(), "{}", said(&output));
+    let ruleset = host.ruleset();
+    assert!(ruleset.contains("10.244.1.1"), "{ruleset}");
+    assert!(!ruleset.contains("table ip kube-proxy"), "{ruleset}");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn the_image_has_what_iptables_mode_needs() {
     let Some(image) = image() else { return };
     for variant in ["nft", "legacy"] {

@@ -1,6 +1,7 @@
 //! What kube-proxy leaves behind, and what it does not own.
 
 use super::*;
+use crate::objects::Manifests;
 
 /// What kube-proxy's two modes leave, beside what others have.
 const LEFT_BEHIND: &str = "
@@ -112,6 +113,31 @@ fn takeover_removes_kube_proxys_tables_and_chains_and_nobody_elses() {
     }
     assert_eq!(ruleset.matches("chain KUBE-SERVICES").count(), 1, "theirs");
     in_step("our own rules", &host, &server);
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn by_kube_proxys_name_it_takes_over_unless_told_otherwise() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let name = directory.path().join("kube-proxy");
+    std::os::unix::fs::symlink(crate::harness::BINARY.as_path(), &name).expect("a link");
+    for (flag, goes) in [("", true), ("--takeover=false", false)] {
+        let host = Host::new();
+        leave_behind(&host);
+        let manifests = Manifests::new(web("web", 10, &[1]).to_vec());
+        let command = format!(
+            "{} --manifests {} --hostname-override {} --conntrack-max-per-core 0 --once {flag}",
+            name.display(),
+            manifests.path(),
+            crate::harness::NODE,
+        );
+        host.sh(&command);
+        let ruleset = host.ruleset();
+        assert!(ruleset.contains("10.96.0.10"), "{ruleset}");
+        for text in GOES {
+            assert_eq!(!ruleset.contains(text), goes, "{flag} {text}: {ruleset}");
+        }
+    }
 }
 
 #[test]
