@@ -112,7 +112,7 @@ pub(crate) async fn fill(
                 known.triggers.extend(changes.triggers);
             }
             Notice::Complete(kind) => missing.retain(|other| *other != kind),
-            Notice::Failed(kind, why) => failed(kind, &why, &cluster.server),
+            Notice::Failed(kind, why, _) => failed(kind, &why, &cluster.server),
         }
     }
 }
@@ -140,7 +140,7 @@ pub(crate) async fn follow(
                 }
             }
             Notice::Complete(_) => {}
-            Notice::Failed(kind, why) => {
+            Notice::Failed(kind, why, _) => {
                 metrics
                     .watch_failures
                     .with_label_values(&[kind.name()])

@@ -10,7 +10,7 @@ use super::inbox::Events;
 use crate::config::{Config, ConfigFile, Origin};
 use crate::host::file_watch::FileWatch;
 use crate::source::changes::{Cause, Changes};
-use crate::source::cluster::{check_kubeconfig, identity_files};
+use crate::source::cluster::{connect, identity_files};
 use crate::source::manifests::Manifests;
 use crate::source::report;
 
@@ -136,21 +136,9 @@ pub(crate) fn of_the_start(config: &Config) -> Vec<ConfigFile> {
 /// Waits until one of them has changed, which is an error. One that nobody could start with is none: who has it would
 /// not come back.
 pub(crate) async fn until_any_changed(config: &Config, files: &[ConfigFile]) -> Result<()> {
-    let waiting = files.iter().map(|file| {
-        Box::pin(until_changed(file, move || {
-            if config.file.as_ref() == Some(file) {
-                return Ok(config.has_changed()?);
-            }
-            if let Origin::Cluster {
-                kubeconfig: Some(path),
-                ..
-            } = &config.origin
-            {
-                check_kubeconfig(path)?;
-            }
-            Ok(true)
-        }))
-    });
+    let waiting = files
+        .iter()
+        .map(|file| Box::pin(until_changed(config, file)));
     let waiting: Vec<_> = waiting.collect();
     if waiting.is_empty() {
         return std::future::pending().await;
@@ -158,7 +146,7 @@ pub(crate) async fn until_any_changed(config: &Config, files: &[ConfigFile]) -> 
     futures::future::select_all(waiting).await.0
 }
 
-async fn until_changed(file: &ConfigFile, says_else: impl Fn() -> Result<bool>) -> Result<()> {
+async fn until_changed(config: &Config, file: &ConfigFile) -> Result<()> {
     let path = file.path.display();
     let mut watch = match FileWatch::start(&file.path) {
         Ok(watch) => watch,
@@ -167,31 +155,64 @@ async fn until_changed(file: &ConfigFile, says_else: impl Fn() -> Result<bool>) 
             return std::future::pending().await;
         }
     };
-    let mut last = file.text.clone();
+    let mut said = String::new();
     loop {
         // A file that cannot be read is between two versions.
-        if let Ok(text) = std::fs::read_to_string(&file.path)
-            && text != last
-        {
-            match says_else() {
-                Ok(true) => {
-                    anyhow::bail!(
-                        "{path} has changed; ending, to be started with the new configuration"
-                    )
-                }
-                Ok(false) => tracing::info!(%path, "the file is another one, and says the same"),
-                Err(error) => tracing::warn!(
-                    error = format!("{error:#}"),
-                    %path,
-                    "the file has changed, and nobody could start with it: what was read at the start counts until \
-                     it is mended",
-                ),
+        let text = std::fs::read_to_string(&file.path);
+        let has_changed = match &text {
+            Ok(text) if *text != file.text => says_else(config, file).await,
+            _ => Ok(false),
+        };
+        let is_bad = has_changed.is_err();
+        match has_changed {
+            Ok(true) => {
+                anyhow::bail!(
+                    "{path} has changed; ending, to be started with the new configuration"
+                )
             }
-            last = text;
+            Ok(false) => said.clear(),
+            Err(error) => {
+                let error = format!("{error:#}");
+                if error != said {
+                    tracing::warn!(
+                        error,
+                        %path,
+                        "the file has changed, and nobody could start with it: what was read at the start counts \
+                         until it is mended",
+                    );
+                    said = error;
+                }
+            }
         }
-        if watch.changed().await.is_none() {
-            return std::future::pending().await;
+        // What is missing may be in a file that it names.
+        let again = async {
+            match is_bad {
+                true => tokio::time::sleep(LOOK).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = watch.changed() => {
+                if changed.is_none() {
+                    return std::future::pending().await;
+                }
+                tokio::time::sleep(SETTLE).await;
+            }
+            () = again => {}
         }
-        tokio::time::sleep(SETTLE).await;
     }
+}
+
+/// Whether a process that starts now would be another one than this.
+async fn says_else(config: &Config, file: &ConfigFile) -> Result<bool> {
+    if config.file.as_ref() == Some(file) {
+        return Ok(config.has_changed()?);
+    }
+    if let Origin::Cluster {
+        kubeconfig, server, ..
+    } = &config.origin
+    {
+        connect(kubeconfig.clone(), server.as_deref()).await?;
+    }
+    Ok(true)
 }

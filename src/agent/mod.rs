@@ -146,6 +146,10 @@ pub(crate) fn take_over_leftovers<B: Backend>(
 /// Sets conntrack's limits and timeouts, and what a mode needs.
 pub(crate) fn apply_sysctls(config: &Config, mode: Mode) -> Result<(), SysctlError> {
     config.conntrack.apply(sysctl::processors())?;
+    route_localnet(config, mode)
+}
+
+fn route_localnet(config: &Config, mode: Mode) -> Result<(), SysctlError> {
     if mode == Mode::Iptables && config.routes_localhost() {
         sysctl::route_localnet()?;
     }
@@ -155,17 +159,17 @@ pub(crate) fn apply_sysctls(config: &Config, mode: Mode) -> Result<(), SysctlErr
 /// The same for who goes on to run, and may have to leave it to an init container, which does not run again when this
 /// one starts anew: a node without a proxy is worse off than one with another limit.
 pub(crate) fn apply_sysctls_if_allowed(config: &Config, mode: Mode) -> Result<(), SysctlError> {
-    let applied = apply_sysctls(config, mode);
-    if let Err(error) = &applied
-        && error.is_a_matter_of_rights()
-    {
-        tracing::warn!(
-            %error,
-            "this process may not set it; the pod's init container does when the pod is made anew",
-        );
-        return Ok(());
+    let conntrack = config.conntrack.apply(sysctl::processors());
+    for applied in [conntrack, route_localnet(config, mode)] {
+        match applied {
+            Err(error) if error.is_a_matter_of_rights() => tracing::warn!(
+                %error,
+                "this process may not set it; the pod's init container does when the pod is made anew",
+            ),
+            applied => applied?,
+        }
     }
-    applied
+    Ok(())
 }
 
 /// An empty cluster around this node.

@@ -272,7 +272,7 @@ async fn work<B: Backend + Send + 'static>(
             let _ = news.send(News::Starting);
             let known = cluster::fill(config, &mut cluster, &mut desired, |notice| {
                 shared.watches.heard(notice);
-                if let Notice::Failed(kind, _) = notice {
+                if let Notice::Failed(kind, ..) = notice {
                     shared
                         .metrics
                         .watch_failures

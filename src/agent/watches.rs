@@ -1,15 +1,16 @@
 //! How the watches of the API server fare, for who asks.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::source::cluster::{Kind, Notice};
 
-/// A watch that fails is tried again every ten seconds and gives up a connection after as long: without news of
-/// another failure for so many seconds, it has succeeded.
-const RECOVERED: i64 = 60;
+/// A watch that is tried again is given up after less than so many seconds, but for a list that the server breaks off
+/// then: without news of another failure for so long, it has succeeded.
+const RECOVERED: Duration = Duration::from_secs(65);
 
 /// One watch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +44,8 @@ struct State {
 #[derive(Debug, Clone)]
 struct Failure {
     since: Timestamp,
-    last: Timestamp,
+    /// Without another failure by then, there is none.
+    until: Timestamp,
     times: u32,
     why: String,
 }
@@ -72,7 +74,7 @@ impl Watches {
                 states[*kind as usize].complete = true;
                 states[*kind as usize].failure = None;
             }
-            Notice::Failed(kind, why) => {
+            Notice::Failed(kind, why, pause) => {
                 let state = &mut states[*kind as usize];
                 let goes_on = state
                     .failure
@@ -81,7 +83,7 @@ impl Watches {
                 state.failure = Some(Failure {
                     since: goes_on.as_ref().map_or(now, |failure| failure.since),
                     times: goes_on.map_or(1, |failure| failure.times + 1),
-                    last: now,
+                    until: now.saturating_add(*pause + RECOVERED).unwrap_or(now),
                     why: why.clone(),
                 });
             }
@@ -116,5 +118,5 @@ impl Watches {
 }
 
 fn is_recent(failure: &Failure, now: Timestamp) -> bool {
-    now.as_second() - failure.last.as_second() < RECOVERED
+    now < failure.until
 }

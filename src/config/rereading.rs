@@ -11,6 +11,15 @@ impl Config {
     pub fn has_changed(&self) -> Result<bool, ConfigError> {
         let (args, hostname) = &*self.given;
         let now = Self::from_args(args, hostname)?;
-        Ok(now.effective != self.effective)
+        // What the text says besides, and what follows from the rest and from the node, is no change.
+        let as_before = Self {
+            file: self.file.clone(),
+            given: self.given.clone(),
+            warnings: self.warnings.clone(),
+            mode: self.mode,
+            algorithm: self.algorithm,
+            ..now
+        };
+        Ok(as_before != *self)
     }
 }

@@ -130,7 +130,7 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// What it was made from, beside the file.
     pub(super) given: Box<(Args, String)>,
-    detect_local: DetectLocal,
+    pub(super) detect_local: DetectLocal,
 }
 
 impl Config {

@@ -36,7 +36,8 @@ const CONNECTION_WINDOW: u32 = 2 << 20;
 #[derive(Debug, Error)]
 pub enum ConnectError {
     /// The kubeconfig cannot be used.
-    #[error("cannot use kubeconfig {path}: {source}")]
+    // What is around the fault may be a token.
+    #[error("cannot use kubeconfig {path}: {}", .source.to_string().lines().next().unwrap_or_default())]
     Kubeconfig {
         /// The file.
         path: PathBuf,
@@ -66,7 +67,7 @@ pub enum ConnectError {
     },
     /// What is in front of every request is none that HTTP can carry.
     #[error(
-        "the token in {path} begins or ends with a space or a line's end, and would be refused: write it without (printf %s)"
+        "the token in {path} has a line's end, and would be refused: write it without (printf %s)"
     )]
     Token {
         /// The file.
@@ -122,7 +123,7 @@ pub async fn connect_with_patience(
             if in_use.has_proxy {
                 return Err(ConnectError::Proxy { path });
             }
-            if let Some(path) = in_use.token.filter(|path| has_space_around(path)) {
+            if let Some(path) = in_use.token.filter(|path| has_line_end(path)) {
                 return Err(ConnectError::Token { path });
             }
             let options = KubeConfigOptions::default();
@@ -204,19 +205,6 @@ impl InUse {
     }
 }
 
-/// Whether a kubeconfig could be used.
-///
-/// # Errors
-///
-/// Why not.
-pub fn check_kubeconfig(path: &Path) -> Result<(), ConnectError> {
-    let read = Kubeconfig::read_from(path);
-    read.map(|_| ()).map_err(|source| ConnectError::Kubeconfig {
-        path: path.to_owned(),
-        source: Box::new(source),
-    })
-}
-
 /// The files of a client's certificate and key that a kubeconfig names: they are read once, at the start.
 #[must_use]
 pub fn identity_files(kubeconfig: &Path) -> Vec<PathBuf> {
@@ -225,8 +213,8 @@ pub fn identity_files(kubeconfig: &Path) -> Vec<PathBuf> {
     kubeconfig.map_or_else(|_| Vec::new(), |kubeconfig| InUse::of(&kubeconfig).identity)
 }
 
-fn has_space_around(path: &Path) -> bool {
-    std::fs::read_to_string(path).is_ok_and(|token| token.trim() != token)
+fn has_line_end(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|token| token.contains(['\r', '\n']))
 }
 
 /// What [`kube::Client::try_from`] makes, with one connection for all watches that notices when nobody is there
@@ -324,7 +312,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        for (text, is_good) in [("abc", true), ("abc\n", false), (" abc", false)] {
+        for (text, is_good) in [("abc", true), ("abc\n", false), ("abc ", true)] {
             std::fs::write(&token, text).unwrap();
             let connected = runtime.block_on(connect(Some(kubeconfig.clone()), None));
             match connected {

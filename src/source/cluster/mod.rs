@@ -13,19 +13,24 @@ mod list;
 mod pauses;
 mod refusal;
 mod resource;
+
 mod trouble;
 mod unread;
 mod unreadable;
 mod versions;
 mod watch;
+mod watch_options;
+mod watch_steps;
 mod wire;
 
 #[cfg(feature = "internals")]
 pub use client::connect_with_patience;
-pub use client::{check_kubeconfig, connect, identity_files};
+pub use client::{connect, identity_files};
 pub use formats::Format;
 pub use resource::Kind;
-pub use watch::WatchOptions;
+pub use watch_options::WatchOptions;
+
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -34,17 +39,17 @@ use super::convert::Converter;
 use super::objects::{LAST_CHANGE_ANNOTATION, Metadata};
 use crate::core::model::{Change, ObjectKey};
 use versions::Versions;
-use watch::{Item, Step};
+use watch_steps::{Item, Step};
 
 /// Something the cluster has to say.
 #[derive(Debug)]
 pub enum Notice {
     /// What happened, in order.
     Changes(Changes),
-    /// Everything of this kind that existed when its watch began has been told.
+    /// Everything of this kind has been told that exists, after each list of it.
     Complete(Kind),
-    /// A watch failed; it comes back by itself.
-    Failed(Kind, String),
+    /// A watch failed; it comes back by itself, after so long.
+    Failed(Kind, String, Duration),
 }
 
 /// Notices that may wait. What comes faster waits at the server's end.
@@ -132,11 +137,11 @@ impl Teller {
         let known = &mut self.known[kind as usize];
         let mut notices = Vec::new();
         match step {
-            Step::Failed(why) => {
+            Step::Failed(why, pause) => {
                 // What a list had brought that broke off, the next one brings again.
                 known.listing = None;
                 known.held = Changes::default();
-                notices.push(Notice::Failed(kind, why));
+                notices.push(Notice::Failed(kind, why, pause));
             }
             Step::Begin => {
                 // Where nothing is known, nothing can be gone.
@@ -195,9 +200,8 @@ impl Teller {
                     known.objects = listed;
                 }
                 notices.push(Notice::Changes(changes));
-                if !std::mem::replace(&mut known.complete, true) {
-                    notices.push(Notice::Complete(kind));
-                }
+                known.complete = true;
+                notices.push(Notice::Complete(kind));
             }
             Step::Applied(object) => {
                 let name = key(object.metadata());

@@ -35,7 +35,7 @@ fn told(notices: Vec<Notice>) -> Vec<String> {
                 })
                 .collect(),
             Notice::Complete(kind) => vec![format!("complete {}", kind.name())],
-            Notice::Failed(_, why) => vec![format!("failed {why}")],
+            Notice::Failed(_, why, _) => vec![format!("failed {why}")],
         })
         .collect()
 }
@@ -50,11 +50,11 @@ impl Teller {
 }
 
 #[test]
-fn a_kind_is_complete_after_its_first_list_only() {
+fn a_kind_is_complete_after_each_of_its_lists() {
     let mut teller = teller();
     let list = || vec![Step::Begin, Step::Listed(vec![slice("a", "1")]), Step::End];
     assert_eq!(teller.slices(list()), ["+a", "complete EndpointSlice"]);
-    assert_eq!(teller.slices(list()), ["+a"]);
+    assert_eq!(teller.slices(list()), ["+a", "complete EndpointSlice"]);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn what_a_later_list_does_not_name_is_gone_and_told_with_the_rest() {
     let unfinished = vec![
         Step::Begin,
         Step::Listed(vec![slice("c", "5")]),
-        Step::Failed("x".into()),
+        Step::Failed("x".into(), Duration::ZERO),
     ];
     assert_eq!(teller.slices(unfinished), ["failed x"]);
     let again = vec![
@@ -94,7 +94,10 @@ fn what_a_later_list_does_not_name_is_gone_and_told_with_the_rest() {
         Step::Listed(vec![slice("c", "6")]),
     ];
     assert_eq!(teller.slices(again), [""; 0]);
-    assert_eq!(teller.slices(vec![Step::End]), ["+b", "+c", "-a"]);
+    assert_eq!(
+        teller.slices(vec![Step::End]),
+        ["+b", "+c", "-a", "complete EndpointSlice"]
+    );
 }
 
 #[test]
@@ -111,8 +114,15 @@ fn an_object_that_a_later_list_has_and_cannot_be_read_stays_as_it_was() {
         let listed = Step::Listed(vec![slice("a", "2")]);
         vec![Step::Begin, listed, spoiled, Step::End]
     };
-    assert_eq!(named.slices(again()), ["+a", "-c"]);
-    assert_eq!(named.slices(again()), ["+a"], "it is known as before");
+    assert_eq!(
+        named.slices(again()),
+        ["+a", "-c", "complete EndpointSlice"]
+    );
+    assert_eq!(
+        named.slices(again()),
+        ["+a", "complete EndpointSlice"],
+        "it is known as before"
+    );
     let deleted = Step::Deleted(slice("b", "9"));
     assert_eq!(named.slices(vec![deleted]), ["-b"]);
 
@@ -122,10 +132,14 @@ fn an_object_that_a_later_list_has_and_cannot_be_read_stays_as_it_was() {
     let spoiled = Step::Spoiled(vec![None]);
     assert_eq!(
         nameless.slices(vec![Step::Begin, spoiled, Step::End]),
-        [""; 0]
+        ["complete EndpointSlice"]
     );
     let told = nameless.slices(vec![Step::Begin, Step::End]);
-    assert_eq!(told, ["-a", "-b", "-c"], "the next one counts");
+    assert_eq!(
+        told,
+        ["-a", "-b", "-c", "complete EndpointSlice"],
+        "the next one counts"
+    );
 }
 
 #[test]
@@ -170,7 +184,7 @@ fn what_a_later_list_has_in_the_version_that_is_known_is_no_news() {
     let notices: Vec<Notice> = notices
         .flat_map(|step| teller.take(Item::EndpointSlice(step)))
         .collect();
-    let [Notice::Changes(changes)] = notices.as_slice() else {
+    let [Notice::Changes(changes), Notice::Complete(_)] = notices.as_slice() else {
         panic!("{notices:?}");
     };
     let names = changes.triggers.iter().map(|trigger| match trigger {
@@ -188,7 +202,7 @@ fn a_list_that_broke_off_keeps_nothing() {
     teller.slices(vec![
         Step::Begin,
         Step::Listed(vec![slice("a", "1")]),
-        Step::Failed("x".into()),
+        Step::Failed("x".into(), Duration::ZERO),
     ]);
     let known = &teller.known[Kind::EndpointSlice as usize];
     assert!(known.listing.is_none() && known.held.changes.is_empty());

@@ -16,7 +16,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::{Answer, Halt, PLAIN, ZIP};
 use super::event::Event;
-use super::formats::Format;
 use super::frames::Frames;
 use super::list::{List, warn_of};
 use super::pauses::Pauses;
@@ -24,63 +23,9 @@ use super::refusal::Refusal;
 use super::resource::{Kind, Trimmed};
 use super::trouble::Trouble;
 use super::unreadable::Unreadable;
-use crate::core::model::ObjectKey;
-use crate::source::objects::{self, HEADLESS_LABEL, OTHER_PROXY_LABEL};
-
-/// What to watch, and how.
-#[derive(Debug, Clone)]
-pub struct WatchOptions {
-    /// This node's name.
-    pub node_name: String,
-    /// The formats that answers may have, the preferred one first.
-    pub formats: Vec<Format>,
-    /// After how long the server is asked to end a watch, which then goes on in a new one: up to twice as long, so
-    /// that nodes do not come together. Five seconds later a connection without a word is given up.
-    pub watch_timeout: Duration,
-    /// For so long a list may go no further.
-    pub list_patience: Duration,
-}
-
-impl WatchOptions {
-    /// The usual ones.
-    #[must_use]
-    pub fn new(node_name: &str) -> Self {
-        Self {
-            node_name: node_name.to_owned(),
-            formats: Format::ALL.to_vec(),
-            watch_timeout: Duration::from_secs(300),
-            list_patience: Duration::from_secs(20),
-        }
-    }
-}
-
-/// What a watch brought.
-#[derive(Debug)]
-pub(super) enum Item {
-    Service(Step<objects::Service>),
-    EndpointSlice(Step<objects::EndpointSlice>),
-    Node(Step<objects::Node>),
-    ServiceCidr(Step<objects::ServiceCidr>),
-}
-
-/// A step of a watch.
-#[derive(Debug)]
-pub(super) enum Step<T> {
-    /// A list begins.
-    Begin,
-    /// Objects of the list.
-    Listed(Vec<T>),
-    /// Objects of the list that cannot be read, by name where that can be: of them nothing else is known.
-    Spoiled(Vec<Option<ObjectKey>>),
-    /// The list is complete: what it did not name does not exist.
-    End,
-    /// An object is new or has changed.
-    Applied(T),
-    /// An object is gone.
-    Deleted(T),
-    /// The watch failed and will be tried again.
-    Failed(String),
-}
+use super::watch_options::WatchOptions;
+use super::watch_steps::{Item, Step};
+use crate::source::objects::{HEADLESS_LABEL, OTHER_PROXY_LABEL};
 
 /// How long until a server that knows no ServiceCIDRs is asked again: it may have been upgraded.
 const NOT_FOUND_PAUSE: Duration = Duration::from_secs(600);
@@ -106,6 +51,14 @@ const MOST_PATIENCE: u32 = 15;
 /// So often the API server refuses a watch at a version, for reasons of its own, before everything is listed: it may be
 /// the version after all. With the pauses that is a minute.
 const MOST_REFUSALS: u32 = 12;
+/// The same where something on the way says it, or nobody knows who: watches may be what it cannot do. With the pauses
+/// that is five minutes.
+const MOST_ON_THE_WAY: u32 = 40;
+/// So often it is refused to ask for ServiceCIDRs before that is taken for what it is: whoever has only rights to what
+/// older versions of Kubernetes have.
+const MOST_FORBIDDEN: u32 = 3;
+/// Who has this name is nobody.
+const NOBODY: &str = "metadata.name=-";
 /// So many lists that went on for long before they broke off are enough: the server gives a request a minute
 /// (`--request-timeout`), and a page is less than a list.
 const MOST_SLOW: u32 = 2;
@@ -162,6 +115,8 @@ impl All<'_> {
             in_pages: true,
             refusals: 0,
             slow: 0,
+            forbidden: 0,
+            heard: Instant::now(),
         };
         tokio::spawn(watch.run());
     }
@@ -202,6 +157,10 @@ struct Watch<T> {
     refusals: u32,
     /// How often a list has gone on for long and then broken off.
     slow: u32,
+    /// How often nobody may ask.
+    forbidden: u32,
+    /// When the server last said how far it has come.
+    heard: Instant,
 }
 
 impl<T: Trimmed> Watch<T> {
@@ -211,6 +170,9 @@ impl<T: Trimmed> Watch<T> {
             let began = Instant::now();
             let done = match self.at.clone() {
                 None => self.list().await,
+                Some(version) if self.heard.elapsed() > self.options.watch_timeout => {
+                    self.check(&version).await
+                }
                 Some(version) => self.watch(version).await,
             };
             let trouble = match done {
@@ -219,7 +181,8 @@ impl<T: Trimmed> Watch<T> {
                 Err(Stop::Trouble(trouble)) => trouble,
             };
             let pause = self.after(&trouble, began.elapsed(), pauses.next(Instant::now()));
-            if self.tell(Step::Failed(describe(&trouble))).await.is_err() {
+            let failed = Step::Failed(describe(&trouble), pause);
+            if self.tell(failed).await.is_err() {
                 return;
             }
             sleep(pause).await;
@@ -232,7 +195,10 @@ impl<T: Trimmed> Watch<T> {
         let refusal = match trouble {
             Trouble::Refused(refusal) => refusal,
             // What is on the way said it, and nothing of the cluster is lost.
-            Trouble::Unreadable(Unreadable::Format(_) | Unreadable::Encoding(_)) => return pause,
+            Trouble::Unreadable(Unreadable::Format(_) | Unreadable::Encoding(_)) => {
+                self.refused(MOST_ON_THE_WAY);
+                return pause;
+            }
             Trouble::Unreadable(_) => {
                 self.at = None;
                 return pause;
@@ -249,7 +215,9 @@ impl<T: Trimmed> Watch<T> {
                 }
                 return pause;
             }
-            Trouble::Halted(_) if was_list && took > SLOW * self.options.list_patience => {
+            Trouble::Halted(Halt::Broken(_))
+                if was_list && took > SLOW * self.options.list_patience =>
+            {
                 self.slow += 1;
                 if self.slow >= MOST_SLOW {
                     self.newest.clear();
@@ -266,18 +234,47 @@ impl<T: Trimmed> Watch<T> {
             410 if was_list => self.newest.clear(),
             _ if was_list && refusal.is_too_new && self.newest != CACHED => self.newest.clear(),
             400 if was_list => self.newest.clear(),
-            // Who is overloaded, or does not let us in, has nothing against the version; or says so often enough.
+            // Who is overloaded, or does not let us in, has nothing against the version.
+            403 if T::KIND == Kind::ServiceCidr => self.forbidden += 1,
             401 | 403 | 429 => {}
-            // Nor has what is on the way to the server.
-            _ if !refusal.is_of_the_api && refusal.code != 410 => {}
-            500.. if self.refusals < MOST_REFUSALS => self.refusals += 1,
+            // Nor has what is on the way to the server; or says so often enough.
+            code if !refusal.is_of_the_api && code != 410 => self.refused(MOST_ON_THE_WAY),
+            500.. => self.refused(MOST_REFUSALS),
             _ => self.at = None,
         }
-        if refusal.code == 404 && refusal.is_of_the_api && T::KIND == Kind::ServiceCidr {
+        let is_unknown = refusal.code == 404 && refusal.is_of_the_api;
+        if T::KIND == Kind::ServiceCidr && (is_unknown || self.forbidden > MOST_FORBIDDEN) {
             return NOT_FOUND_PAUSE;
         }
         // All are told the same.
         pause + refusal.retry_after
+    }
+
+    /// A watch was refused; when that has been so too often, everything is listed.
+    fn refused(&mut self, most: u32) {
+        self.refusals += 1;
+        if self.refusals > most {
+            self.refusals = 0;
+            self.at = None;
+        }
+    }
+
+    /// Asks whether the server knows the version. Servers say at times how far they have come, and one that is silent may
+    /// have nothing to say, or not have come as far as we have, since its store was restored: then it says nothing until
+    /// it has, and refuses to list anything at that version.
+    async fn check(&mut self, version: &str) -> Result<(), Stop> {
+        let query = [("fieldSelector", NOBODY), ("resourceVersion", version)];
+        match self.ask_for(&query, PLAIN).await {
+            Err(Trouble::Refused(refusal)) if refusal.is_too_new => {
+                self.at = None;
+                Err(Trouble::Refused(refusal).into())
+            }
+            Err(trouble) => Err(trouble.into()),
+            Ok(_) => {
+                self.heard = Instant::now();
+                Ok(())
+            }
+        }
     }
 
     async fn list(&mut self) -> Result<(), Stop> {
@@ -361,7 +358,6 @@ impl<T: Trimmed> Watch<T> {
         let mut frames = Frames::new(answer.format);
         // Its time is over: whoever was to say so has been silent for too long.
         let deadline = began + patience + GRACE;
-        let mut is_silent = true;
         loop {
             let bytes = match answer.more(deadline).await {
                 Ok(Some(bytes)) => bytes,
@@ -372,21 +368,14 @@ impl<T: Trimmed> Watch<T> {
                     return Ok(());
                 }
                 // What it had begun to say when it ended, it will say again.
-                Ok(None) | Err(Halt::Stalled) => break,
+                Ok(None) | Err(Halt::Stalled) => return Ok(()),
                 Err(halt) => return Err(Trouble::from(halt).into()),
             };
             frames.push(&bytes);
             while let Some(frame) = frames.next()? {
                 self.take(Event::read(answer.format, frame)?).await?;
-                is_silent = false;
             }
         }
-        // A server says every minute how far it has come; one that has not come as far as we have, since its store was
-        // restored, says nothing, and refuses a list at that version.
-        if is_silent {
-            self.at = None;
-        }
-        Ok(())
     }
 
     async fn take(&mut self, event: Event<T>) -> Result<(), Stop> {
@@ -431,6 +420,8 @@ impl<T: Trimmed> Watch<T> {
     fn has_told(&mut self, version: String) {
         self.refusals = 0;
         self.slow = 0;
+        self.forbidden = 0;
+        self.heard = Instant::now();
         self.newest.clone_from(&version);
         self.at = Some(version);
     }
@@ -440,16 +431,17 @@ impl<T: Trimmed> Watch<T> {
         told.map_err(|_| Stop::Unheard)
     }
 
-    fn address(&self, query: &[(&str, &str)]) -> String {
-        let mut text = Serializer::new(String::new());
-        text.extend_pairs(&self.selectors);
-        text.extend_pairs(query);
-        format!("{}?{}", T::KIND.path(), text.finish())
+    /// Asks for what is watched. What comes back is an answer, and no refusal.
+    async fn ask(&self, query: &[(&str, &str)], encoding: &str) -> Result<Answer, Trouble> {
+        let selectors = self.selectors.iter();
+        let selectors = selectors.map(|(name, value)| (*name, value.as_str()));
+        let query: Vec<(&str, &str)> = selectors.chain(query.iter().copied()).collect();
+        self.ask_for(&query, encoding).await
     }
 
-    /// Makes a request. What comes back is an answer, and no refusal.
-    async fn ask(&self, query: &[(&str, &str)], encoding: &str) -> Result<Answer, Trouble> {
-        let request = http::Request::get(self.address(query))
+    async fn ask_for(&self, query: &[(&str, &str)], encoding: &str) -> Result<Answer, Trouble> {
+        let text = Serializer::new(String::new()).extend_pairs(query).finish();
+        let request = http::Request::get(format!("{}?{text}", T::KIND.path()))
             .header(ACCEPT, &self.accept)
             .header(ACCEPT_ENCODING, encoding)
             .body(Body::empty())

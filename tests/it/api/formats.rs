@@ -36,7 +36,7 @@ fn told(host: &Host, server: &ApiServer, format: cluster::Format) -> BTreeSet<St
                     told.extend(changes.causes.iter().map(|cause| format!("{cause:?}")));
                 }
                 Notice::Complete(_) => complete += 1,
-                Notice::Failed(kind, why) => panic!("{}: {why}", kind.name()),
+                Notice::Failed(kind, why, _) => panic!("{}: {why}", kind.name()),
             }
         }
         told

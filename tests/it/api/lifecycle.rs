@@ -195,17 +195,19 @@ fn k10_a_configuration_file_that_nobody_could_start_with_or_that_says_the_same_e
     in_step("the first sync", &host, &server);
     let text = ConfigFile::text(&server, "");
     let cases = [
-        (format!("# A word more.\n{text}"), "says the same"),
         (
             format!("{text}\nno: yaml: at all"),
             "nobody could start with it",
         ),
         (format!("{text}\nclusterCIDR: 10.0.0.0/99"), "clusterCIDR"),
     ];
+    // Of what says the same nothing is heard; what comes behind it is.
+    std::fs::write(file.path(), format!("# A word more.\n{text}")).unwrap();
     for (text, said) in cases {
         std::fs::write(file.path(), text).unwrap();
         process.wait_for(said);
     }
+    std::fs::write(file.path(), &text).unwrap();
     server.put(slice("web", "TCP", &["10.244.1.9"]));
     in_step("it goes on", &host, &server);
     std::fs::write(
@@ -215,6 +217,39 @@ fn k10_a_configuration_file_that_nobody_could_start_with_or_that_says_the_same_e
     .unwrap();
     process.wait_for("has changed; ending");
     assert_eq!(process.wait(), Some(1), "one that is mended counts");
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn k10_a_kubeconfig_that_nobody_could_start_with_ends_nothing_and_is_not_shown() {
+    let host = Host::new();
+    let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
+    let process = start(&host, &server);
+    in_step("the first sync", &host, &server);
+    let good = std::fs::read_to_string(server.kubeconfig()).unwrap();
+    let cases = [
+        (String::new(), "current context"),
+        (
+            good.replace("\"server\"", "\"proxy-url\":\"http://p\",\"server\""),
+            "proxy-url",
+        ),
+        (
+            "users:\n- name: u\n  user: {token: hunter2\n".to_owned(),
+            "cannot use kubeconfig",
+        ),
+    ];
+    for (text, said) in cases {
+        assert_ne!(text, good);
+        std::fs::write(server.kubeconfig(), text).unwrap();
+        process.wait_for(said);
+    }
+    std::fs::write(server.kubeconfig(), &good).unwrap();
+    server.put(slice("web", "TCP", &["10.244.1.9"]));
+    in_step("it goes on", &host, &server);
+    std::fs::write(server.kubeconfig(), format!("{good}\n")).unwrap();
+    process.wait_for("has changed; ending");
+    assert!(!process.log().contains("hunter2"), "{}", process.log());
+    assert_eq!(process.wait(), Some(1));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! say, and what has nothing to do with it does not move.
 
 use super::*;
+use crate::harness::eventually_within;
 
 /// The kinds whose watches are disturbed.
 const BOTH: [Kind; 2] = [Kind::Services, Kind::Slices];
@@ -308,7 +309,9 @@ fn what_something_on_the_way_says_instead_of_a_server_is_no_reason_to_list() {
                 site.server.misbehave(kind, Phase::Watch, answer, 4);
                 site.server.cut(kind);
             }
-            eventually("it has misbehaved", || site.server.has_misbehaved());
+            eventually_within(Duration::from_secs(60), "it has misbehaved", || {
+                site.server.has_misbehaved()
+            });
             site.change();
             in_step("a server that is back", &site.host, &site.server);
             assert_eq!(lists(), before, "{answer:?}");

@@ -87,7 +87,7 @@ fn a_list_that_takes_longer_than_the_server_gives_it_comes_in_pages() {
 
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
-fn a_server_that_is_silent_for_a_whole_watch_has_been_restored_and_is_listed() {
+fn a_server_that_was_restored_and_is_silent_is_listed() {
     let host = Host::new();
     let server = Arc::new(ApiServer::start(&host, cluster(web("web", 10, &[1]))));
     let restored = Arc::clone(&server);
@@ -111,4 +111,33 @@ fn a_server_that_is_silent_for_a_whole_watch_has_been_restored_and_is_listed() {
         "{:?}",
         server.requests()
     );
+}
+
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn a_server_that_has_nothing_to_say_is_not_listed() {
+    let host = Host::new();
+    let server = Arc::new(ApiServer::start(&host, cluster(web("web", 10, &[1]))));
+    let asked = |server: &ApiServer| {
+        let lists = server.requests_for(Kind::Slices, Phase::List);
+        let checks = lists
+            .iter()
+            .filter(|list| list.asks("fieldSelector") == Some("metadata.name=-"));
+        (checks.count(), lists.len())
+    };
+    let other = Arc::clone(&server);
+    // After a check it is watched again, and says what there is to say.
+    let is_checked = move |notice: &Notice| {
+        if matches!(notice, Notice::Complete(cluster::Kind::Service)) {
+            let server = Arc::clone(&other);
+            std::thread::spawn(move || {
+                eventually("a check", || asked(&server).0 > 0);
+                server.put(slice("web", "TCP", &["10.244.1.5"]));
+            });
+        }
+        format!("{notice:?}").contains("10.244.1.5")
+    };
+    assert!(follows_until(&host, &server, is_checked));
+    let (checks, lists) = asked(&server);
+    assert_eq!(lists, checks + 1, "{:?}", server.requests());
 }

@@ -280,7 +280,7 @@ fn answer_list(
             Err(error) => vec![Err(error)],
             Ok((bytes, cut)) => {
                 // Pieces end anywhere.
-                let size = if is_slow { bytes.len() / 4 } else { 1500 };
+                let size = if is_slow { bytes.len() / 12 } else { 1500 };
                 let mut frames: Vec<_> = bytes
                     .chunks(size)
                     .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
@@ -293,7 +293,7 @@ fn answer_list(
     });
     let pieces = pieces.then(move |piece| async move {
         if is_slow {
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
         piece
     });
