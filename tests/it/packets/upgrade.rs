@@ -1,5 +1,7 @@
 //! From the program of another version to this one and back, under traffic.
 
+use std::time::Instant;
+
 use super::*;
 
 /// What 0.1.0 makes of [`cluster()`], as its `--dry-run` printed it. IPv6 affinity is left out: nft 1.0.6
@@ -67,11 +69,34 @@ pub(super) fn echoes(connection: &mut TcpStream, text: &[u8]) -> bool {
         && answer == text
 }
 
+/// A connection that was not as it should be.
+struct Wrong {
+    begun: Instant,
+    /// It came about, but took as long as a SYN that has to be sent twice.
+    is_late: bool,
+    text: String,
+}
+
+impl std::fmt::Debug for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}{}",
+            self.text,
+            if self.is_late { ", late" } else { "" }
+        )
+    }
+}
+
+/// Less than it takes until a SYN is sent again, and more.
+const AT_ONCE: Duration = Duration::from_millis(900);
+const AT_LAST: Duration = Duration::from_millis(2500);
+
 /// Clients that connect all the time.
 struct Load {
     stop: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
-    clients: Vec<JoinHandle<Vec<String>>>,
+    clients: Vec<JoinHandle<Vec<Wrong>>>,
 }
 
 impl Load {
@@ -109,10 +134,17 @@ impl Load {
                 if stop.load(Ordering::Relaxed) || wrong.len() > 10 {
                     break;
                 }
-                // Patience for less than it takes to send a SYN twice.
-                match connect_within(None, *target, Duration::from_millis(900)) {
-                    Ok(seen) if endpoints.contains(&seen.endpoint) => {}
-                    result => wrong.push(format!("{target}: {result:?}")),
+                let begun = Instant::now();
+                let result = connect_within(None, *target, AT_LAST);
+                let is_right = matches!(&result, Ok(seen) if endpoints.contains(&seen.endpoint));
+                let is_late = is_right && begun.elapsed() > AT_ONCE;
+                if is_late || !is_right {
+                    let text = format!("{target}: {result:?}");
+                    wrong.push(Wrong {
+                        begun,
+                        is_late,
+                        text,
+                    });
                 }
                 connections.fetch_add(1, Ordering::Relaxed);
             }
@@ -127,7 +159,7 @@ impl Load {
         });
     }
 
-    fn stop(self) -> (usize, Vec<String>) {
+    fn stop(self) -> (usize, Vec<Wrong>) {
         self.stop.store(true, Ordering::Relaxed);
         let clients = self.clients.into_iter();
         let wrong = clients.flat_map(|client| client.join().expect("a client"));
@@ -156,7 +188,8 @@ fn long_connections(world: &World) -> Vec<(SocketAddr, TcpStream)> {
     long
 }
 
-/// With the program of another version in `POINTSMAN_BEFORE` (`make upgrade`).
+/// With the program of another version in `POINTSMAN_BEFORE` (`make upgrade`). What that one does when it takes over again
+/// is not ours to mend: then a SYN may have to be sent twice, which is counted.
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn another_version_and_this_one_follow_each_other_and_no_connection_is_lost() {
@@ -185,19 +218,31 @@ fn another_version_and_this_one_follow_each_other_and_no_connection_is_lost() {
     let mut long = long_connections(&world);
     let load = Load::start(&world);
     load.more(500);
+    let mut ways_back = Vec::new();
     for (round, this) in [true, false, true, false, true, false]
         .into_iter()
         .enumerate()
     {
         assert_eq!(process.terminate(), Some(0), "{round}");
         load.more(500);
+        let begun = Instant::now();
         process = start(this);
+        if !this {
+            ways_back.push(begun..Instant::now());
+        }
         load.more(1200);
     }
     let (connections, wrong) = load.stop();
-    println!("{connections} short connections, {} long ones", long.len());
+    let (late, wrong): (Vec<_>, Vec<_>) = wrong.into_iter().partition(|wrong| {
+        wrong.is_late && ways_back.iter().any(|back| back.contains(&wrong.begun))
+    });
+    println!(
+        "{connections} short connections, {} long ones; on the way back {} were late: {late:?}",
+        long.len(),
+        late.len(),
+    );
     assert!(connections > 10_000);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{wrong:?}");
     for (target, connection) in &mut long {
         assert!(echoes(connection, b"after"), "{target}");
     }
@@ -222,7 +267,7 @@ fn the_program_of_0_1_0_gives_way_to_this_one_in_one_transaction_and_no_connecti
     load.more(500);
     let (connections, wrong) = load.stop();
     println!("{connections} short connections, {} long ones", long.len());
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{wrong:?}");
     for (target, connection) in &mut long {
         assert!(echoes(connection, b"after"), "{target}");
     }
