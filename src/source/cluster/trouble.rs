@@ -24,9 +24,6 @@ pub(super) enum Trouble {
     /// Something was said that has no meaning: what it was meant to say is lost.
     #[error("the answer cannot be read: {0}")]
     Unreadable(#[from] Unreadable),
-    /// Something happened before what has been told: the server's history is another one.
-    #[error("versions have gone back from {0} to {1}")]
-    Back(u64, u64),
     /// A watch that ends as soon as it has begun, without an event.
     #[error("the watch was ended at once")]
     Short,

@@ -203,11 +203,6 @@ impl<T: Trimmed> Watch<T> {
                 self.at = None;
                 return pause;
             }
-            Trouble::Back(..) => {
-                self.at = None;
-                self.newest.clear();
-                return pause;
-            }
             Trouble::Ended(refusal) => {
                 // It does not go on from here, whatever the reason; but who is overloaded is not helped by a list.
                 if refusal.code != 429 {
@@ -388,11 +383,7 @@ impl<T: Trimmed> Watch<T> {
                 let version = object.metadata().resource_version.clone();
                 (Some(Step::Deleted(object)), version)
             }
-            Event::Bookmark(mark) => {
-                let version = mark.metadata.resource_version;
-                self.goes_on(version.as_deref())?;
-                (None, version)
-            }
+            Event::Bookmark(mark) => (None, mark.metadata.resource_version),
             Event::Error(status) => {
                 let refusal = Refusal::of(status, StatusCode::INTERNAL_SERVER_ERROR);
                 return Err(Trouble::Ended(refusal).into());
@@ -406,15 +397,6 @@ impl<T: Trimmed> Watch<T> {
         }
         self.has_told(version.into());
         Ok(())
-    }
-
-    /// Whether a bookmark is of the history that is known: another one begins where the server's store was restored.
-    fn goes_on(&self, version: Option<&str>) -> Result<(), Trouble> {
-        let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
-        match (number(self.at.as_deref()), number(version)) {
-            (Some(at), Some(version)) if version < at => Err(Trouble::Back(at, version)),
-            _ => Ok(()),
-        }
     }
 
     fn has_told(&mut self, version: String) {
