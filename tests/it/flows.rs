@@ -605,6 +605,55 @@ fn h2_connections_that_began_before_the_first_sync_are_served_after_it() {
     }
 }
 
+#[test]
+#[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
+fn h2_what_is_sent_again_is_not_refused_before_its_flow_of_the_time_without_rules_is_ended() {
+    let world = World::new();
+    let _servers = Servers::tcp(&world.pods, &[8080]);
+    follow_connections(&world);
+    world.node.sh(
+        "nft add chain inet theirs sent '{ type filter hook prerouting priority -400; }'
+         nft add rule inet theirs sent iifname pod0 tcp flags syn counter",
+    );
+    let attempts = || {
+        let listed = world.node.sh("nft list chain inet theirs sent");
+        let mut words = listed
+            .split_whitespace()
+            .skip_while(|word| *word != "packets");
+        words.nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    // The flow can be there before the connection, since that can have no other port.
+    world
+        .pod
+        .sh("sysctl -qw net.ipv4.ip_local_port_range='40000 40000'");
+    let manifests = Manifests::new(web());
+    let process = start(&world, &manifests);
+    for (net, of_pod) in [(&NETS[0], "10.244.1.200"), (&NETS[1], "fd00:244:0:1:1::c8")] {
+        if tested().all(|(_, tested)| tested.family != net.family) {
+            continue;
+        }
+        let flow = format!("-p tcp -s {of_pod} -d {} --sport 40000 --dport 80", net.web);
+        world.node.sh(&format!(
+            "conntrack -I {flow} -r {} -q {of_pod} --reply-port-src 80 --reply-port-dst 40000 --state SYN_SENT -t 600",
+            net.web
+        ));
+        let before = attempts();
+        let target = at(net.web, 80).parse().unwrap();
+        let connection = world
+            .pod
+            .spawn(move || connect_within(None, target, Duration::from_secs(30)));
+        eventually("it was sent again", || {
+            connection.is_finished() || attempts() >= before + 2
+        });
+        world
+            .node
+            .sh(&format!("conntrack -D {flow} 2>/dev/null || true"));
+        let seen = connection.join().unwrap();
+        let endpoint = seen.map(|seen| seen.endpoint.to_string());
+        assert_eq!(endpoint, Ok(at(net.one, 8080)), "{}", process.log());
+    }
+}
+
 /// A Service of TCP and its endpoints.
 fn web() -> Vec<Value> {
     let mut objects = vec![service("web", &NETS.each_ref().map(|net| net.web)).0];

@@ -91,7 +91,12 @@ impl Leaf for Refusal {
             Self::Guarded { chain, label } => {
                 format!("{matches}{}", goes_to(chain, label.as_str()))
             }
-            Self::Unused(family) => format!("{matches}{}", reject(*family)),
+            // What is sent again after a first packet that was let through, before there were rules, waits until that flow
+            // is ended: its destination may be served.
+            Self::Unused(family) => format!(
+                "{matches}-m conntrack ! --ctstatus CONFIRMED {}",
+                reject(*family)
+            ),
             Self::Hairpin(address) => {
                 let source = spelling::network("-s", IpNetwork::from(*address));
                 format!("{source}{matches}-j MASQUERADE --random-fully")
