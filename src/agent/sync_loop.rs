@@ -337,9 +337,8 @@ impl<B: Backend> SyncLoop<B> {
                 // A busy cluster has hundreds of transactions a second.
                 let changed = synced.applied.operations > 0;
                 let is_rare = self.full && self.repairs.is_told();
-                if self.first || (changed && (is_rare || self.config.verbosity >= STEADY)) {
-                    log_sync(&self.proxy, &synced);
-                }
+                let is_told =
+                    self.first || (changed && (is_rare || self.config.verbosity >= STEADY));
                 self.rest_from_repair();
                 self.repairs.done();
                 self.journal.synced(&synced, self.proxy.desired());
@@ -348,6 +347,10 @@ impl<B: Backend> SyncLoop<B> {
                 self.measure(&synced, now - began);
                 self.rest(synced.resting);
                 self.publish(synced.compiled > 0 || self.full);
+                // Who reads it finds in the metrics what it is about.
+                if is_told {
+                    log_sync(&self.proxy, &synced);
+                }
                 self.full = false;
                 let rest = self.proxy.backend().rest();
                 self.tasks

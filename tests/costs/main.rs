@@ -15,8 +15,10 @@
 )]
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 mod large;
 mod stages;
@@ -62,28 +64,51 @@ fn instructions_of(arguments: &[&str]) -> u64 {
     collected.unwrap_or_else(|| panic!("no count in: {text}"))
 }
 
+/// The same of several, as many at once as there are processors: what is counted does not depend on what else runs.
+fn instructions_of_each<const N: usize>(arguments: &[[&str; N]]) -> Vec<u64> {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mine = std::iter::from_fn(|| {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let arguments = arguments.get(at)?;
+            Some((at, instructions_of(arguments)))
+        });
+        mine.collect::<Vec<_>>()
+    };
+    let mut counted: Vec<(usize, u64)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..processors).map(|_| scope.spawn(work)).collect();
+        let ended = workers.into_iter();
+        ended
+            .flat_map(|worker| worker.join().expect("counts"))
+            .collect()
+    });
+    counted.sort_unstable();
+    counted.into_iter().map(|(_, count)| count).collect()
+}
+
 fn instructions() -> Figures {
-    let until = |stage: Stage| instructions_of(&[WALK, stage.name()]);
-    let mut before = until(Stage::Input);
-    let stages = Stage::ALL.into_iter().skip(1);
-    stages
-        .map(|stage| {
-            let now = until(stage);
-            let mine = now.saturating_sub(before);
-            before = now;
-            (format!("{} instructions", stage.name()), mine)
-        })
-        .collect()
+    let walks = Stage::ALL.map(|stage| [WALK, stage.name()]);
+    let until = instructions_of_each(&walks);
+    let each = until.windows(2).zip(Stage::ALL.into_iter().skip(1));
+    each.map(|(both, stage)| {
+        let mine = both[1].saturating_sub(both[0]);
+        (format!("{} instructions", stage.name()), mine)
+    })
+    .collect()
 }
 
 /// The instructions for one endpoint, by the size of its Service.
 fn instructions_by_size() -> Vec<(u32, u64)> {
-    let of =
-        |size: u32, times: u32| instructions_of(&[LARGE, &size.to_string(), &times.to_string()]);
-    let each = |size| (of(size, large::REPLACED) - of(size, 0)) / u64::from(large::REPLACED);
-    large::SIZES
-        .into_iter()
-        .map(|size| (size, each(size)))
+    let (none, replaced) = ("0".to_owned(), large::REPLACED.to_string());
+    let sizes = large::SIZES.map(|size| size.to_string());
+    let changes: Vec<[&str; 3]> = sizes
+        .iter()
+        .flat_map(|size| [&none, &replaced].map(|times| [LARGE, size.as_str(), times.as_str()]))
+        .collect();
+    let counted = instructions_of_each(&changes);
+    let each = counted.chunks(2).zip(large::SIZES);
+    each.map(|(both, size)| (size, (both[1] - both[0]) / u64::from(large::REPLACED)))
         .collect()
 }
 
@@ -123,17 +148,17 @@ fn main() {
 
 /// Four times as much is four times the work, and a little for what is sorted.
 fn check_wide() {
-    for (shape, _) in wide::SHAPES {
-        let of = |size: u32| instructions_of(&[WIDE, shape, &size.to_string()]);
-        let [little, much] = wide::SIZES.map(of);
-        let base = of(1);
-        let (little, much) = (little.saturating_sub(base), much.saturating_sub(base));
+    let sizes = wide::SHAPES.map(|(_, size, _)| [1, size, 4 * size].map(|size| size.to_string()));
+    let loads: Vec<[&str; 3]> = (wide::SHAPES.iter().zip(&sizes))
+        .flat_map(|((shape, ..), sizes)| sizes.each_ref().map(|size| [WIDE, shape, size.as_str()]))
+        .collect();
+    let counted = instructions_of_each(&loads);
+    for ((shape, size, _), counted) in wide::SHAPES.into_iter().zip(counted.chunks(3)) {
+        let [little, much] = [1, 2].map(|of| counted[of].saturating_sub(counted[0]));
         println!("{shape}: {little}, {much}");
         assert!(
             much <= 6 * little,
-            "{shape}: {little} instructions for {}, {much} for {}",
-            wide::SIZES[0],
-            wide::SIZES[1]
+            "{shape}: {little} instructions for {size}, {much} for four times as much"
         );
     }
 }

@@ -15,45 +15,49 @@ use pointsman::dataplane::nftables::Encoder;
 
 use crate::large::Encoding;
 
-/// A shape, by its name, of a size.
-type Shape = (&'static str, fn(u32) -> Vec<Change>);
+/// A shape, by its name, of a size: at first of this, then of four times as much.
+type Shape = (&'static str, u32, fn(u32) -> Vec<Change>);
 
 /// What is written at once; then one endpoint is replaced.
 pub const SHAPES: [Shape; 7] = [
-    ("ports of more than 128 endpoints", |size| {
+    ("ports of more than 128 endpoints", 125, |size| {
         wide(size, 150, |_| ())
     }),
-    ("ports that no slice serves, with a health check", |size| {
-        wide(size, 10, |service| {
-            service.health_check_node_port = 30_000;
-            for port in &mut service.ports {
-                port.protocol = Protocol::Udp;
-            }
-        })
-    }),
-    ("ports of a VIP with as many source ranges", |size| {
+    (
+        "ports that no slice serves, with a health check",
+        500,
+        |size| {
+            wide(size, 10, |service| {
+                service.health_check_node_port = 30_000;
+                for port in &mut service.ports {
+                    port.protocol = Protocol::Udp;
+                }
+            })
+        },
+    ),
+    ("ports of a VIP with as many source ranges", 500, |size| {
         wide(size, 1, |service| {
             service.vips = vec![Ipv4Addr::new(203, 0, 113, 1).into()];
             service.source_ranges.v4 = ranges(size);
         })
     }),
-    ("slices that all say the same address", |size| {
+    ("slices that all say the same address", 500, |size| {
         let mut changes = wide(1, 1, |_| ());
         changes.extend((0..size / 50).map(|part| slice(part, 1, vec![7; 200])));
         changes
     }),
-    ("slices of a port, changed at once", |size| {
+    ("slices of a port, changed at once", 500, |size| {
         let mut changes = wide(1, 200, |_| ());
         changes.extend((0..size).map(|part| slice(part + 1, 1, vec![part + 1_000])));
         changes
     }),
-    ("external IPs that are all the same", |size| {
+    ("external IPs that are all the same", 500, |size| {
         wide(10, 1, |service| {
             let same = Ipv4Addr::new(203, 0, 113, 1).into();
             service.external_ips = vec![same; size as usize];
         })
     }),
-    ("endpoints that are remembered", |size| {
+    ("endpoints that are remembered", 500, |size| {
         let mut changes = wide(1, 1, |service| {
             service.affinity = Some(Affinity {
                 timeout_seconds: 60,
@@ -65,13 +69,10 @@ pub const SHAPES: [Shape; 7] = [
     }),
 ];
 
-/// The sizes whose costs are compared: the first and four times as much.
-pub const SIZES: [u32; 2] = [500, 2_000];
-
 /// Loads a shape and replaces an endpoint.
 pub fn load(shape: &str, size: u32) {
-    let of_name = SHAPES.iter().find(|(name, _)| *name == shape);
-    let (_, make) = of_name.expect("one of the shapes");
+    let of_name = SHAPES.iter().find(|(name, ..)| *name == shape);
+    let (_, _, make) = of_name.expect("one of the shapes");
     let encoder = Encoder::new(Options {
         families: vec![Family::V4],
         ..Options::default()

@@ -15,8 +15,8 @@ use crate::objects::{Manifests, endpoint, node, service, slice_of};
 
 /// How many Services a cluster has: their endpoints have addresses of their own.
 const SERVICES: u8 = 24;
-/// How often each destination is connected to: each of two endpoints is met but for one time in a million.
-const TIMES: usize = 20;
+/// How often each destination is connected to: each of two endpoints is met but for one time in billions.
+const TIMES: usize = 32;
 
 /// A kernel refuses so many connections at once, by ICMP, and so many a second: the third SYN is sent after
 /// three seconds.

@@ -203,6 +203,8 @@ fn h1_n_h4_a_sender_that_never_stops_follows_the_endpoints_of_its_service() {
                 ) == 0
         });
     }
+    // An answer may have been under way.
+    std::thread::sleep(Duration::from_millis(200));
     let since = Instant::now();
     std::thread::sleep(Duration::from_millis(200));
     for (net, sender) in &senders {
@@ -634,7 +636,8 @@ fn h2_what_is_sent_again_is_not_refused_before_its_flow_of_the_time_without_rule
         }
         let flow = format!("-p tcp -s {of_pod} -d {} --sport 40000 --dport 80", net.web);
         world.node.sh(&format!(
-            "conntrack -I {flow} -r {} -q {of_pod} --reply-port-src 80 --reply-port-dst 40000 --state SYN_SENT -t 600",
+            "conntrack -I {flow} -r {0} -q {of_pod} --reply-port-src 80 --reply-port-dst 40000 --dst-nat {0} \
+             --state SYN_SENT -t 600",
             net.web
         ));
         let before = attempts();
@@ -724,9 +727,9 @@ fn h2_who_waits_for_an_endpoint_that_leaves_reaches_another_with_its_next_attemp
         .collect();
     world.pods.sh("nft 'table inet silence { chain input { type filter hook prerouting priority -300; tcp flags syn drop; }; }'");
     let connections = begin_connections(&world);
-    world.pods.sh("nft delete table inet silence");
+    // At once: what is sent again in between would be answered.
     world.pods.sh(&(tested().fold(
-        "nft 'table inet silence { chain input { type filter hook prerouting priority -300; "
+        "nft 'delete table inet silence; table inet silence { chain input { type filter hook prerouting priority -300; "
             .to_owned(),
         |all, (_, net)| {
             let family = if net.one.contains(':') { "ip6" } else { "ip" };
@@ -799,11 +802,11 @@ fn h1_e12_an_address_that_comes_back_has_no_flows_to_endpoints_that_have_left_me
         }
         synced("it has gone", &|| addresses("del"));
         // In which its flows are nobody's of ours.
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_secs(1));
         synced("endpoints", &|| {
             manifests.write("objects.json", with(&[|net| net.two]));
         });
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_secs(1));
         assert!(client_ports(&world.node).is_superset(&stale), "{accepted}");
         addresses("add");
         eventually(&format!("no stale flow is left, {accepted}"), || {

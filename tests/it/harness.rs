@@ -82,6 +82,7 @@ impl Host {
         host.sh(
             "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
                  net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0 \
+                 net.ipv4.icmp_ratemask=0 net.ipv6.icmp.ratemask= \
                  net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
                  net.ipv6.ip_nonlocal_bind=1",
         );
@@ -750,7 +751,7 @@ impl Pointsman {
     }
 
     /// The same, by another program that executes it.
-    fn launch_by(
+    pub fn launch_by(
         other: &[&str],
         host: &Host,
         arguments: &[&str],

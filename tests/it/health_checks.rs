@@ -413,15 +413,15 @@ fn h6_nothing_of_the_machine_is_changed_before_there_is_a_cluster() {
     let host = Host::new();
     let setting = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout";
     let before = host.sh(&format!("cat {setting}"));
-    let (_, said) = host.try_sh(&format!(
-        "timeout 1 {} --master http://127.0.0.1:1 --hostname-override {NODE} \
-         --conntrack-max-per-core 0 --conntrack-udp-timeout=41s",
-        crate::harness::BINARY.display(),
-    ));
-    assert!(
-        said.contains("the watch failed"),
-        "it looked for one: {said}"
+    let process = Pointsman::launch(
+        &host,
+        &[
+            "--master",
+            "http://127.0.0.1:1",
+            "--conntrack-udp-timeout=41s",
+        ],
     );
+    process.wait_for("the watch failed");
     assert_eq!(host.sh(&format!("cat {setting}")), before);
 }
 
@@ -450,21 +450,25 @@ fn h6_a_setting_that_cannot_be_made_is_fatal_before_anything_is_programmed() {
 fn h6_a_setting_that_a_process_which_goes_on_may_not_make_is_a_warning() {
     let host = Host::new();
     let manifests = Manifests::new(vec![service("web", &["10.96.0.10"]).0]);
-    let (_, text) = host.try_sh(&format!(
-        "unshare -m sh -c 'mount --bind /proc/sys /proc/sys && \
-         mount -o remount,bind,ro /proc/sys && exec timeout 2 \
-         {} --manifests {} --hostname-override {NODE} --conntrack-max-per-core 0 --conntrack-udp-timeout=41s'",
-        crate::harness::BINARY.display(),
-        manifests.path(),
-    ));
+    let read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$0\" \"$@\"";
+    let process = Pointsman::launch_by(
+        &["unshare", "-m", "sh", "-c", read_only],
+        &host,
+        &[
+            "--manifests",
+            manifests.path(),
+            "--conntrack-udp-timeout=41s",
+        ],
+        &[],
+    );
     for said in [
         "cannot set /proc/sys/net/netfilter/nf_conntrack_",
         "init container",
         "synced",
     ] {
-        assert!(text.contains(said), "{said}: {text}");
+        process.wait_for(said);
     }
-    assert!(host.ruleset().contains("10.96.0.10"), "{text}");
+    assert!(host.ruleset().contains("10.96.0.10"), "{}", process.log());
 }
 
 #[test]

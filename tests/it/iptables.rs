@@ -264,24 +264,29 @@ fn another_program_that_has_the_lock_is_waited_for_and_named_as_the_reason() {
     let lock = directory.path().join("lock");
     let lock = lock.to_str().unwrap();
     let _servers = Servers::tcp(&world.pods, &[8080]);
-    let holder = {
-        let command = format!("touch {lock}; flock {lock} sleep 9");
-        world.node.spawn(move || {
-            std::process::Command::new("sh")
-                .args(["-c", &command])
-                .status()
-        })
-    };
-    eventually("somebody has the lock", || {
-        std::path::Path::new(lock).exists()
-    });
+    let mut holder = hold(&world.node, lock);
     let manifests = Manifests::new(web(1, &["10.244.1.1"]));
     let all = arguments(&manifests, &[]);
     let process = Pointsman::launch_with(&world.node, &all, &[("XTABLES_LOCKFILE", lock)]);
     process.wait_for("has held the lock of iptables for 5 s");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
     process.wait_for("synced");
     assert!(world.pod.connect("10.96.0.1:80").is_ok());
-    assert!(holder.join().unwrap().unwrap().success());
+}
+
+/// A process that has the lock of iptables until it is killed.
+fn hold(host: &Host, lock: &str) -> std::process::Child {
+    let of = lock.to_owned();
+    let holder = host.run(move || {
+        std::process::Command::new("flock")
+            .args(["--no-fork", &of, "sleep", "300"])
+            .spawn()
+    });
+    eventually("somebody has the lock", || {
+        !host.try_sh(&format!("flock --nonblock {lock} true")).0
+    });
+    holder.unwrap()
 }
 
 #[test]
@@ -636,24 +641,12 @@ fn a_cleanup_that_does_not_get_the_lock_says_so_and_fails() {
     let directory = tempfile::tempdir().unwrap();
     let lock = directory.path().join("lock");
     let lock = lock.to_str().unwrap();
-    let process = {
-        let command = format!("touch {lock}; exec flock {lock} sleep 30");
-        host.run(move || {
-            std::process::Command::new("sh")
-                .args(["-c", &command])
-                .spawn()
-        })
-    };
-    eventually("somebody has the lock", || {
-        std::path::Path::new(lock).exists()
-    });
-    std::thread::sleep(Duration::from_millis(200));
+    let mut holder = hold(&host, lock);
     let cleanup = Pointsman::launch_with(&host, &["--cleanup"], &[("XTABLES_LOCKFILE", lock)]);
     cleanup.wait_for("has held the lock of iptables for 5 s");
     assert_eq!(cleanup.wait(), Some(1));
-    let mut process = process.unwrap();
-    let _ = process.kill();
-    let _ = process.wait();
+    let _ = holder.kill();
+    let _ = holder.wait();
 }
 
 /// A directory with a tool that refuses what holds some words, and does not say which line it was; and the file

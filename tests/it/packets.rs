@@ -503,7 +503,7 @@ fn f1_a_client_with_affinity_keeps_its_endpoint() {
 #[test]
 #[cfg_attr(no_namespaces, ignore = "needs root, or user namespaces")]
 fn f2_affinity_ends_a_while_after_the_last_new_connection() {
-    const TIMEOUT: u32 = 3;
+    const TIMEOUT: u32 = 8;
     let objects = with(affine_service(TIMEOUT), slices("web", "TCP", &[11, 12, 13]));
     let site = Site::new(objects, &[]);
     let targets: Vec<(Vec<IpAddr>, SocketAddr)> = BOTH
@@ -519,7 +519,7 @@ fn f2_affinity_ends_a_while_after_the_last_new_connection() {
     let first = round();
     // Longer than the timeout in all, but never without a connection for so long.
     for _ in 0..5 {
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(Duration::from_secs(2));
         assert_eq!(round(), first, "a new connection restarts the timer");
     }
     std::thread::sleep(Duration::from_secs(u64::from(TIMEOUT)) + Duration::from_millis(500));
@@ -1232,17 +1232,17 @@ fn e10_a_node_within_the_source_ranges_reaches_a_vip_that_is_its_own_address() {
         ));
     }
     // The node's own packets to one of its addresses come from that address.
-    let expect = |expected: fn(SocketAddr) -> Attempt| {
+    let expect = |within: Duration, expected: fn(SocketAddr) -> Attempt| {
         for vip in vips {
-            let attempt = move || connect_within(Some(vip.ip()), vip, SHORT);
+            let attempt = move || connect_within(Some(vip.ip()), vip, within);
             let endpoint = |attempt: Attempt| attempt.map(|seen| seen.endpoint);
             let seen = endpoint(site.world.node.run(attempt));
             assert_eq!(seen, endpoint(expected(vip)), "{vip}");
         }
     };
-    expect(|_| Err(Failure::TimedOut));
+    expect(SHORT, |_| Err(Failure::TimedOut));
     site.apply(state(&with_node));
-    expect(|vip| {
+    expect(PATIENCE, |vip| {
         let net = if vip.is_ipv4() { V4 } else { V6 };
         Ok(Seen {
             endpoint: net.endpoint(11),

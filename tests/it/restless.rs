@@ -151,6 +151,8 @@ fn another_program_that_writes_all_the_time_keeps_neither_a_start_nor_a_repair_f
     // What a start finds is what is there: there is nothing to send.
     assert!(process.log().contains("operations=0"), "{}", process.log());
 
+    // It says so once it hears of every change.
+    process.wait_for("another program has changed nftables meanwhile");
     host.sh("nft delete element ip pointsman endpoints '{ 10.96.0.1 . tcp . 80 . c000:0 }'");
     process.wait_for("somebody else has changed our tables");
     // nft would wait for a quiet moment, for ever.

@@ -191,7 +191,7 @@ fn n_i3_a_node_that_was_deleted_while_the_watch_was_away_is_not_eligible() {
     let server = ApiServer::start(&host, cluster(web("web", 10, &[1])));
     let _process = start(&host, &server);
     wait_for_health(&host, "/healthz", 200);
-    server.wait_for_watch(Kind::Nodes);
+    server.wait_until_heard(Kind::Nodes);
     server.lose(|server| {
         server.delete(&node());
     });

@@ -34,7 +34,7 @@ impl Site {
         let process = start(&host, &server);
         in_step("the first sync", &host, &server);
         for kind in Kind::ALL {
-            server.wait_for_watch(kind);
+            server.wait_until_heard(kind);
         }
         Self {
             process,
@@ -251,10 +251,11 @@ fn a_watch_goes_on_from_the_last_bookmark() {
         server.forget_history();
         let lists = || BOTH.map(|kind| server.requests_for(kind, Phase::List).len());
         let before = lists();
+        let begun = BOTH.map(|kind| server.begun(kind));
         for kind in BOTH {
             server.end(kind);
         }
-        for kind in BOTH {
+        for (kind, begun) in BOTH.into_iter().zip(begun) {
             let mut asked = Vec::new();
             eventually("the watch goes on", || {
                 asked = server.requests_for(kind, Phase::Watch);
@@ -262,7 +263,7 @@ fn a_watch_goes_on_from_the_last_bookmark() {
             });
             let from = asked[1].asks("resourceVersion").map(str::to_owned);
             assert_eq!(from, Some(version.to_string()));
-            server.wait_for_watch(kind);
+            eventually("it hears", || server.begun(kind) > begun);
         }
         assert_eq!(lists(), before, "nothing had to be listed again");
         site.change();

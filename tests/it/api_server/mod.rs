@@ -495,6 +495,13 @@ impl ApiServer {
         eventually(&format!("{kind:?} are watched"), || self.open(kind) > 0);
     }
 
+    /// Waits until a watch of this kind hears what happens from now on.
+    pub fn wait_until_heard(&self, kind: Kind) {
+        eventually(&format!("a watch of {kind:?} hears"), || {
+            self.begun(kind) > 0
+        });
+    }
+
     fn wire(&self, kind: Kind, wire: Wire) {
         self.shared.change(|state| state.log.push((kind, wire)));
     }

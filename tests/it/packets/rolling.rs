@@ -177,7 +177,19 @@ fn a_rolling_update_of_twenty_endpoints_under_two_thousand_connections_a_second_
         site.apply(state(&pods));
         pods.remove(&old);
         site.apply(state(&pods));
-        // What pointsman has removed may go.
+        // What pointsman has removed may go, once nobody is in the middle of a handshake with it.
+        eventually("no connection to it has only begun", || {
+            BOTH.iter().all(|net| {
+                ["SYN_SENT", "SYN_RECV"].iter().all(|state| {
+                    let filter = format!("-r {} --state {state}", net.pod_ip(old));
+                    let listed = format!(
+                        "conntrack -L -p tcp -f {} {filter} 2>/dev/null",
+                        net.name.to_lowercase()
+                    );
+                    site.world.node.try_sh(&listed).1.is_empty()
+                })
+            })
+        });
         running.remove(&old).expect("a pod").leave();
     }
     let update = started.elapsed();
