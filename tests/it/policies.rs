@@ -543,14 +543,15 @@ fn walk_where(mode: Mode, part: impl Fn(&Subject, Destination) -> bool) {
                 }
             }
         }
-        for (name, expected, attempt, (from, target)) in attempts {
+        for (number, (name, expected, attempt, (from, target))) in attempts.into_iter().enumerate()
+        {
             let observed = attempt.join().expect("an attempt");
             walked += 1;
             if observed != expected {
                 wrong.push(format!("{name}\n  want {expected:?}\n  got  {observed:?}"));
             }
-            // One family says it for both, but once.
-            if from.is_ipv6() && mode != Mode::ClusterCidr {
+            // What a source counts as shows in a few of them; each question has the kernel walk through all connections.
+            if mode != Mode::ClusterCidr && number % 5 != 0 {
                 continue;
             }
             let said = process.ask(
