@@ -19,7 +19,7 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use kube::client::Body;
 use libfuzzer_sys::fuzz_target;
-use pointsman::source::cluster::{Format, Kind, WatchOptions, follow};
+use pointsman::source::cluster::{Format, Kind, Notice, WatchOptions, follow};
 use pointsman::source::convert::Converter;
 use tokio::runtime::Builder;
 use tower::service_fn;
@@ -112,7 +112,11 @@ fn heard(kind: Kind, format: Format, answers: VecDeque<Answer>) -> Vec<String> {
         // Longer than anything that is waited for.
         let patience = Duration::from_secs(3600);
         while let Ok(Some(notice)) = tokio::time::timeout(patience, notices.recv()).await {
-            heard.push(format!("{notice:?}"));
+            heard.push(match notice {
+                // How long until it comes back is by chance.
+                Notice::Failed(kind, why, _) => format!("{kind:?}: {why}"),
+                notice => format!("{notice:?}"),
+            });
         }
         heard
     })
