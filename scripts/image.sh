@@ -52,7 +52,7 @@ container=$(buildah from scratch)
 buildah add --quiet "$container" "$work/base" / >/dev/null
 # QUICK=1 is for trying the image, not the program.
 quick=()
-[ -z "${QUICK:-}" ] || for setting in LTO=off CODEGEN_UNITS=16 OPT_LEVEL=0 DEBUG=0; do
+[ -z "${QUICK:-}" ] || for setting in LTO=off CODEGEN_UNITS=16 OPT_LEVEL=1 DEBUG=0; do
     quick+=(--env "CARGO_PROFILE_RELEASE_$setting")
 done
 buildah config --env CARGO_HOME=/usr/local/cargo "${quick[@]}" \
